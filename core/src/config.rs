@@ -1,0 +1,170 @@
+//! Settings of a store, each with its default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// When a run that L1 took in is written to L3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WritePolicy {
+    /// At once, off the caller's path.
+    #[default]
+    WriteThrough,
+    /// Only when L1 and then L2 give it up.
+    WriteBack,
+}
+
+impl WritePolicy {
+    /// Parses `write_through` or `write_back`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that lists the known names.
+    pub fn by_name(name: &str) -> Result<Self> {
+        match name {
+            "write_through" => Ok(Self::WriteThrough),
+            "write_back" => Ok(Self::WriteBack),
+            _ => Err(Error::Config {
+                name: "write_policy",
+                value: name.to_owned(),
+                remedy: "use write_through or write_back".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Settings of the disk tier.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// The cache directory; made if missing.
+    pub path: PathBuf,
+    /// Bytes that segments and index may take. Default: 20 GiB.
+    pub capacity: u64,
+    /// Bytes of the file system that are left free for others. Default: 1 GiB.
+    pub free_reserve: u64,
+    /// Size of a segment file in bytes, at least 64 MiB unless tests ask for less. Default: 64 MiB.
+    pub segment_bytes: u64,
+    /// Bypass the page cache where the file system allows it. Default: true.
+    pub direct: bool,
+    /// Wait for stable storage before a run is acknowledged. Default: false.
+    pub durable: bool,
+    /// Eviction policy. Default: `lru`.
+    pub policy: String,
+}
+
+impl DiskConfig {
+    /// The defaults for a directory.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            capacity: 20 << 30,
+            free_reserve: 1 << 30,
+            segment_bytes: 64 << 20,
+            direct: true,
+            durable: false,
+            policy: "lru".to_owned(),
+        }
+    }
+}
+
+/// Settings of a block store: L2 in memory and, if there is one, L3 on disk.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Bytes of L2; 0 for none. Default: 2 GiB.
+    pub l2_bytes: u64,
+    /// L3; none for a store that lives in memory only.
+    pub disk: Option<DiskConfig>,
+    /// Default: write-through.
+    pub write_policy: WritePolicy,
+    /// Eviction policy of L2. Default: `lru`.
+    pub policy: String,
+    /// Threads that do the reading. Default: 4. Writes have a thread of their own.
+    pub io_workers: usize,
+    /// Payload bytes that may wait to be written before further runs are refused. Default: 1 GiB.
+    pub write_queue_bytes: u64,
+    /// How long a prefetched run waits to be claimed before its pin ends. Default: 30 s.
+    pub prefetch_timeout: Duration,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            l2_bytes: 2 << 30,
+            disk: None,
+            write_policy: WritePolicy::default(),
+            policy: "lru".to_owned(),
+            io_workers: 4,
+            write_queue_bytes: 1 << 30,
+            prefetch_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Reads a human size: `"512MiB"`, `"2 GiB"`, `"1.5GB"`, `"4096"`. KiB, MiB, GiB, TiB are powers of 1024, KB, MB, GB, TB of 1000.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] naming what was given and what is understood.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let trimmed = text.trim();
+    let split = trimmed
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(split);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1_u64,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(unreadable(text)),
+    };
+    let value = number.parse::<f64>().map_err(|_| unreadable(text))? * factor as f64;
+    if !value.is_finite() || value >= 2_f64.powi(63) {
+        return Err(unreadable(text));
+    }
+    Ok(value.round() as u64)
+}
+
+fn unreadable(text: &str) -> Error {
+    Error::invalid(format!(
+        "{text:?} is not a size; write bytes or a number with KiB, MiB, GiB, TiB (or KB, MB, GB, TB)"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("512MiB", 512 << 20),
+            ("2 GiB", 2 << 30),
+            ("1.5GB", 1_500_000_000),
+        ] {
+            assert_eq!(parse_size(text).ok(), Some(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in [
+            "",
+            "GiB",
+            "-1",
+            "1e3",
+            "12 parsecs",
+            "1.2.3MiB",
+            "99999999999TiB",
+        ] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The core of kvlab: blocks, the radix tree over them, and the tiers below.
+//!
+//! Two parts, one on the other: [`cache`] turns token ids into the longest cached prefix, [`store`] turns block keys into bytes.
+
+pub mod block;
+pub mod buffer;
+pub mod config;
+pub mod error;
+pub mod key;
+pub mod layout;
+pub mod memory;
+pub mod policy;
+pub mod radix;
+pub mod run;
+pub mod sizing;
+pub mod store;
+pub mod tier;
+
+pub use error::{Error, Result};

@@ -1,0 +1,84 @@
+//! Runs: consecutive blocks of one chain stored together, the unit of storage, residency, eviction, checksum and I/O.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::memory::{Piece, Region};
+
+/// The most blocks that a run may name, so that a header stays small.
+pub const MAX_RUN_BLOCKS: usize = 4096;
+/// The most slices (layers) that a run may have.
+pub const MAX_RUN_SLICES: usize = 1024;
+
+/// What is known of a run without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunHeader {
+    /// The namespace that the keys belong to.
+    pub namespace: BlockKey,
+    /// Key of the block before the first one; the namespace itself for the first block of a prompt.
+    pub parent: BlockKey,
+    /// Keys of the run's blocks, in order. Never empty.
+    pub keys: Box<[BlockKey]>,
+    /// Tokens in each block; 0 where the caller brings its own keys and opaque bytes.
+    pub block_tokens: u32,
+    /// Payload bytes of each slice (one a layer), in order. Never empty.
+    pub slices: Box<[u32]>,
+}
+
+impl RunHeader {
+    /// Payload bytes in all.
+    pub fn payload_bytes(&self) -> u64 {
+        self.slices.iter().map(|&len| u64::from(len)).sum()
+    }
+
+    /// Checks sizes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an empty or over-long list of keys or slices, or an empty slice.
+    pub fn validate(&self) -> Result<()> {
+        if self.keys.is_empty() || self.keys.len() > MAX_RUN_BLOCKS {
+            return Err(Error::invalid(format!(
+                "a run holds 1 to {MAX_RUN_BLOCKS} blocks, got {}",
+                self.keys.len()
+            )));
+        }
+        if self.slices.is_empty() || self.slices.len() > MAX_RUN_SLICES {
+            return Err(Error::invalid(format!(
+                "a run has 1 to {MAX_RUN_SLICES} slices, got {}",
+                self.slices.len()
+            )));
+        }
+        if self.slices.contains(&0) {
+            return Err(Error::invalid("a slice of a run is empty"));
+        }
+        Ok(())
+    }
+}
+
+/// What keeps the memory of a transfer from being handed to anyone else: a cache buffer's lease, pinned blocks, or nothing
+/// where the region itself is enough.
+pub type Lease = Option<Arc<dyn Any + Send + Sync>>;
+
+/// Where a run's payload is taken from when it is stored: for each slice, the pieces that make it up, in stored order.
+#[derive(Clone, Debug)]
+pub struct RunSource {
+    /// The memory; its bytes stay unchanged until the transfer is over.
+    pub region: Arc<Region>,
+    /// Held for as long as the source lives.
+    pub lease: Lease,
+    /// Pieces of each slice; none of them is `spare`.
+    pub slices: Vec<Vec<Piece>>,
+}
+
+/// Where a run's payload goes when it is read: for each slice, pieces in stored order that add up to the slice's length.
+#[derive(Clone, Debug)]
+pub struct RunTarget {
+    /// The memory that kept bytes go to.
+    pub region: Arc<Region>,
+    /// Held for as long as the target lives.
+    pub lease: Lease,
+    /// Pieces of each slice; `spare` ones are read and verified, but not kept.
+    pub slices: Vec<Vec<Piece>>,
+}

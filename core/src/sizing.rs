@@ -1,0 +1,1 @@
+//! How large a KV cache is, and where it outgrows the weights.

@@ -1,0 +1,1 @@
+//! `BlockStore`: block key to bytes, over a stack of tiers.

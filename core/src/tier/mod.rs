@@ -1,0 +1,113 @@
+//! The tiers below L1, which look alike: runs go in whole, are found by block key, and come out slice by slice.
+
+pub mod disk;
+pub mod memory;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::key::BlockKey;
+use crate::run::{RunHeader, RunSource, RunTarget};
+
+/// A level of the hierarchy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TierId {
+    /// Blocks next to the model.
+    L1,
+    /// Host memory.
+    L2,
+    /// Local NVMe.
+    L3,
+}
+
+impl fmt::Display for TierId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::L1 => "l1",
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+        })
+    }
+}
+
+/// What became of a run that a tier was asked to keep. A refusal is no error: it is counted by its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Put {
+    /// All of it is stored and visible.
+    Stored,
+    /// Every block of it was there already; nothing was written.
+    Present,
+    /// Not stored.
+    Refused(Refusal),
+}
+
+/// Why a tier did not keep a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Larger than the whole tier.
+    TooLarge,
+    /// Everything that could go is pinned or locked.
+    NothingToEvict,
+    /// The disk is full or below its free-space reserve.
+    NoSpace,
+    /// The system could not write it.
+    WriteFailed,
+    /// The queue of writes is at its bound.
+    QueueFull,
+    /// The block before it is not in this tier, so nothing could ever reach it.
+    ParentMissing,
+    /// The tier is read-only, closed or configured away.
+    Unavailable,
+}
+
+/// Why the bytes of a run could not be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReadFailure {
+    /// The system could not read them.
+    Io,
+    /// They are not what was written: bad magic, key, length or checksum.
+    Corrupt,
+}
+
+/// A run found in a tier, pinned: neither evicted nor reclaimed while this handle lives.
+pub trait PinnedRun: Send + Sync + fmt::Debug {
+    /// What is stored.
+    fn header(&self) -> &RunHeader;
+
+    /// Reads and verifies the slices in `range` into the matching slices of `target`; blocks until done. A failure has
+    /// already been counted and the run dropped from the tier: the caller only has to treat it as a miss.
+    ///
+    /// # Errors
+    /// [`ReadFailure`]; what was kept in the target is then unspecified.
+    fn read_slices(
+        &self,
+        range: Range<usize>,
+        target: &RunTarget,
+    ) -> std::result::Result<(), ReadFailure>;
+}
+
+/// A tier of runs. All calls are safe from many threads; none holds a lock over I/O or a copy.
+pub trait Tier: Send + Sync {
+    /// Which level this is.
+    fn id(&self) -> TierId;
+
+    /// Whether a block can be read from here. Answered from memory, touches nothing.
+    fn contains(&self, key: &BlockKey) -> bool;
+
+    /// The run that holds a block, pinned, with the block's position in it. Answered from memory; counts as a use of the run.
+    fn find(&self, key: &BlockKey) -> Option<(Arc<dyn PinnedRun>, usize)>;
+
+    /// Stores a run, evicting leaves as needed; blocks until it is visible. Runs on a worker, never on a caller's path.
+    ///
+    /// # Errors
+    /// Only for misuse (a header that does not validate, a closed tier); all else is a [`Put`].
+    fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put>;
+
+    /// Drops the runs that hold any of these blocks; gives back how many runs went.
+    fn remove(&self, keys: &[BlockKey]) -> usize;
+}
