@@ -1,0 +1,40 @@
+"""A hierarchical prefix-caching KV store for LLM inference on one machine.
+
+`import kvlab` never imports torch; what needs it lives in `kvlab.hf`, which is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from kvlab._core import __version__, build_info, parse_size
+from kvlab.errors import (
+    CapacityError,
+    ConfigError,
+    ForkedProcessError,
+    FormatError,
+    InvalidArgumentError,
+    KvlabError,
+    NotFoundError,
+    StateError,
+    StoreClosedError,
+    StoreIOError,
+    StoreLockedError,
+    StoreTimeoutError,
+)
+
+__all__ = [
+    "CapacityError",
+    "ConfigError",
+    "ForkedProcessError",
+    "FormatError",
+    "InvalidArgumentError",
+    "KvlabError",
+    "NotFoundError",
+    "StateError",
+    "StoreClosedError",
+    "StoreIOError",
+    "StoreLockedError",
+    "StoreTimeoutError",
+    "__version__",
+    "build_info",
+    "parse_size",
+]
