@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from kvlab._progress import ConsoleProgress, Progress
@@ -88,20 +89,23 @@ def resolve(name: str, *, cache_dir: Path | None = None, progress: Progress | No
 def _from_hub(name: str, progress: Progress) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+        from huggingface_hub.utils import (
+            are_progress_bars_disabled,
+            disable_progress_bars,
+            enable_progress_bars,
+        )
     except ImportError as error:
         raise ModelUnavailableError(
             f"model {name!r} is a hub id, and huggingface_hub is not installed: "
             "pip install 'kvlab[hf]'"
         ) from error
-    try:
-        # A complete local copy is used without asking the hub: it works offline, and a run
-        # cannot change under the user because somebody pushed new weights.
+    # A complete local copy is used without asking the hub: it works offline, and a run cannot
+    # change under the user because somebody pushed new weights.
+    with suppress(OSError, ValueError):  # not cached, or not a name the hub could have
         cached = Path(snapshot_download(name, local_files_only=True))
         if _is_complete(cached):
             return cached
-    except Exception:  # the hub client has no narrow error for "not cached" across versions
-        pass
+    bars_shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
         with progress.stage(f"downloading {name} from the hub"):
@@ -114,7 +118,8 @@ def _from_hub(name: str, progress: Progress) -> Path:
             f"path, use {SMOLLM2!r}, or run where the hub is reachable"
         ) from error
     finally:
-        enable_progress_bars()
+        if bars_shown:
+            enable_progress_bars()
     if not _is_complete(fetched):
         raise ModelUnavailableError(
             f"model {name!r} has no complete set of safetensors weights on the hub, and kvlab "

@@ -77,7 +77,9 @@ def read_layout(model: PreTrainedModel) -> ModelLayout:
     for index, layer in enumerate(cache.layers):
         key, value = layer.keys, layer.values
         if key is None or value is None or key.ndim != 4 or value.ndim != 4:
-            raise UnsupportedModelError(f"layer {index} of {_name(model)} caches no keys of its own")
+            raise UnsupportedModelError(
+                f"layer {index} of {_name(model)} caches no keys of its own"
+            )
         if key.shape[:3:2] != (1, _PROBE_TOKENS) or value.shape[:3:2] != (1, _PROBE_TOKENS):
             raise UnsupportedModelError(
                 f"layer {index} of {_name(model)} caches K {tuple(key.shape)} and V "
