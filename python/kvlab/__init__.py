@@ -1,6 +1,6 @@
 """A hierarchical prefix-caching KV store for LLM inference on one machine.
 
-`import kvlab` never imports torch; what needs it lives in `kvlab.hf`, which is imported when it is first used.
+`import kvlab` never imports torch; what needs it lives in `kvlab.hf`, to be imported by name.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from kvlab.errors import (
     FormatError,
     InvalidArgumentError,
     KvlabError,
+    ModelUnavailableError,
     NotFoundError,
     StateError,
     StoreClosedError,
     StoreIOError,
     StoreLockedError,
     StoreTimeoutError,
+    UnsupportedModelError,
+    UnsupportedRequestError,
 )
 
 __all__ = [
@@ -28,12 +31,15 @@ __all__ = [
     "FormatError",
     "InvalidArgumentError",
     "KvlabError",
+    "ModelUnavailableError",
     "NotFoundError",
     "StateError",
     "StoreClosedError",
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "UnsupportedModelError",
+    "UnsupportedRequestError",
     "__version__",
     "build_info",
     "parse_size",

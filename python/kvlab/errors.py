@@ -1,8 +1,8 @@
 """The exceptions of kvlab: one small tree under `KvlabError`.
 
-This is the only place where they are defined; the Rust core raises them from here. Every message names the offending
-value and what to do about it. Where a built-in exception says the same thing it is a second base, so that
-`except ValueError` or `except OSError` works as expected.
+This is the only place where they are defined; the Rust core raises its own from here. Every
+message names the offending value and what to do about it. Where a built-in exception says the same
+thing it is a second base, so that `except ValueError` or `except OSError` works as expected.
 
 Damaged bytes on a lower tier are no exception: they are a miss, counted with its reason.
 """
@@ -16,12 +16,15 @@ __all__ = [
     "FormatError",
     "InvalidArgumentError",
     "KvlabError",
+    "ModelUnavailableError",
     "NotFoundError",
     "StateError",
     "StoreClosedError",
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "UnsupportedModelError",
+    "UnsupportedRequestError",
 ]
 
 
@@ -29,7 +32,7 @@ class KvlabError(Exception):
     """Anything that kvlab refuses or cannot do."""
 
     def __str__(self) -> str:
-        # The built-in second bases print differently: KeyError quotes its message, OSError puts the number first.
+        # The second bases print differently: KeyError quotes, OSError puts the number first.
         message = self.args[-1] if self.args else ""
         return str(message)
 
@@ -43,7 +46,10 @@ class ConfigError(KvlabError, ValueError):
 
 
 class CapacityError(KvlabError):
-    """The configured memory has run out. Nothing was changed; evict, free sequences, or configure more."""
+    """The configured memory has run out. Nothing was changed.
+
+    Evict, free sequences, or configure more.
+    """
 
 
 class NotFoundError(KvlabError, KeyError):
@@ -71,8 +77,20 @@ class FormatError(KvlabError):
 
 
 class StoreIOError(KvlabError, OSError):
-    """The operating system refused an open, create or lock. `errno` is its number where there is one."""
+    """The operating system refused an open, create or lock; `errno` is its number if it has one."""
 
 
 class StoreTimeoutError(KvlabError, TimeoutError):
     """A wait that ended before what it waited for."""
+
+
+class ModelUnavailableError(KvlabError):
+    """A model was named that is neither on this machine nor obtainable from it."""
+
+
+class UnsupportedModelError(KvlabError):
+    """A model keeps state that cannot be cut at a token, so no prefix of it can be reused."""
+
+
+class UnsupportedRequestError(KvlabError):
+    """A request that the prefix cache cannot serve without changing the answer."""
