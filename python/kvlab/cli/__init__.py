@@ -1,0 +1,76 @@
+"""The `kvlab` command.
+
+Sub-commands are modules of this package, imported only when they are called, so that `kvlab size`
+does not pay for what `kvlab demo` needs. A sub-command `name` is the click command `name` of the
+module `kvlab.cli.name`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from kvlab.errors import KvlabError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["LazyGroup", "app", "main"]
+
+COMMANDS: Mapping[str, str] = {
+    "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
+    "size": "How large a KV cache is, and where it outgrows the weights.",
+    "version": "What is installed.",
+}
+"""Every sub-command with the line that `kvlab --help` shows for it."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command when it is called and lists it without importing it."""
+
+    def __init__(self, *, lazy: Mapping[str, str], help: str) -> None:  # noqa: A002 (click's name)
+        super().__init__(help=help, context_settings={"help_option_names": ["-h", "--help"]})
+        self.lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in alphabetical order."""
+        del ctx
+        return sorted(self.lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the sub-command's module."""
+        del ctx
+        if cmd_name not in self.lazy:
+            return None
+        module = importlib.import_module(f"kvlab.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the sub-commands by the lines that were given for them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.lazy[name]) for name in self.list_commands(ctx)])
+
+
+app = LazyGroup(
+    lazy=COMMANDS,
+    help="Keep the KV cache of prompts in memory and on NVMe; restore instead of recompute.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits.
+
+    The exit code is 0 when done, 1 after a `KvlabError` (one line on stderr), 2 for wrong usage.
+
+    Args:
+        arguments: What follows `kvlab`; by default what the process was given.
+    """
+    try:
+        app.main(args=None if arguments is None else list(arguments), prog_name="kvlab")
+    except KvlabError as error:
+        print(f"kvlab: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,59 @@
+//! `kvlab._core`: the Rust core as a Python extension module.
+//!
+//! Every function here takes buffers and plain values, makes one call into `kvlab_core`, and turns its
+//! errors into the exceptions of `kvlab.errors`. Long waits, I/O and large copies release the GIL.
+
+mod argument;
+mod error;
+
+use pyo3::prelude::*;
+
+/// The Rust core of kvlab. Private: use the names that `kvlab` exports.
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+    use pyo3::types::PyDict;
+
+    use crate::argument::ByteSize;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::start_logging(module.py());
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// What this extension was built as: version, profile, operating system, processor.
+    #[pyfunction]
+    fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+        let info = PyDict::new(py);
+        info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+        let profile = if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        };
+        info.set_item("profile", profile)?;
+        info.set_item("os", std::env::consts::OS)?;
+        info.set_item("arch", std::env::consts::ARCH)?;
+        Ok(info)
+    }
+
+    /// Reads a size in bytes: an int, or a string such as "512MiB" or "1.5GB".
+    #[pyfunction]
+    #[pyo3(signature = (size, /))]
+    fn parse_size(size: ByteSize) -> u64 {
+        size.0
+    }
+}
+
+/// Sends the records of the `log` crate to Python's `logging`, under the names `kvlab_core.*`.
+///
+/// Loggers are cached, levels are not, so that a level set later counts. A process that has a Rust logger
+/// already (a second copy of this module) keeps it.
+fn start_logging(py: Python<'_>) {
+    let logger = pyo3_log::Logger::new(py, pyo3_log::Caching::Loggers)
+        .map(|logger| logger.filter(log::LevelFilter::Info));
+    if let Ok(logger) = logger {
+        let _ = logger.install();
+    }
+}
