@@ -1,0 +1,140 @@
+# `make` lists the targets. Settings, as in `make test PYTHON=python3.13`:
+#   PYTHON                 the interpreter of .venv; default: the first Python >= 3.11 on the PATH
+#   VENV                   where the virtual environment is; default: .venv
+#   TORCH_SPEC             arguments of `pip install` that bring the torch to use, installed before everything else,
+#                          such as TORCH_SPEC="torch --index-url URL-OF-A-CPU-ONLY-INDEX"
+#   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
+#   DEMO_ARGS, PYTEST_ARGS further arguments of `make demo` and of the pytest of `make test`
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+VENV ?= .venv
+TORCH_SPEC ?=
+SYSTEM_SITE_PACKAGES ?=
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUST_SOURCES := Cargo.toml Cargo.lock pyproject.toml core/Cargo.toml python/Cargo.toml \
+	$(shell find core/src python/src -name '*.rs')
+
+# Clippy, cargo doc and cargo test meet the same interpreter as maturin; without it pyo3 would take any python3.
+export PYO3_PYTHON := $(abspath $(BIN)/python)
+
+.PHONY: help
+help:  ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Settings (PYTHON, TORCH_SPEC, SYSTEM_SITE_PACKAGES, ...) are at the head of the Makefile."
+
+.PHONY: demo
+demo: $(VENV)/.stamp-demo $(VENV)/.stamp-built  ## Restore a real model's prompt from NVMe in a new process (DEMO_ARGS=--quick)
+	$(BIN)/python toys/capstone.py $(DEMO_ARGS)
+
+.PHONY: test
+test: test-rust test-python  ## Run every test, Rust and Python; nothing skips
+
+.PHONY: test-rust
+test-rust: $(VENV)/.stamp-venv  ## Run the Rust tests and doctests
+	cargo test --workspace --locked
+
+.PHONY: test-python
+test-python: $(VENV)/.stamp-test $(VENV)/.stamp-built wheel  ## Run the Python tests with every extra and the model
+	$(BIN)/python -c "from kvlab import models; print('model:', models.resolve('smollm2-135m'))"
+	KVLAB_DIST=$(abspath dist) $(BIN)/python -m pytest -p tests.no_skip $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, then the same through Python
+	cargo bench --workspace --locked
+	set -e; for bench in benches/python/bench_*.py; do \
+		[ -e "$$bench" ] || continue; echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+.PHONY: lint
+lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Check formatting, lints, types, stubs and documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict python/kvlab toys scripts tests
+	$(BIN)/stubtest kvlab._core --allowlist tests/stubtest-allowlist.txt
+
+.PHONY: fmt
+fmt: $(VENV)/.stamp-lint  ## Format Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: $(VENV)/.stamp-venv  ## Check the links of the Markdown files
+	$(BIN)/python scripts/check_links.py
+
+.PHONY: develop
+develop: $(VENV)/.stamp-built  ## Build the extension into .venv, release profile
+
+.PHONY: wheel
+wheel: $(VENV)/.stamp-wheel  ## Build the abi3 wheel and the sdist into dist/
+
+.PHONY: clean
+clean:  ## Remove what was built; .venv, the model and stores stay
+	cargo clean
+	rm -rf dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.stamp-built $(VENV)/.stamp-wheel
+	rm -f python/kvlab/_core*.so
+	find python toys tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean  ## Remove .venv too
+	rm -rf $(VENV)
+
+$(VENV)/.stamp-venv: scripts/make_venv.sh
+	@[ -x $(BIN)/python ] || PYTHON="$(PYTHON)" sh scripts/make_venv.sh $(VENV) $(VENV_FLAGS)
+	@$(BIN)/python scripts/requirements.py --build > $(VENV)/.requirements-build.txt
+	$(PIP) install --quiet -r $(VENV)/.requirements-build.txt
+	@touch $@
+
+# torch comes first and by itself: what it is, how large, and how to have a smaller one is said before it is fetched.
+$(VENV)/.stamp-torch: $(VENV)/.stamp-venv
+	@if [ -n "$(TORCH_SPEC)" ]; then \
+		echo "kvlab: installing torch as TORCH_SPEC says: $(TORCH_SPEC)"; \
+	elif $(BIN)/python -c "import torch" 2>/dev/null; then \
+		echo "kvlab: torch is here already"; \
+	else \
+		echo "kvlab: the default torch will be downloaded: on Linux x86-64 about 2.5 GB with its CUDA libraries (5.5 GB installed)."; \
+		echo "kvlab: a CPU-only torch is about 0.2 GB: TORCH_SPEC=\"torch --index-url URL-OF-A-CPU-ONLY-INDEX\" (pytorch.org names it),"; \
+		echo "kvlab: or SYSTEM_SITE_PACKAGES=1 takes a torch that PYTHON has. Remove $(VENV) to choose again."; \
+	fi
+	@if [ -n "$(TORCH_SPEC)" ]; then set -x; $(PIP) install $(TORCH_SPEC); fi
+	@touch $@
+
+$(VENV)/.stamp-demo: pyproject.toml scripts/requirements.py $(VENV)/.stamp-torch
+	@$(BIN)/python scripts/requirements.py hf plot > $(VENV)/.requirements-demo.txt
+	@echo "kvlab: besides torch, up to 0.2 GB of Python packages will be downloaded"
+	$(PIP) install --quiet -r $(VENV)/.requirements-demo.txt
+	@touch $@
+
+$(VENV)/.stamp-test: pyproject.toml scripts/requirements.py $(VENV)/.stamp-torch
+	@$(BIN)/python scripts/requirements.py test > $(VENV)/.requirements-test.txt
+	@echo "kvlab: besides torch, up to 0.2 GB of Python packages will be downloaded"
+	$(PIP) install --quiet -r $(VENV)/.requirements-test.txt
+	@touch $@
+
+$(VENV)/.stamp-lint: pyproject.toml scripts/requirements.py $(VENV)/.stamp-venv
+	@$(BIN)/python scripts/requirements.py lint > $(VENV)/.requirements-lint.txt
+	$(PIP) install --quiet -r $(VENV)/.requirements-lint.txt
+	@touch $@
+
+$(VENV)/.stamp-built: $(RUST_SOURCES) $(VENV)/.stamp-venv
+	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --release --locked
+	@touch $@
+
+$(VENV)/.stamp-wheel: $(RUST_SOURCES) $(VENV)/.stamp-venv README.md LICENSE NOTICE \
+		$(shell find python/kvlab -type f ! -name '*.so' ! -name '*.pyc')
+	rm -rf dist
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin build --release --locked --out dist
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin sdist --out dist
+	@touch $@
