@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from kvlab._core import CapacityError, KvLayout, StoreClosedError
-from kvlab.errors import ConfigError, UnsupportedRequestError
+from kvlab._core import KvLayout
+from kvlab.errors import CapacityError, ConfigError, StoreClosedError, UnsupportedRequestError
 from kvlab.hf.buffers import tensors_over
 from kvlab.hf.cache import KeyValue, PreallocatedCache
 from kvlab.hf.fingerprint import fingerprint
@@ -207,12 +207,15 @@ class Session:
         return GenerateOutput(sequences, _finish(parts, ids, start, restored, first))
 
     @torch.inference_mode()
-    def prefill(self, input_ids: Tensor, *, headroom: int = _DEFAULT_NEW_TOKENS) -> Prefilled:
+    def prefill(
+        self, input_ids: Tensor, *, headroom: int = _DEFAULT_NEW_TOKENS, keep: bool = True
+    ) -> Prefilled:
         """Restore what is cached of a prompt, compute the rest, and keep it.
 
         Args:
             input_ids: ``[1, tokens]``.
             headroom: Tokens to leave room for behind the prompt; the cache grows beyond by copying.
+            keep: Put the prompt into L1 and below. False leaves every tier as it was: for one-off prompts and for measuring.
 
         Returns:
             A cache that holds the whole prompt, the logits of the next token, and the report.
@@ -236,7 +239,8 @@ class Session:
             self._fill_grid(ids, kv)
             logits = self._forward(ids[kv.get_seq_length() :], kv)
             first = time.perf_counter()
-            live.commit(ids)
+            if keep:
+                live.commit(ids)
         except BaseException:
             live.request.close()
             raise
