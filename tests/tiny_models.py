@@ -54,8 +54,18 @@ def _qwen2(**extra: Any) -> PreTrainedModel:
 
 def _deepseek_v3() -> PreTrainedModel:
     """MLA: caches a latent, so K and V differ in their dimensions."""
-    latent = {"kv_lora_rank": 24, "q_lora_rank": 16, "qk_nope_head_dim": 16, "v_head_dim": 16}
-    experts = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2}
+    latent: dict[str, Any] = {
+        "kv_lora_rank": 24,
+        "q_lora_rank": 16,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+    }
+    experts: dict[str, Any] = {
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+    }
     shape = _COMMON | {"num_key_value_heads": 4, "head_dim": 8, "qk_rope_head_dim": 8}
     return DeepseekV3ForCausalLM(DeepseekV3Config(**shape, **latent, **experts))
 
@@ -77,14 +87,14 @@ FAMILIES = tuple(_BUILDERS)
 SLIDING = ("qwen2-swa", "mistral-swa", "gemma3")
 
 
-def build(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+def build(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
     """Build a model of a family in eval mode, the same for the same seed.
 
     Every parameter is random, biases and norms too: transformers starts them at zero or one,
     where a mistake with them would not show.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = _BUILDERS[family]()
+    model: Any = _BUILDERS[family]()
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Errors only and no progress bars inside the block; what was set before comes back."""
-    from transformers import modeling_gguf_pytorch_utils as gguf_reader
-    from transformers.utils import logging
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging as transformers_logging
 
+    gguf_reader: Any = modeling_gguf_pytorch_utils
+    logging: Any = transformers_logging
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     # The GGUF reader takes its bar from tqdm directly, where the switch below does not reach.

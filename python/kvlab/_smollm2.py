@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kvlab._progress import Progress
 from kvlab.errors import ModelUnavailableError
@@ -208,6 +209,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
     from kvlab._quiet import quiet_transformers
 
+    model: Any
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32

@@ -89,7 +89,7 @@ def resolve(name: str, *, cache_dir: Path | None = None, progress: Progress | No
 def _from_hub(name: str, progress: Progress) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import (
+        from huggingface_hub.utils.tqdm import (
             are_progress_bars_disabled,
             disable_progress_bars,
             enable_progress_bars,

@@ -23,12 +23,15 @@ KeyValue = tuple[Tensor, Tensor]
 """One layer's buffers: K ``[1, k_heads, capacity, k_dim]``, V ``[1, v_heads, capacity, v_dim]``."""
 
 
-class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is only partly typed
+class PreallocatedLayer(DynamicLayer):
     """One layer: two preallocated buffers of which the first ``length`` rows are valid.
 
     ``keys`` and ``values`` are always views of exactly the valid rows, for code that reads them
     as it reads a ``DynamicLayer``. No gradient flows through the buffers.
     """
+
+    keys: Tensor  # never None here: there is no lazy initialisation
+    values: Tensor
 
     def __init__(self, key: Tensor, value: Tensor, length: int) -> None:
         """Wrap buffers that the caller owns.
@@ -41,7 +44,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
         Raises:
             ConfigError: The shapes, dtypes or the length do not go together.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if key.ndim != 4 or value.ndim != 4 or key.shape[0] != 1 or value.shape[0] != 1:
             raise ConfigError(
                 "cache buffers must be [1, heads, capacity, dim]; got K "
@@ -171,7 +174,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
         )
 
 
-class PreallocatedCache(DynamicCache):  # type: ignore[misc]  # transformers is only partly typed
+class PreallocatedCache(DynamicCache):
     """A cache of `PreallocatedLayer`, for ``model(...)`` and ``model.generate(full_input_ids)``.
 
     All layers keep every token, sliding-window ones too: the model's masks apply the window, and
@@ -187,7 +190,7 @@ class PreallocatedCache(DynamicCache):  # type: ignore[misc]  # transformers is 
             reader of them can finish first.
     """
 
-    layers: list[PreallocatedLayer]
+    layers: list[PreallocatedLayer]  # type: ignore[assignment]  # one kind of layer only
 
     def __init__(
         self,
@@ -217,7 +220,7 @@ class PreallocatedCache(DynamicCache):  # type: ignore[misc]  # transformers is 
                 f"{sorted({(layer.capacity, str(layer.dtype)) for layer in layers})}"
             )
         # Not DynamicCache.__init__: it would build layers of its own, lazily or from a config.
-        Cache.__init__(self, layers=layers)
+        Cache.__init__(self, layers=[*layers])
         self.grow = grow
         self.before_layer = before_layer
         self.before_truncate = before_truncate
@@ -289,7 +292,7 @@ class PreallocatedCache(DynamicCache):  # type: ignore[misc]  # transformers is 
         """Forget all tokens; see `PreallocatedLayer.reset`."""
         if self.before_truncate is not None:
             self.before_truncate()
-        super().reset()
+        super().reset()  # type: ignore[no-untyped-call]
 
     def _grow_to(self, tokens: int) -> None:
         assert self.grow is not None

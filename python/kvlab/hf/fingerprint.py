@@ -153,7 +153,7 @@ def _tensor_digest(tensor: Tensor, name: str) -> bytes:
         raw = flat.view(torch.uint8).numpy()
     except (RuntimeError, TypeError) as error:
         raise UnsupportedModelError(f"the bytes of {name!r} cannot be read: {error}") from error
-    return hashlib.sha256(raw).digest()
+    return hashlib.sha256(raw.data).digest()
 
 
 def _without_volatile(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ in how they name heads and dimensions, and MLA models cache a latent whose K and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -72,9 +72,10 @@ def read_layout(model: PreTrainedModel) -> ModelLayout:
     probe = torch.zeros((1, _PROBE_TOKENS), dtype=torch.long, device=model.device)
     with torch.inference_mode():
         model(input_ids=probe, past_key_values=cache, use_cache=True)
+    layers: list[Any] = list(cache.layers)
     shapes: list[LayerShape] = []
     dtypes: set[torch.dtype] = set()
-    for index, layer in enumerate(cache.layers):
+    for index, layer in enumerate(layers):
         key, value = layer.keys, layer.values
         if key is None or value is None or key.ndim != 4 or value.ndim != 4:
             raise UnsupportedModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -46,6 +46,7 @@ def load(
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    model: Any
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=wanted, attn_implementation="sdpa", use_safetensors=True

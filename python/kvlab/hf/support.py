@@ -60,6 +60,9 @@ _REQUIRED_SETTINGS: dict[str, tuple[tuple[object, ...], str]] = {
     "output_attentions": ((None, False), "attentions of a reused prefix do not exist"),
     "output_hidden_states": ((None, False), "hidden states of a reused prefix do not exist"),
 }
+_SETTINGS = frozenset(
+    {*vars(GenerationConfig()), *_REQUIRED_SETTINGS}  # type: ignore[no-untyped-call]
+)
 
 
 def check_model(model: PreTrainedModel) -> None:
@@ -77,7 +80,7 @@ def check_model(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"{type(model).__name__} cannot be attached: {reason}")
 
 
-def _reasons_against(model: PreTrainedModel) -> Iterator[str]:
+def _reasons_against(model: Any) -> Iterator[str]:
     config = model.config
     decoder = config.get_text_config(decoder=True)
     if config.is_encoder_decoder:
@@ -218,8 +221,7 @@ def _argument_reason(kwargs: Mapping[str, Any]) -> str | None:
         return "the caller chooses the positions"
     if "assistant_model" in given:
         return "assisted decoding rolls the cache back"
-    settings = set(vars(GenerationConfig())) | set(_REQUIRED_SETTINGS)
-    unknown = sorted(given - _HARMLESS_ARGUMENTS - settings)
+    unknown = sorted(given - _HARMLESS_ARGUMENTS - _SETTINGS)
     if unknown:
         # Whatever else reaches the model's forward may change keys and values.
         return f"the argument {unknown[0]!r} may change what the model computes"
