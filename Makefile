@@ -59,16 +59,16 @@ lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Chec
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict python/kvlab toys scripts tests
-	$(BIN)/stubtest kvlab._core --allowlist tests/stubtest-allowlist.txt
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy --strict python/kvlab toys scripts tests
+	$(BIN)/python -m mypy.stubtest kvlab._core --allowlist tests/stubtest-allowlist.txt
 
 .PHONY: fmt
 fmt: $(VENV)/.stamp-lint  ## Format Rust and Python
 	cargo fmt --all
-	$(BIN)/ruff check --fix-only --quiet .
-	$(BIN)/ruff format .
+	$(BIN)/python -m ruff check --fix-only --quiet .
+	$(BIN)/python -m ruff format .
 
 .PHONY: docs
 docs: $(VENV)/.stamp-venv  ## Check the links of the Markdown files
@@ -129,12 +129,12 @@ $(VENV)/.stamp-lint: pyproject.toml scripts/requirements.py $(VENV)/.stamp-venv
 	@touch $@
 
 $(VENV)/.stamp-built: $(RUST_SOURCES) $(VENV)/.stamp-venv
-	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --release --locked
+	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/python -m maturin develop --release --locked
 	@touch $@
 
 $(VENV)/.stamp-wheel: $(RUST_SOURCES) $(VENV)/.stamp-venv README.md LICENSE NOTICE \
 		$(shell find python/kvlab -type f ! -name '*.so' ! -name '*.pyc')
 	rm -rf dist
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin build --release --locked --out dist
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin sdist --out dist
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/python -m maturin build --release --locked --out dist
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/python -m maturin sdist --out dist
 	@touch $@

@@ -16,7 +16,7 @@ PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 
 def expand(extra: str, extras: dict[str, list[str]], own_name: str) -> list[str]:
-    """The requirements of an extra; one that names this project's own extras is replaced by them."""
+    """The requirements of an extra; those that name this project's own extras are replaced."""
     lines = []
     for line in extras[extra]:
         own = re.fullmatch(rf"{own_name}\[(.+)\]", line)
