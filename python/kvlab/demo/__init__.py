@@ -1,1 +1,1 @@
-"""The headline demo: a prefix that leaves memory for NVMe and comes back in a new process."""
+"""The demonstration: one agent prompt, cold, evicted to disk, restored in a new process."""
