@@ -1,4 +1,4 @@
-use hashbrown::HashMap;
+use std::collections::HashMap;
 
 use super::{Appended, BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
 use crate::error::{Error, Result};
