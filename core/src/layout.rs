@@ -254,6 +254,11 @@ impl BufferLayout {
         self.capacity
     }
 
+    /// How many layers there are.
+    pub fn layers(&self) -> usize {
+        self.tensors.len()
+    }
+
     /// Bytes in all.
     pub fn bytes(&self) -> usize {
         self.bytes

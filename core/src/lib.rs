@@ -15,5 +15,6 @@ pub mod run;
 pub mod sizing;
 pub mod store;
 pub mod tier;
+pub mod tokens;
 
 pub use error::{Error, Result};

@@ -31,7 +31,8 @@ pub trait EvictionPolicy: Send + fmt::Debug {
     fn insert(&mut self, slot: Slot, ghost: u64, meta: EntryMeta);
     /// The entry was used.
     fn touch(&mut self, slot: Slot);
-    /// `head` gave its later part to the new entry `tail`, which takes over its history and candidacy; `head` is no candidate.
+    /// `tail` gave its earlier part to the new entry `head`, which gets a copy of its history and is no candidate; `tail` keeps
+    /// its rank and candidacy. `ghost` is that of `head`.
     fn split(&mut self, head: Slot, tail: Slot, ghost: u64);
     /// The entry may (not) be evicted from now on.
     fn set_candidate(&mut self, slot: Slot, candidate: bool);

@@ -1,0 +1,370 @@
+//! What one mutex guards: pool, sequences, tree, and who holds what of them.
+
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::radix::{Evicted, LockId, RadixTree};
+
+/// A request's claim on L1: its sequence, and the lock on the path that the sequence was forked from.
+pub(super) type HoldId = u64;
+
+#[derive(Debug)]
+struct Hold {
+    namespace: BlockKey,
+    /// None once given up under pressure.
+    claim: Option<Claim>,
+    /// The request, and each commit of it that waits.
+    users: u32,
+    idle: bool,
+}
+
+#[derive(Debug)]
+struct Claim {
+    sequence: SequenceId,
+    lock: LockId,
+}
+
+/// How full L1 is. Blocks: `free + evictable + protected + private + in_flight = blocks`.
+#[derive(Clone, Debug)]
+pub struct L1Stats {
+    /// Pool and sequences.
+    pub pool: PoolStats,
+    /// Blocks in the tree that may go.
+    pub evictable: usize,
+    /// Blocks in the tree that are locked.
+    pub protected: usize,
+    /// Blocks that only sequences hold (partial tails, duplicates, blocks evicted from the tree while in use).
+    pub private: usize,
+    /// Blocks on their way to the tiers below.
+    pub in_flight: usize,
+    /// Nodes of the tree.
+    pub nodes: usize,
+    /// Blocks that requests took by reference instead of computing them, so far.
+    pub reused_blocks: u64,
+    /// Blocks that sequences hold now beyond the distinct ones: what sharing saves at this moment.
+    pub saved_blocks: usize,
+    /// Blocks that left for the tiers below or were dropped, so far.
+    pub evicted_blocks: u64,
+    /// Blocks that could not be kept for want of room, so far.
+    pub refused_blocks: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct L1 {
+    pub(super) pool: BlockPool,
+    sequences: SequenceTable,
+    tree: RadixTree,
+    block_tokens: usize,
+    holds: HashMap<HoldId, Hold>,
+    next_hold: HoldId,
+    idle: VecDeque<HoldId>,
+    /// Evicted from the tree, their bytes still being copied down.
+    in_flight: HashMap<BlockId, ()>,
+    reused_blocks: u64,
+    evicted_blocks: u64,
+    refused_blocks: u64,
+}
+
+/// Blocks of a sequence that were appended and wait for their bytes.
+#[derive(Debug)]
+pub(super) struct Appended {
+    /// Tokens that the sequence had before.
+    pub(super) from: usize,
+    /// Tokens that it has now.
+    pub(super) to: usize,
+    /// Its blocks.
+    pub(super) blocks: Vec<BlockId>,
+}
+
+impl L1 {
+    pub(super) fn new(pool: BlockPool, tree: RadixTree, block_tokens: usize) -> Self {
+        Self {
+            pool,
+            sequences: SequenceTable::new(block_tokens),
+            tree,
+            block_tokens,
+            holds: HashMap::new(),
+            next_hold: 0,
+            idle: VecDeque::new(),
+            in_flight: HashMap::new(),
+            reused_blocks: 0,
+            evicted_blocks: 0,
+            refused_blocks: 0,
+        }
+    }
+
+    /// Matches whole blocks of `tokens`, locks the path and forks a sequence from it. Gives back the hold and the blocks.
+    pub(super) fn begin(&mut self, namespace: BlockKey, tokens: &[u32]) -> Result<(HoldId, Vec<BlockId>)> {
+        let (claim, blocks) = self.claim(&namespace, tokens)?;
+        self.reused_blocks += blocks.len() as u64;
+        let id = self.insert_hold(Hold { namespace, claim: Some(claim), users: 1, idle: false });
+        Ok((id, blocks))
+    }
+
+    fn insert_hold(&mut self, hold: Hold) -> HoldId {
+        let id = self.next_hold;
+        self.next_hold += 1;
+        self.holds.insert(id, hold);
+        id
+    }
+
+    fn claim(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<(Claim, Vec<BlockId>)> {
+        let found = self.tree.match_prefix(namespace, tokens);
+        let lock = self.tree.lock(&found)?;
+        let blocks = self.tree.blocks_of(&found)?;
+        match self.sequences.from_blocks(&mut self.pool, &blocks, found.tokens) {
+            Ok(sequence) => Ok((Claim { sequence, lock }, blocks)),
+            Err(error) => {
+                self.tree.unlock(lock)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn give_up(&mut self, claim: Claim) -> Result<()> {
+        self.tree.unlock(claim.lock)?;
+        self.sequences.free(&mut self.pool, claim.sequence)
+    }
+
+    /// One more user of a hold.
+    pub(super) fn retain(&mut self, id: HoldId) {
+        if let Some(hold) = self.holds.get_mut(&id) {
+            hold.users += 1;
+            hold.idle = false;
+        }
+    }
+
+    /// One user fewer; the last one frees sequence and lock.
+    pub(super) fn release(&mut self, id: HoldId) -> Result<()> {
+        let Some(hold) = self.holds.get_mut(&id) else {
+            return Ok(());
+        };
+        hold.users -= 1;
+        if hold.users > 0 {
+            return Ok(());
+        }
+        let claim = self.holds.remove(&id).and_then(|hold| hold.claim);
+        claim.map_or(Ok(()), |claim| self.give_up(claim))
+    }
+
+    /// From now on the hold may be given up under pressure, oldest first.
+    pub(super) fn set_idle(&mut self, id: HoldId) {
+        if let Some(hold) = self.holds.get_mut(&id)
+            && !std::mem::replace(&mut hold.idle, true)
+        {
+            self.idle.push_back(id);
+        }
+    }
+
+    /// Gives up the hold that has been idle longest.
+    pub(super) fn reclaim_idle(&mut self) -> Result<bool> {
+        while let Some(id) = self.idle.pop_front() {
+            let Some(hold) = self.holds.get_mut(&id).filter(|hold| hold.idle) else {
+                continue;
+            };
+            if let Some(claim) = hold.claim.take() {
+                self.give_up(claim)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A second hold on the same blocks. None if the first was given up under pressure.
+    pub(super) fn fork(&mut self, id: HoldId) -> Result<Option<HoldId>> {
+        let Some((namespace, claim)) =
+            self.holds.get(&id).and_then(|hold| Some((hold.namespace, hold.claim.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        let lock = self.tree.lock_again(claim.lock)?;
+        let sequence = self.sequences.fork(&mut self.pool, claim.sequence)?;
+        self.reused_blocks += self.sequences.blocks(sequence)?.len() as u64;
+        let claim = Some(Claim { sequence, lock });
+        let id = self.insert_hold(Hold { namespace, claim, users: 1, idle: false });
+        self.set_idle(id);
+        Ok(Some(id))
+    }
+
+    /// Blocks and tokens of a hold's sequence.
+    pub(super) fn sequence(&self, id: HoldId) -> Option<(&[BlockId], usize)> {
+        let claim = self.holds.get(&id)?.claim.as_ref()?;
+        let blocks = self.sequences.blocks(claim.sequence).ok()?;
+        Some((blocks, self.sequences.tokens(claim.sequence).ok()?))
+    }
+
+    /// Takes over by reference what the tree has of `tokens` beyond the hold's sequence.
+    pub(super) fn adopt(&mut self, id: HoldId, tokens: &[u32]) -> Result<()> {
+        let Some(hold) = self.holds.get(&id) else {
+            return Ok(());
+        };
+        let namespace = hold.namespace;
+        let held = self.sequence(id).map(|(_, tokens)| tokens);
+        if held.is_some_and(|held| held % self.block_tokens != 0) {
+            return Ok(());
+        }
+        let (claim, blocks) = self.claim(&namespace, tokens)?;
+        if held.is_some_and(|held| held >= blocks.len() * self.block_tokens) {
+            return self.give_up(claim);
+        }
+        let before = self.holds.get_mut(&id).and_then(|hold| hold.claim.replace(claim));
+        before.map_or(Ok(()), |claim| self.give_up(claim))
+    }
+
+    /// Lengthens the hold's sequence to `tokens` tokens.
+    pub(super) fn append(&mut self, id: HoldId, tokens: usize) -> Result<Appended> {
+        let Some(claim) = self.holds.get(&id).and_then(|hold| hold.claim.as_ref()) else {
+            return Ok(Appended { from: tokens, to: tokens, blocks: Vec::new() });
+        };
+        let from = self.sequences.tokens(claim.sequence)?;
+        if tokens > from {
+            self.sequences.append(&mut self.pool, claim.sequence, tokens - from)?;
+        }
+        Ok(Appended {
+            from,
+            to: tokens.max(from),
+            blocks: self.sequences.blocks(claim.sequence)?.to_vec(),
+        })
+    }
+
+    /// How many tokens the hold's sequence could have with the blocks that are free.
+    pub(super) fn room(&self, id: HoldId) -> usize {
+        let Some((blocks, tokens)) = self.sequence(id) else {
+            return 0;
+        };
+        // A shared partial tail would be copied first: one block of the free ones goes there.
+        let copied = usize::from(
+            tokens % self.block_tokens != 0
+                && blocks.last().is_some_and(|block| self.pool.ref_count(*block) > 1),
+        );
+        match self.pool.free().checked_sub(copied) {
+            Some(free) => (blocks.len() + free) * self.block_tokens,
+            None => tokens,
+        }
+    }
+
+    /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead.
+    pub(super) fn publish(&mut self, id: HoldId, tokens: &[u32]) -> Result<()> {
+        let Some(hold) = self.holds.get(&id) else {
+            return Ok(());
+        };
+        let (namespace, Some(claim)) = (hold.namespace, hold.claim.as_ref()) else {
+            return Ok(());
+        };
+        let whole = self.sequences.tokens(claim.sequence)?.min(tokens.len()) / self.block_tokens;
+        if whole == 0 {
+            return Ok(());
+        }
+        let tokens = &tokens[..whole * self.block_tokens];
+        let blocks = &self.sequences.blocks(claim.sequence)?[..whole];
+        let inserted = self.tree.insert(&namespace, tokens, blocks)?;
+        for block in &blocks[inserted.present / self.block_tokens..] {
+            self.pool.retain(*block)?;
+        }
+        let found = self.tree.match_prefix(&namespace, tokens);
+        let lock = self.tree.lock(&found)?;
+        let before = self
+            .holds
+            .get_mut(&id)
+            .and_then(|hold| hold.claim.as_mut())
+            .map(|claim| std::mem::replace(&mut claim.lock, lock));
+        before.map_or(Ok(()), |before| self.tree.unlock(before))
+    }
+
+    /// Takes up to `wanted` blocks out of the tree; they stay allocated until [`Self::finish_eviction`].
+    pub(super) fn start_eviction(&mut self, wanted: usize) -> Vec<Evicted> {
+        let mut evicted = Vec::new();
+        self.tree.evict(wanted, &mut evicted);
+        for part in &evicted {
+            self.evicted_blocks += part.blocks.len() as u64;
+            self.in_flight.extend(part.blocks.iter().map(|block| (*block, ())));
+        }
+        evicted
+    }
+
+    /// The bytes of evicted blocks are copied: their memory may be used again.
+    pub(super) fn finish_eviction(&mut self, blocks: &[BlockId]) -> Result<()> {
+        for block in blocks {
+            self.in_flight.remove(block);
+            self.pool.release(*block)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn count_refused(&mut self, blocks: usize) {
+        self.refused_blocks += blocks as u64;
+    }
+
+    /// Drops what the tree holds of a namespace, or of all.
+    pub(super) fn clear(&mut self, namespace: Option<&BlockKey>) -> Result<usize> {
+        while self.reclaim_idle()? {}
+        let blocks = self.tree.remove(namespace);
+        for block in &blocks {
+            self.pool.release(*block)?;
+        }
+        Ok(blocks.len())
+    }
+
+    /// Tokens of `tokens` that the tree has, in whole blocks. Counts as a use.
+    pub(super) fn matched_tokens(&mut self, namespace: &BlockKey, tokens: &[u32]) -> usize {
+        self.tree.match_prefix(namespace, tokens).tokens
+    }
+
+    pub(super) fn stats(&self) -> L1Stats {
+        let pool = self.sequences.stats(&self.pool);
+        let in_tree = self.tree.total_blocks();
+        L1Stats {
+            evictable: self.tree.evictable_blocks(),
+            protected: self.tree.protected_blocks(),
+            private: pool.used.saturating_sub(in_tree + self.in_flight.len()),
+            in_flight: self.in_flight.len(),
+            nodes: self.tree.nodes(),
+            reused_blocks: self.reused_blocks,
+            saved_blocks: self.saved_blocks(),
+            evicted_blocks: self.evicted_blocks,
+            refused_blocks: self.refused_blocks,
+            pool,
+        }
+    }
+
+    fn saved_blocks(&self) -> usize {
+        let mut distinct = hashbrown::HashSet::new();
+        let mut references = 0;
+        for claim in self.holds.values().filter_map(|hold| hold.claim.as_ref()) {
+            if let Ok(blocks) = self.sequences.blocks(claim.sequence) {
+                references += blocks.len();
+                distinct.extend(blocks.iter().copied());
+            }
+        }
+        references - distinct.len()
+    }
+
+    pub(super) fn validate(&self) -> std::result::Result<(), String> {
+        self.tree.validate()?;
+        let mut external = HashMap::<BlockId, u32>::new();
+        for block in self.tree.all_blocks().into_iter().chain(self.in_flight.keys().copied()) {
+            *external.entry(block).or_default() += 1;
+        }
+        self.sequences
+            .validate(&self.pool, |block| external.get(&block).copied().unwrap_or(0))
+            .map_err(|error| format!("sequences: {error}"))?;
+        let stats = self.stats();
+        let sum = stats.pool.free + stats.evictable + stats.protected + stats.private + stats.in_flight;
+        if sum != stats.pool.blocks {
+            return Err(format!("blocks do not add up to {}: {stats:?}", stats.pool.blocks));
+        }
+        Ok(())
+    }
+}
+
+/// [`Error`] of a request that lost its hold.
+pub(super) fn unknown_hold(id: HoldId) -> Error {
+    Error::UnknownSequence(id)
+}

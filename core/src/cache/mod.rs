@@ -1,0 +1,205 @@
+//! `PrefixCache`: token ids to the longest cached prefix. The radix tree over L1 blocks, with the store below.
+//!
+//! The way of a request: [`PrefixCache::begin`] matches, locks the path, forks a sequence from it and looks below by key;
+//! [`Request::restore`] brings the bytes into a cache buffer; the caller computes the suffix there; [`Request::commit`] hands the
+//! buffer over, and a worker fills L1 from it and writes through to the tiers below, off the caller's path.
+
+mod commit;
+mod copy;
+mod l1;
+mod request;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::block::BlockPool;
+use crate::buffer::{BufferPool, BufferStats, CacheBuffer};
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::layout::Layout;
+use crate::memory::Region;
+use crate::policy;
+use crate::radix::RadixTree;
+use crate::store::{BlockStore, PrefetchTicket};
+
+use commit::Committer;
+use l1::L1;
+
+pub use l1::L1Stats;
+pub use request::{HitTokens, Request, Restored};
+
+/// How a [`PrefixCache`] divides its memory.
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// Bytes of the L1 block arena.
+    pub block_bytes: u64,
+    /// Bytes that cache buffers may take.
+    pub buffer_bytes: u64,
+    /// Eviction policy of L1. Default: `lru`.
+    pub policy: String,
+}
+
+/// What a [`PrefixCache`] holds.
+#[derive(Clone, Debug)]
+pub struct CacheStats {
+    /// The block arena.
+    pub l1: L1Stats,
+    /// The cache buffers.
+    pub buffers: BufferStats,
+    /// Commits that wait or are under way.
+    pub pending_commits: usize,
+}
+
+/// The prefix cache of one KV layout; namespaces are separate roots in it. Cheap to clone, safe from many threads.
+#[derive(Clone, Debug)]
+pub struct PrefixCache {
+    shared: Arc<Shared>,
+    committer: Arc<Committer>,
+}
+
+/// What requests and the commit worker share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    layout: Layout,
+    store: BlockStore,
+    buffers: BufferPool,
+    arena: Arc<Region>,
+    l1: Mutex<L1>,
+    owner: u32,
+}
+
+impl PrefixCache {
+    /// A cache of `layout` over `store`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the arena holds no block or the policy is unknown, [`Error::Io`] if memory cannot be mapped.
+    pub fn new(layout: Layout, store: BlockStore, config: &CacheConfig) -> Result<Self> {
+        let block = layout.block_bytes() as u64;
+        let blocks = config.block_bytes / block;
+        if blocks == 0 {
+            return Err(Error::Config {
+                name: "l1",
+                value: format!("{} bytes for blocks", config.block_bytes),
+                remedy: format!("one block of this model takes {block} bytes; give l1 room for several"),
+            });
+        }
+        let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
+        let arena = Arc::clone(pool.region());
+        let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?);
+        let shared = Arc::new(Shared {
+            l1: Mutex::new(L1::new(pool, tree, layout.block_tokens())),
+            layout,
+            store,
+            buffers: BufferPool::new(config.buffer_bytes),
+            arena,
+            owner: std::process::id(),
+        });
+        let committer = Arc::new(Committer::start(Arc::clone(&shared))?);
+        Ok(Self { shared, committer })
+    }
+
+    /// The layout of its blocks and buffers.
+    pub fn layout(&self) -> &Layout {
+        &self.shared.layout
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &BlockStore {
+        &self.shared.store
+    }
+
+    /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down
+    /// to a multiple of `grid` tokens (0 or 1: to blocks). Its L1 path stays locked until the request is dropped.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an empty prompt or a grid that is no multiple of the block.
+    pub fn begin(&self, namespace: BlockKey, tokens: Vec<u32>, grid: usize) -> Result<Request> {
+        self.shared.check_process()?;
+        Request::begin(self, namespace, tokens, grid)
+    }
+
+    /// A cache buffer for `tokens` tokens. If commits still hold buffers that are needed, waits for them.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if buffers in use leave too little.
+    pub fn lease(&self, tokens: usize) -> Result<CacheBuffer> {
+        self.shared.check_process()?;
+        match self.shared.buffers.lease(&self.shared.layout, tokens) {
+            Err(Error::OutOfMemory { .. }) if self.committer.pending() > 0 => {
+                self.committer.flush(Duration::from_secs(60))?;
+                self.shared.buffers.lease(&self.shared.layout, tokens)
+            }
+            other => other,
+        }
+    }
+
+    /// Starts to pull what L3 has of the prompt beyond L1 into L2, before anyone asks for it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an empty prompt, [`Error::Closed`].
+    pub fn prefetch(&self, namespace: BlockKey, tokens: &[u32]) -> Result<PrefetchTicket> {
+        self.shared.check_process()?;
+        let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
+        self.shared.store.prefetch(&keys)
+    }
+
+    /// Gives up to `blocks` evictable L1 blocks to the tiers below; gives back how many went. Waits for the copies.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn evict(&self, blocks: usize) -> Result<usize> {
+        self.shared.check_process()?;
+        self.committer.flush(Duration::from_secs(60))?;
+        self.shared.evict(blocks)
+    }
+
+    /// Drops what L1 holds of a namespace, or of all; locked prefixes stay. Gives back how many blocks went.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if commits under way do not end.
+    pub fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
+        self.shared.check_process()?;
+        self.committer.flush(Duration::from_secs(60))?;
+        self.shared.l1.lock().clear(namespace)
+    }
+
+    /// Waits until every commit is in L1 and every accepted write in L3.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`].
+    pub fn flush(&self, timeout: Duration) -> Result<()> {
+        self.shared.check_process()?;
+        let start = Instant::now();
+        self.committer.flush(timeout)?;
+        self.shared.store.flush(timeout.saturating_sub(start.elapsed()))
+    }
+
+    /// What is held where.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            l1: self.shared.l1.lock().stats(),
+            buffers: self.shared.buffers.stats(),
+            pending_commits: self.committer.pending(),
+        }
+    }
+
+    /// Checks pool, sequences, tree and their counters against each other.
+    ///
+    /// # Errors
+    /// A description of the first thing that is wrong.
+    pub fn validate(&self) -> std::result::Result<(), String> {
+        self.shared.l1.lock().validate()
+    }
+}
+
+impl Shared {
+    fn check_process(&self) -> Result<()> {
+        let child = std::process::id();
+        if child == self.owner {
+            return Ok(());
+        }
+        Err(Error::Forked { owner: self.owner, child })
+    }
+}

@@ -1,0 +1,110 @@
+//! Path locks: what is locked, and all above it, is never evicted.
+
+use super::arena::NONE;
+use super::tree::{Match, RadixTree};
+use crate::error::{Error, Result};
+
+/// A lock that is held until [`RadixTree::unlock`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LockId {
+    slot: u32,
+    generation: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// The lowest locked node, [`NONE`] for a lock on a miss.
+    node: u32,
+    generation: u32,
+    live: bool,
+}
+
+/// Locks that are held, in places that are reused.
+#[derive(Debug, Default)]
+pub(super) struct LockTable {
+    slots: Vec<Held>,
+    vacant: Vec<u32>,
+}
+
+impl LockTable {
+    fn insert(&mut self, node: u32) -> LockId {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(Held {
+                node,
+                generation: 0,
+                live: false,
+            });
+            (self.slots.len() - 1) as u32
+        });
+        let place = &mut self.slots[slot as usize];
+        place.node = node;
+        place.live = true;
+        LockId {
+            slot,
+            generation: place.generation,
+        }
+    }
+
+    fn remove(&mut self, id: LockId) -> Option<u32> {
+        let place = self.slots.get_mut(id.slot as usize)?;
+        if !place.live || place.generation != id.generation {
+            return None;
+        }
+        place.live = false;
+        place.generation = place.generation.wrapping_add(1);
+        self.vacant.push(id.slot);
+        Some(place.node)
+    }
+
+    /// The lowest node of every lock that is held.
+    pub(super) fn held(&self) -> impl Iterator<Item = u32> {
+        let held = self.slots.iter().filter(|place| place.live);
+        held.map(|place| place.node).filter(|&node| node != NONE)
+    }
+}
+
+impl RadixTree {
+    /// Locks the path of a match, so that none of its blocks is evicted; a node that reaches beyond it is split. Locks count:
+    /// each wants its own [`unlock`](Self::unlock). A miss can be locked too, which protects nothing. Costs O(depth).
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if blocks of the match were evicted since; nothing is changed then.
+    pub fn lock(&mut self, found: &Match) -> Result<LockId> {
+        let Some(node) = self.resolve(found)? else {
+            return Ok(self.locks.insert(NONE));
+        };
+        let lowest = self.split(node, found.blocks());
+        let mut index = lowest;
+        while index != NONE {
+            let node = &mut self.arena[index];
+            if node.locks == 0 {
+                self.stats.protected_blocks += node.blocks().len();
+            }
+            node.locks += 1;
+            index = node.parent;
+        }
+        self.refresh_candidate(lowest);
+        Ok(self.locks.insert(lowest))
+    }
+
+    /// Gives a lock back. Does not count as a use. Costs O(depth).
+    ///
+    /// # Errors
+    /// [`Error::NotLocked`] if it was given back already; nothing is changed then.
+    pub fn unlock(&mut self, lock: LockId) -> Result<()> {
+        let lowest = self.locks.remove(lock).ok_or(Error::NotLocked)?;
+        let mut index = lowest;
+        while index != NONE {
+            let node = &mut self.arena[index];
+            node.locks -= 1;
+            if node.locks == 0 {
+                self.stats.protected_blocks -= node.blocks().len();
+            }
+            index = node.parent;
+        }
+        if lowest != NONE {
+            self.refresh_candidate(lowest);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+"""`kvlab demo`: the four beats of a prefix that leaves memory and comes back in another process."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvlab._core import build_info
+from kvlab.demo import show
+from kvlab.demo.measure import Plan, write
+from kvlab.errors import KvlabError
+from kvlab.models import resolve
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LENGTHS = (512, 1024, 2048, 4096)
+_DTYPES = ("fp32", "bf16")
+_TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def run(
+    *,
+    model: str = "smollm2-135m",
+    tokens: list[int] | None = None,
+    dtypes: list[str] | None = None,
+    repeats: int | None = None,
+    cache_dir: Path | None = None,
+    keep: bool = False,
+    quick: bool = False,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Run the demo and show it.
+
+    Args:
+        model: Name, path or hub id.
+        tokens: Prefix lengths; default 512 to 4,096 (512 alone with ``quick``).
+        dtypes: ``fp32``, ``bf16``, ``fp16``; default the first two (the first with ``quick``).
+        repeats: Measured repeats of each arm; default 5 (2 with ``quick``).
+        cache_dir: Directory for the store; default a fresh one below ``out``.
+        keep: Leave the store in place.
+        quick: One short length, few repeats.
+        out: Directory for ``demo.json`` and ``demo.svg``; default ``demo-out``.
+        as_json: Print the JSON to stdout; tables go to stderr then.
+
+    Returns:
+        ``environment``, ``writes`` (beats 1 and 2), ``runs`` (one per dtype and length) and
+        ``headline`` (recomputed / restored at the longest length).
+
+    Raises:
+        KvlabError: The model cannot be had, or the new process failed.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=as_json)
+    lengths = sorted(set(tokens or (_LENGTHS[:1] if quick else _LENGTHS)))
+    dtypes = dtypes or list(_DTYPES[:1] if quick else _DTYPES)
+    repeats = repeats or (2 if quick else 5)
+    out = out or Path("demo-out")
+    out.mkdir(parents=True, exist_ok=True)
+    path = str(resolve(model))
+    root = Path(tempfile.mkdtemp(prefix="store-", dir=cache_dir or out))
+    result: dict[str, Any] = {
+        "environment": _environment(model, repeats, root),
+        "writes": {},
+        "runs": [],
+    }
+    try:
+        for dtype in dtypes:
+            plan = Plan(path, str(root / dtype), _TORCH_NAMES[dtype], lengths, repeats)
+            console.print(f"[bold]{dtype}[/bold]: cold prefill, write-through, eviction to L3")
+            with console.status("prefill and eviction"):
+                result["writes"][dtype] = write(plan)
+            show.written(result["writes"][dtype], console)
+            console.print(f"[bold]{dtype}[/bold]: a new process restores for turn 2")
+            with console.status("restored, never evicted, recomputed: interleaved"):
+                rows = _in_new_process(plan)
+            result["runs"].extend({**row, "dtype": dtype} for row in rows)
+        result["headline"] = _headline(result["runs"])
+        (out / "demo.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+        drawn = show.picture(result, out / "demo.svg")
+    finally:
+        if not keep:
+            shutil.rmtree(root, ignore_errors=True)
+    show.tables(result, console)
+    console.print(f"written: {out / 'demo.json'}" + (f" and {out / 'demo.svg'}" if drawn else ""))
+    if not drawn:
+        console.print("no picture: matplotlib is missing; pip install 'kvlab[plot]'")
+    if keep:
+        console.print(f"the store stays in {root}")
+    if as_json:
+        print(json.dumps(result))
+    return result
+
+
+def _headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    longest = max(run["prefix_tokens"] for run in runs)
+    first = next(run for run in runs if run["prefix_tokens"] == longest)
+    ratio = first["ratios"]["recomputed_over_restored"]
+    return {
+        "prefix_tokens": longest,
+        "dtype": first["dtype"],
+        "ratio": ratio["median"],
+        "min": ratio["min"],
+        "max": ratio["max"],
+    }
+
+
+def _in_new_process(plan: Plan) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        answer = Path(scratch) / "runs.json"
+        done = subprocess.run(  # noqa: S603 - this very interpreter, on our own module
+            [sys.executable, "-m", "kvlab.demo.measure", str(answer)],
+            input=json.dumps(asdict(plan)),
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            message = f"the new process failed: {done.stderr.strip()[-2000:]}"
+            raise KvlabError(message)
+        runs: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
+        return runs
+
+
+def _environment(model: str, repeats: int, root: Path) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    return {
+        "model": model,
+        "repeats": repeats,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "free_disk_gib": round(shutil.disk_usage(root).free / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "kvlab": build_info(),
+    }
+
+
+def _cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,25 @@
+"""kvlab for transformers: load a model, know its cache, keep and reuse prefixes of it.
+
+This package imports torch and transformers; ``import kvlab`` does not.
+"""
+
+from kvlab.hf.cache import KeyValue, PreallocatedCache, PreallocatedLayer
+from kvlab.hf.fingerprint import fingerprint
+from kvlab.hf.layout import LayerShape, ModelLayout, read_layout
+from kvlab.hf.load import load
+from kvlab.hf.stamp import Stamp
+from kvlab.hf.support import check_model, refuse_request
+
+__all__ = [
+    "KeyValue",
+    "LayerShape",
+    "ModelLayout",
+    "PreallocatedCache",
+    "PreallocatedLayer",
+    "Stamp",
+    "check_model",
+    "fingerprint",
+    "load",
+    "read_layout",
+    "refuse_request",
+]

@@ -1,0 +1,55 @@
+"""What one request reused, computed and cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class HitTokens:
+    """Prompt tokens by the tier they came from."""
+
+    l1: int = 0
+    l2: int = 0
+    l3: int = 0
+
+    @property
+    def total(self) -> int:
+        """All tiers together."""
+        return self.l1 + self.l2 + self.l3
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One request, in tokens, bytes and milliseconds.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        hit_tokens: Tokens restored, by tier.
+        computed_tokens: Prompt tokens the model computed; with ``hit_tokens`` they add up to the prompt.
+        blocks_reused: Whole blocks that were restored instead of computed.
+        bytes_read: Payload bytes read from L2 and L3.
+        lookup_ms: Match, lock and directory lookup.
+        restore_ms: Until the restored bytes stood verified in the cache buffer.
+        prefill_ms: The forward over the rest of the prompt, up to the first token's logits.
+        ttft_ms: From the call to the first token's logits: all of the above and the checks around it.
+        missed: Why the tokens that were not restored had to be computed.
+        fallback: Why the request was left to plain transformers, or None.
+    """
+
+    prompt_tokens: int
+    hit_tokens: HitTokens = field(default_factory=HitTokens)
+    computed_tokens: int = 0
+    blocks_reused: int = 0
+    bytes_read: int = 0
+    lookup_ms: float = 0.0
+    restore_ms: float = 0.0
+    prefill_ms: float = 0.0
+    ttft_ms: float = 0.0
+    missed: str = ""
+    fallback: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)

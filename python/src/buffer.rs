@@ -1,0 +1,66 @@
+//! Cache buffers as Python buffers, so that tensors can be made over them without a copy.
+#![expect(unsafe_code, reason = "the buffer protocol is a raw C structure; every block has its SAFETY note")]
+
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use kvlab_core::buffer::CacheBuffer;
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// The contiguous per-layer memory that a model computes from. Its bytes are writable through the buffer
+/// protocol; it goes back to its pool when the last tensor over it is gone.
+#[pyclass(name = "CacheBuffer", module = "kvlab._core", frozen)]
+pub(crate) struct PyCacheBuffer {
+    pub(crate) inner: Arc<CacheBuffer>,
+}
+
+#[pymethods]
+impl PyCacheBuffer {
+    /// Tokens that fit.
+    #[getter]
+    fn capacity(&self) -> usize {
+        self.inner.layout().capacity()
+    }
+
+    /// Bytes in all.
+    #[getter]
+    fn nbytes(&self) -> usize {
+        self.inner.layout().bytes()
+    }
+
+    /// Byte offsets of K and V of each layer.
+    fn offsets(&self) -> Vec<(usize, usize)> {
+        let layout = self.inner.layout();
+        (0..layout.layers()).map(|layer| layout.tensors(layer).into()).collect()
+    }
+
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: c_int,
+    ) -> PyResult<()> {
+        if view.is_null() {
+            return Err(PyBufferError::new_err("the buffer view is null"));
+        }
+        let (address, len) = {
+            let buffer = &slf.get().inner;
+            (buffer.region().address(), buffer.layout().bytes())
+        };
+        // SAFETY: `view` is a valid structure to fill, as the protocol demands of the caller. The memory lives as
+        // long as this object, to which the view takes a reference, and has at least `len` bytes. It is only
+        // ever accessed by raw copies on the Rust side (see `memory::Region`), so Python may write to it.
+        let status = unsafe {
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                address as *mut std::ffi::c_void,
+                len as ffi::Py_ssize_t,
+                0,
+                flags,
+            )
+        };
+        if status == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+}

@@ -1,0 +1,237 @@
+//! `PrefixCache`, its requests and prefetch tickets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvlab_core::Error;
+use kvlab_core::cache::{HitTokens, PrefixCache, Request};
+use kvlab_core::key::BlockKey;
+use kvlab_core::layout::{LayerLayout, Layout};
+use kvlab_core::store::PrefetchTicket;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::argument::seconds;
+use crate::buffer::PyCacheBuffer;
+use crate::error::{OrRaise, to_py};
+use crate::stats;
+use crate::tokens::{Tokens, read_into};
+
+/// What a model's KV cache looks like: per layer (k_heads, k_dim, v_heads, v_dim), bytes of an element, tokens of a block.
+#[pyclass(name = "KvLayout", module = "kvlab._core", frozen, eq)]
+#[derive(Clone, PartialEq)]
+pub(crate) struct PyKvLayout {
+    pub(crate) inner: Layout,
+}
+
+#[pymethods]
+impl PyKvLayout {
+    #[new]
+    #[pyo3(signature = (layers, *, element_bytes, block_tokens=16))]
+    fn new(layers: Vec<(u32, u32, u32, u32)>, element_bytes: u32, block_tokens: u32) -> PyResult<Self> {
+        let layers = layers
+            .into_iter()
+            .map(|(k_heads, k_dim, v_heads, v_dim)| LayerLayout { k_heads, k_dim, v_heads, v_dim })
+            .collect::<Vec<_>>();
+        let inner = Layout::new(&layers, element_bytes, block_tokens).or_raise()?;
+        Ok(Self { inner })
+    }
+
+    /// KV bytes of one token over all layers.
+    #[getter]
+    fn token_bytes(&self) -> usize {
+        self.inner.token_bytes()
+    }
+
+    /// Tokens in a block.
+    #[getter]
+    fn block_tokens(&self) -> usize {
+        self.inner.block_tokens()
+    }
+
+    /// KV bytes of one block.
+    #[getter]
+    fn block_bytes(&self) -> usize {
+        self.inner.block_bytes()
+    }
+
+    /// The bytes that tell this layout from any other: a field of the namespace.
+    fn describe(&self) -> Vec<u8> {
+        self.inner.describe()
+    }
+}
+
+/// The prefix cache of one KV layout; namespaces are separate roots in it.
+#[pyclass(name = "PrefixCache", module = "kvlab._core", frozen)]
+pub(crate) struct PyPrefixCache {
+    pub(crate) inner: PrefixCache,
+}
+
+#[pymethods]
+impl PyPrefixCache {
+    /// The layout of its blocks and buffers.
+    #[getter]
+    fn layout(&self) -> PyKvLayout {
+        PyKvLayout { inner: self.inner.layout().clone() }
+    }
+
+    /// Starts a request: the longest cached prefix of whole blocks, at most all but the last token, rounded down to `grid` tokens.
+    #[pyo3(signature = (tokens, namespace, *, grid=0))]
+    fn begin(&self, tokens: Tokens, namespace: &[u8], grid: usize) -> PyResult<PyRequest> {
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        let request = self.inner.begin(namespace, tokens.0, grid).or_raise()?;
+        let prompt_tokens = request.prompt_tokens();
+        let found = request.found();
+        Ok(PyRequest { prompt_tokens, found, inner: Mutex::new(Some(request)) })
+    }
+
+    /// A cache buffer for so many tokens.
+    fn lease(&self, py: Python<'_>, tokens: usize) -> PyResult<PyCacheBuffer> {
+        let inner = py.detach(|| self.inner.lease(tokens)).or_raise()?;
+        Ok(PyCacheBuffer { inner: Arc::new(inner) })
+    }
+
+    /// Starts to pull what L3 has of the prompt into L2.
+    fn prefetch(&self, tokens: &Bound<'_, PyAny>, namespace: &[u8]) -> PyResult<PyPrefetchTicket> {
+        let mut ids = Vec::new();
+        read_into(tokens, &mut ids)?;
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        let inner = self.inner.prefetch(namespace, &ids).or_raise()?;
+        Ok(PyPrefetchTicket { inner })
+    }
+
+    /// Gives up L1 blocks to the tiers below (all that may go, by default); gives back how many went.
+    #[pyo3(signature = (blocks=None))]
+    fn evict(&self, py: Python<'_>, blocks: Option<usize>) -> PyResult<usize> {
+        py.detach(|| self.inner.evict(blocks.unwrap_or(usize::MAX))).or_raise()
+    }
+
+    /// Waits until every commit is in L1 and every accepted write in L3.
+    #[pyo3(signature = (timeout=60.0))]
+    fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let timeout = seconds(timeout)?;
+        py.detach(|| self.inner.flush(timeout)).or_raise()
+    }
+
+    /// What L1 and the cache buffers hold.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats::cache(py, &self.inner.stats())
+    }
+
+    /// Checks pool, sequences, tree and counters against each other; raises AssertionError with what is wrong.
+    fn validate(&self) -> PyResult<()> {
+        self.inner.validate().map_err(pyo3::exceptions::PyAssertionError::new_err)
+    }
+}
+
+/// A request: its path in L1 is locked until it is closed.
+#[pyclass(name = "Request", module = "kvlab._core", frozen)]
+pub(crate) struct PyRequest {
+    prompt_tokens: usize,
+    found: HitTokens,
+    inner: Mutex<Option<Request>>,
+}
+
+impl PyRequest {
+    fn with<T: Send>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&mut Request) -> kvlab_core::Result<T> + Send,
+    ) -> PyResult<T> {
+        py.detach(|| match self.inner.lock().as_mut() {
+            Some(request) => call(request),
+            None => Err(Error::Closed),
+        })
+        .or_raise()
+    }
+}
+
+#[pymethods]
+impl PyRequest {
+    /// The prompt's length in tokens.
+    #[getter]
+    fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// Tokens found: (l1, l2, l3).
+    #[getter]
+    fn found(&self) -> (usize, usize, usize) {
+        (self.found.l1, self.found.l2, self.found.l3)
+    }
+
+    /// Brings what was found into the buffer; waits until it is there and verified.
+    fn restore<'py>(&self, py: Python<'py>, buffer: &PyCacheBuffer) -> PyResult<Bound<'py, PyDict>> {
+        let restored = self.with(py, |request| request.restore(&buffer.inner))?;
+        stats::restored(py, &restored)
+    }
+
+    /// Hands over tokens whose KV stands in the buffer, to be kept in L1 and below.
+    fn commit(&self, py: Python<'_>, tokens: Tokens, buffer: &PyCacheBuffer) -> PyResult<()> {
+        self.with(py, |request| request.commit(tokens.0, &buffer.inner))
+    }
+
+    /// Waits until the last commit is in L1; False if the time ran out.
+    #[pyo3(signature = (timeout=60.0))]
+    fn wait_committed(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = seconds(timeout)?;
+        self.with(py, |request| Ok(request.wait_committed(timeout)))
+    }
+
+    /// A second request on the same blocks; None if they were given up under memory pressure.
+    #[pyo3(signature = (timeout=60.0))]
+    fn fork(&self, py: Python<'_>, timeout: f64) -> PyResult<Option<Self>> {
+        let timeout = seconds(timeout)?;
+        let forked = self.with(py, |request| request.fork(timeout))?;
+        Ok(forked.map(|request| Self {
+            prompt_tokens: request.prompt_tokens(),
+            found: request.found(),
+            inner: Mutex::new(Some(request)),
+        }))
+    }
+
+    /// The block ids of this request's sequence now, and its tokens.
+    fn sequence(&self, py: Python<'_>) -> PyResult<(Vec<u32>, usize)> {
+        self.with(py, |request| {
+            let (blocks, tokens) = request.sequence();
+            Ok((blocks.into_iter().map(|block| block.0).collect(), tokens))
+        })
+    }
+
+    /// Gives up the lock and the sequence; a second call does nothing.
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| drop(self.inner.lock().take()));
+    }
+}
+
+/// What a prefetch has done so far.
+#[pyclass(name = "PrefetchTicket", module = "kvlab._core", frozen)]
+pub(crate) struct PyPrefetchTicket {
+    pub(crate) inner: PrefetchTicket,
+}
+
+#[pymethods]
+impl PyPrefetchTicket {
+    /// Blocks and bytes wanted and loaded so far.
+    fn progress<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats::prefetch(py, &self.inner.progress())
+    }
+
+    /// Waits until all is loaded or given up; False if the time ran out.
+    #[pyo3(signature = (timeout=60.0))]
+    fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout: Duration = seconds(timeout)?;
+        Ok(py.detach(|| self.inner.wait(timeout)))
+    }
+
+    /// Stops it; what was loaded loses its pin.
+    fn cancel(&self, py: Python<'_>) {
+        py.detach(|| self.inner.cancel());
+    }
+}
+
+/// An argument error of a closed object is the core's own.
+pub(crate) fn closed() -> PyErr {
+    to_py(&Error::Closed)
+}

@@ -1,0 +1,96 @@
+//! Token ids from Python: any one-dimensional buffer of integers at once, other sequences item by item.
+
+use kvlab_core::Error;
+use pyo3::buffer::{Element, PyBuffer, PyUntypedBuffer, ReadOnlyCell};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use crate::error::to_py;
+
+/// Token ids as the core wants them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tokens(pub(crate) Vec<u32>);
+
+impl<'py> FromPyObject<'_, 'py> for Tokens {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let mut out = Vec::new();
+        read_into(&object, &mut out)?;
+        Ok(Self(out))
+    }
+}
+
+/// Reads token ids into `out`, which is cleared first.
+///
+/// Raises `TypeError` for what holds no integers, `InvalidArgumentError` for a wrong shape or an id out of range.
+pub(crate) fn read_into(object: &Bound<'_, PyAny>, out: &mut Vec<u32>) -> PyResult<()> {
+    out.clear();
+    if let Ok(buffer) = PyUntypedBuffer::get(object) {
+        return from_buffer(object.py(), buffer, out);
+    }
+    // A tensor has no buffer of its own, but shares its memory with an array.
+    if let Ok(array) = object.call_method0("numpy") {
+        return from_buffer(object.py(), PyUntypedBuffer::get(&array)?, out);
+    }
+    for (index, item) in object.try_iter()?.enumerate() {
+        let item = item?;
+        let token = item.extract::<i64>().map_err(|_| {
+            PyTypeError::new_err(format!("token {index} is {item}, not an integer token id"))
+        })?;
+        out.push(u32::try_from(token).map_err(|_| out_of_range(index, token))?);
+    }
+    Ok(())
+}
+
+fn from_buffer(py: Python<'_>, buffer: PyUntypedBuffer, out: &mut Vec<u32>) -> PyResult<()> {
+    if buffer.dimensions() != 1 || !buffer.is_c_contiguous() {
+        return Err(to_py(&Error::invalid(format!(
+            "token ids must be one contiguous row, got shape {:?}; pass ids[0] or ids.ravel()",
+            buffer.shape()
+        ))));
+    }
+    let format = buffer.format().to_string_lossy().into_owned();
+    match (format.trim_start_matches(['<', '=', '@']), buffer.item_size()) {
+        ("q" | "l", 8) => narrow(py, &buffer.into_typed::<i64>()?, out, |token| token),
+        ("i" | "l", 4) => narrow(py, &buffer.into_typed::<i32>()?, out, i64::from),
+        ("I" | "L", 4) => narrow(py, &buffer.into_typed::<u32>()?, out, i64::from),
+        ("H", 2) => narrow(py, &buffer.into_typed::<u16>()?, out, i64::from),
+        _ => Err(PyTypeError::new_err(format!(
+            "token ids must be int64, int32, uint32 or uint16, got a buffer of format {format:?}"
+        ))),
+    }
+}
+
+fn narrow<T: Element>(
+    py: Python<'_>,
+    buffer: &PyBuffer<T>,
+    out: &mut Vec<u32>,
+    widen: impl Fn(T) -> i64,
+) -> PyResult<()> {
+    let cells: &[ReadOnlyCell<T>] = buffer
+        .as_slice(py)
+        .ok_or_else(|| to_py(&Error::invalid("the buffer of token ids is not contiguous")))?;
+    // One pass that the compiler can vectorise: the range is checked once, over the bits of all ids.
+    let mut bits = 0_i64;
+    out.extend(cells.iter().map(|cell| {
+        let token = widen(cell.get());
+        bits |= token;
+        token as u32
+    }));
+    if bits >> 32 == 0 {
+        return Ok(());
+    }
+    let found = cells.iter().map(|cell| widen(cell.get())).enumerate();
+    let (index, token) =
+        found.into_iter().find(|(_, token)| u32::try_from(*token).is_err()).unwrap_or((0, bits));
+    out.clear();
+    Err(out_of_range(index, token))
+}
+
+fn out_of_range(index: usize, token: i64) -> PyErr {
+    to_py(&Error::invalid(format!(
+        "token {index} is {token}: token ids are between 0 and {}",
+        u32::MAX
+    )))
+}

@@ -1,0 +1,22 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The directory of the converted SmolLM2-135M-Instruct; skips where it cannot be had."""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("the 'hf' extra is not installed")
+    from kvlab import models
+    from kvlab.errors import ModelUnavailableError
+
+    try:
+        return models.resolve(models.SMOLLM2)
+    except ModelUnavailableError as error:
+        pytest.skip(str(error))
