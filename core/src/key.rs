@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+/// A map by block key. Callers may bring their own keys, so the hash is seeded.
+pub(crate) type KeyMap<V> = hashbrown::HashMap<BlockKey, V, foldhash::fast::RandomState>;
+
 /// The 32-byte name of a block, or of a namespace (the first parent of a chain).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct BlockKey(pub [u8; 32]);

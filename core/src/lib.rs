@@ -4,6 +4,7 @@
 
 pub mod block;
 pub mod buffer;
+pub mod cache;
 pub mod config;
 pub mod error;
 pub mod key;
@@ -13,6 +14,7 @@ pub mod policy;
 pub mod radix;
 pub mod run;
 pub mod sizing;
+pub mod stack;
 pub mod store;
 pub mod tier;
 pub mod tokens;

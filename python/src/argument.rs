@@ -33,3 +33,14 @@ impl<'py> FromPyObject<'_, 'py> for ByteSize {
         )))
     }
 }
+
+/// A time limit in seconds.
+///
+/// Raises `InvalidArgumentError` for a negative or endless one.
+pub(crate) fn seconds(value: f64) -> PyResult<std::time::Duration> {
+    std::time::Duration::try_from_secs_f64(value).map_err(|_| {
+        to_py(&Error::invalid(format!(
+            "a timeout of {value} s cannot be waited for; give seconds from 0 up"
+        )))
+    })
+}

@@ -62,10 +62,14 @@ struct Pending {
     changed: Condvar,
 }
 
-/// Owns the worker thread; dropping it drains the queue.
+/// How long dropping a [`Committer`] waits for its queue.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Owns the worker thread; dropping it drains the queue, within limits.
 #[derive(Debug)]
 pub(super) struct Committer {
-    sender: Option<Sender<Job>>,
+    owner: u32,
+    sender: Mutex<Option<Sender<Job>>>,
     pending: Arc<Pending>,
     worker: Option<JoinHandle<()>>,
 }
@@ -79,14 +83,20 @@ impl Committer {
             .name("kvlab-commit".to_owned())
             .spawn(move || work(&shared, &jobs, &count))
             .map_err(|error| Error::io("starting the commit worker", error))?;
-        Ok(Self { sender: Some(sender), pending, worker: Some(worker) })
+        Ok(Self { owner: std::process::id(), sender: Mutex::new(Some(sender)), pending, worker: Some(worker) })
     }
 
     /// Queues a job. The queue is bounded by the buffers that its jobs hold.
     pub(super) fn submit(&self, job: Job) -> Result<()> {
-        let sender = self.sender.as_ref().ok_or(Error::Closed)?;
+        let sender = self.sender.lock();
+        let sender = sender.as_ref().ok_or(Error::Closed)?;
         *self.pending.count.lock() += 1;
         sender.send(job).map_err(|_| Error::Closed)
+    }
+
+    /// Takes no more jobs.
+    pub(super) fn close(&self) {
+        *self.sender.lock() = None;
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -108,7 +118,11 @@ impl Committer {
 
 impl Drop for Committer {
     fn drop(&mut self) {
-        self.sender = None;
+        self.close();
+        // A forked child has no such thread; a stuck disk must not keep the process from ending.
+        if std::process::id() != self.owner || self.flush(DRAIN).is_err() {
+            return;
+        }
         if let Some(worker) = self.worker.take()
             && worker.join().is_err()
         {
@@ -232,11 +246,16 @@ impl Shared {
 
     fn demote(self: &Arc<Self>, evicted: Vec<Evicted>) {
         for part in evicted {
-            let Evicted { namespace, parent, tokens, blocks } = part;
+            let blocks = part.blocks().iter().copied().map(BlockId).collect();
             let leaving = Arc::new(Leaving { shared: Arc::clone(self), blocks });
+            // A partial block has no key: it goes nowhere.
+            let Some(parent) = part.parent_key().copied() else {
+                continue;
+            };
+            let namespace = *part.namespace();
             let block_tokens = self.layout.block_tokens();
             let mut keys = Vec::with_capacity(leaving.blocks.len());
-            chain_keys(parent, &tokens, block_tokens, &mut keys);
+            chain_keys(parent, part.tokens(), block_tokens, &mut keys);
             let mut parent = parent;
             let run_blocks = self.layout.max_run_blocks();
             for (keys, blocks) in keys.chunks(run_blocks).zip(leaving.blocks.chunks(run_blocks)) {
@@ -297,10 +316,10 @@ impl Shared {
     }
 
     pub(super) fn offset(&self, block: BlockId) -> usize {
-        block as usize * self.layout.block_bytes()
+        block.0 as usize * self.layout.block_bytes()
     }
 }
 
 fn count(evicted: &[Evicted]) -> usize {
-    evicted.iter().map(|part| part.blocks.len()).sum()
+    evicted.iter().map(|part| part.blocks().len()).sum()
 }

@@ -1,12 +1,13 @@
 //! What one mutex guards: pool, sequences, tree, and who holds what of them.
 
-use hashbrown::HashMap;
 use std::collections::VecDeque;
 
+use hashbrown::{HashMap, HashSet};
+
 use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::key::BlockKey;
-use crate::radix::{Evicted, LockId, RadixTree};
+use crate::radix::{Evicted, LockId, Match, RadixTree};
 
 /// A request's claim on L1: its sequence, and the lock on the path that the sequence was forked from.
 pub(super) type HoldId = u64;
@@ -24,6 +25,7 @@ struct Hold {
 #[derive(Debug)]
 struct Claim {
     sequence: SequenceId,
+    path: Match,
     lock: LockId,
 }
 
@@ -62,7 +64,7 @@ pub(super) struct L1 {
     next_hold: HoldId,
     idle: VecDeque<HoldId>,
     /// Evicted from the tree, their bytes still being copied down.
-    in_flight: HashMap<BlockId, ()>,
+    in_flight: HashSet<BlockId>,
     reused_blocks: u64,
     evicted_blocks: u64,
     refused_blocks: u64,
@@ -80,20 +82,21 @@ pub(super) struct Appended {
 }
 
 impl L1 {
-    pub(super) fn new(pool: BlockPool, tree: RadixTree, block_tokens: usize) -> Self {
-        Self {
+    pub(super) fn new(pool: BlockPool, tree: RadixTree) -> Result<Self> {
+        let block_tokens = tree.block_tokens();
+        Ok(Self {
+            sequences: SequenceTable::new(&pool, block_tokens)?,
             pool,
-            sequences: SequenceTable::new(block_tokens),
             tree,
             block_tokens,
             holds: HashMap::new(),
             next_hold: 0,
             idle: VecDeque::new(),
-            in_flight: HashMap::new(),
+            in_flight: HashSet::new(),
             reused_blocks: 0,
             evicted_blocks: 0,
             refused_blocks: 0,
-        }
+        })
     }
 
     /// Matches whole blocks of `tokens`, locks the path and forks a sequence from it. Gives back the hold and the blocks.
@@ -112,11 +115,10 @@ impl L1 {
     }
 
     fn claim(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<(Claim, Vec<BlockId>)> {
-        let found = self.tree.match_prefix(namespace, tokens);
-        let lock = self.tree.lock(&found)?;
-        let blocks = self.tree.blocks_of(&found)?;
-        match self.sequences.from_blocks(&mut self.pool, &blocks, found.tokens) {
-            Ok(sequence) => Ok((Claim { sequence, lock }, blocks)),
+        let path = self.tree.match_prefix(namespace, tokens);
+        let lock = self.tree.lock(&path)?;
+        match self.sequence_over(&path) {
+            Ok((sequence, blocks)) => Ok((Claim { sequence, path, lock }, blocks)),
             Err(error) => {
                 self.tree.unlock(lock)?;
                 Err(error)
@@ -124,9 +126,18 @@ impl L1 {
         }
     }
 
+    fn sequence_over(&mut self, path: &Match) -> Result<(SequenceId, Vec<BlockId>)> {
+        let mut ids = Vec::with_capacity(path.blocks());
+        self.tree.blocks_of(path, &mut ids)?;
+        let blocks = ids.into_iter().map(BlockId).collect::<Vec<_>>();
+        let sequence = self.sequences.from_blocks(&mut self.pool, &blocks, path.tokens())?;
+        Ok((sequence, blocks))
+    }
+
     fn give_up(&mut self, claim: Claim) -> Result<()> {
         self.tree.unlock(claim.lock)?;
-        self.sequences.free(&mut self.pool, claim.sequence)
+        self.sequences.free(&mut self.pool, claim.sequence)?;
+        Ok(())
     }
 
     /// One more user of a hold.
@@ -175,15 +186,17 @@ impl L1 {
 
     /// A second hold on the same blocks. None if the first was given up under pressure.
     pub(super) fn fork(&mut self, id: HoldId) -> Result<Option<HoldId>> {
-        let Some((namespace, claim)) =
-            self.holds.get(&id).and_then(|hold| Some((hold.namespace, hold.claim.as_ref()?)))
-        else {
+        let Some(hold) = self.holds.get(&id) else {
             return Ok(None);
         };
-        let lock = self.tree.lock_again(claim.lock)?;
+        let (namespace, Some(claim)) = (hold.namespace, hold.claim.as_ref()) else {
+            return Ok(None);
+        };
+        let path = claim.path;
         let sequence = self.sequences.fork(&mut self.pool, claim.sequence)?;
+        let lock = self.tree.lock(&path)?;
         self.reused_blocks += self.sequences.blocks(sequence)?.len() as u64;
-        let claim = Some(Claim { sequence, lock });
+        let claim = Some(Claim { sequence, path, lock });
         let id = self.insert_hold(Hold { namespace, claim, users: 1, idle: false });
         self.set_idle(id);
         Ok(Some(id))
@@ -260,27 +273,30 @@ impl L1 {
         }
         let tokens = &tokens[..whole * self.block_tokens];
         let blocks = &self.sequences.blocks(claim.sequence)?[..whole];
-        let inserted = self.tree.insert(&namespace, tokens, blocks)?;
-        for block in &blocks[inserted.present / self.block_tokens..] {
+        let ids = blocks.iter().map(|block| block.0).collect::<Vec<_>>();
+        let inserted = self.tree.insert(&namespace, tokens, &ids)?;
+        for block in &blocks[inserted.duplicates..] {
             self.pool.retain(*block)?;
         }
-        let found = self.tree.match_prefix(&namespace, tokens);
-        let lock = self.tree.lock(&found)?;
-        let before = self
-            .holds
-            .get_mut(&id)
-            .and_then(|hold| hold.claim.as_mut())
-            .map(|claim| std::mem::replace(&mut claim.lock, lock));
-        before.map_or(Ok(()), |before| self.tree.unlock(before))
+        if let Some(displaced) = inserted.displaced {
+            self.pool.release(BlockId(displaced))?;
+        }
+        let lock = self.tree.lock(&inserted.path)?;
+        let Some(claim) = self.holds.get_mut(&id).and_then(|hold| hold.claim.as_mut()) else {
+            return self.tree.unlock(lock);
+        };
+        claim.path = inserted.path;
+        let before = std::mem::replace(&mut claim.lock, lock);
+        self.tree.unlock(before)
     }
 
     /// Takes up to `wanted` blocks out of the tree; they stay allocated until [`Self::finish_eviction`].
     pub(super) fn start_eviction(&mut self, wanted: usize) -> Vec<Evicted> {
         let mut evicted = Vec::new();
-        self.tree.evict(wanted, &mut evicted);
+        self.tree.evict_keyed(wanted, &mut evicted);
         for part in &evicted {
-            self.evicted_blocks += part.blocks.len() as u64;
-            self.in_flight.extend(part.blocks.iter().map(|block| (*block, ())));
+            self.evicted_blocks += part.blocks().len() as u64;
+            self.in_flight.extend(part.blocks().iter().copied().map(BlockId));
         }
         evicted
     }
@@ -305,27 +321,34 @@ impl L1 {
     /// Drops what the tree holds of a namespace, or of all.
     pub(super) fn clear(&mut self, namespace: Option<&BlockKey>) -> Result<usize> {
         while self.reclaim_idle()? {}
-        let blocks = self.tree.remove(namespace);
-        for block in &blocks {
-            self.pool.release(*block)?;
+        let namespaces = match namespace {
+            Some(one) => vec![*one],
+            None => self.tree.namespaces().copied().collect(),
+        };
+        let mut gone = 0;
+        for namespace in &namespaces {
+            for block in self.tree.remove_namespace(namespace).blocks {
+                self.pool.release(BlockId(block))?;
+                gone += 1;
+            }
         }
-        Ok(blocks.len())
+        Ok(gone)
     }
 
     /// Tokens of `tokens` that the tree has, in whole blocks. Counts as a use.
     pub(super) fn matched_tokens(&mut self, namespace: &BlockKey, tokens: &[u32]) -> usize {
-        self.tree.match_prefix(namespace, tokens).tokens
+        self.tree.match_prefix(namespace, tokens).tokens()
     }
 
     pub(super) fn stats(&self) -> L1Stats {
-        let pool = self.sequences.stats(&self.pool);
-        let in_tree = self.tree.total_blocks();
+        let pool = PoolStats::of(&self.pool, &self.sequences);
+        let tree = self.tree.stats();
         L1Stats {
-            evictable: self.tree.evictable_blocks(),
-            protected: self.tree.protected_blocks(),
-            private: pool.used.saturating_sub(in_tree + self.in_flight.len()),
+            evictable: tree.evictable_blocks(),
+            protected: tree.protected_blocks,
+            private: pool.used.saturating_sub(tree.total_blocks + self.in_flight.len()),
             in_flight: self.in_flight.len(),
-            nodes: self.tree.nodes(),
+            nodes: tree.nodes,
             reused_blocks: self.reused_blocks,
             saved_blocks: self.saved_blocks(),
             evicted_blocks: self.evicted_blocks,
@@ -335,7 +358,7 @@ impl L1 {
     }
 
     fn saved_blocks(&self) -> usize {
-        let mut distinct = hashbrown::HashSet::new();
+        let mut distinct = HashSet::new();
         let mut references = 0;
         for claim in self.holds.values().filter_map(|hold| hold.claim.as_ref()) {
             if let Ok(blocks) = self.sequences.blocks(claim.sequence) {
@@ -349,7 +372,7 @@ impl L1 {
     pub(super) fn validate(&self) -> std::result::Result<(), String> {
         self.tree.validate()?;
         let mut external = HashMap::<BlockId, u32>::new();
-        for block in self.tree.all_blocks().into_iter().chain(self.in_flight.keys().copied()) {
+        for block in self.tree.all_blocks().map(BlockId).chain(self.in_flight.iter().copied()) {
             *external.entry(block).or_default() += 1;
         }
         self.sequences
@@ -362,9 +385,4 @@ impl L1 {
         }
         Ok(())
     }
-}
-
-/// [`Error`] of a request that lost its hold.
-pub(super) fn unknown_hold(id: HoldId) -> Error {
-    Error::UnknownSequence(id)
 }

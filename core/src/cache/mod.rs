@@ -12,7 +12,7 @@ mod request;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::block::BlockPool;
 use crate::buffer::{BufferPool, BufferStats, CacheBuffer};
@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     buffers: BufferPool,
     arena: Arc<Region>,
     l1: Mutex<L1>,
+    /// Told whenever evicted blocks are free again.
+    blocks_freed: Condvar,
     owner: u32,
 }
 
@@ -87,9 +89,10 @@ impl PrefixCache {
         }
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
-        let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?);
+        let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
         let shared = Arc::new(Shared {
-            l1: Mutex::new(L1::new(pool, tree, layout.block_tokens())),
+            l1: Mutex::new(L1::new(pool, tree)?),
+            blocks_freed: Condvar::new(),
             layout,
             store,
             buffers: BufferPool::new(config.buffer_bytes),
@@ -120,15 +123,16 @@ impl PrefixCache {
         Request::begin(self, namespace, tokens, grid)
     }
 
-    /// A cache buffer for `tokens` tokens. If commits still hold buffers that are needed, waits for them.
+    /// A cache buffer for `tokens` tokens. If commits and writes under way hold the memory, waits for them.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if buffers in use leave too little.
     pub fn lease(&self, tokens: usize) -> Result<CacheBuffer> {
         self.shared.check_process()?;
         match self.shared.buffers.lease(&self.shared.layout, tokens) {
-            Err(Error::OutOfMemory { .. }) if self.committer.pending() > 0 => {
-                self.committer.flush(Duration::from_secs(60))?;
+            // Commits and writes under way hold buffers: better a wait than a refusal.
+            Err(Error::OutOfMemory { .. }) => {
+                self.flush(Duration::from_secs(60))?;
                 self.shared.buffers.lease(&self.shared.layout, tokens)
             }
             other => other,
@@ -174,6 +178,15 @@ impl PrefixCache {
         let start = Instant::now();
         self.committer.flush(timeout)?;
         self.shared.store.flush(timeout.saturating_sub(start.elapsed()))
+    }
+
+    /// Takes no more commits and waits for those under way; a second call does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`].
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        self.committer.close();
+        self.committer.flush(timeout)
     }
 
     /// What is held where.

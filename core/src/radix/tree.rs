@@ -133,6 +133,17 @@ impl RadixTree {
         self.stats
     }
 
+    /// The namespaces that hold anything, in no order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &BlockKey> {
+        self.roots.keys()
+    }
+
+    /// Every block that the tree holds, in no order.
+    pub fn all_blocks(&self) -> impl Iterator<Item = u32> {
+        let nodes = self.roots.values().flat_map(|&root| self.subtree(root));
+        nodes.flat_map(|index| self.arena[index].blocks().iter().copied())
+    }
+
     /// The longest prefix of `tokens` in whole blocks. Counts as a use of every node it touches, the root's side last. Costs
     /// O(matched tokens), allocates nothing; [`blocks_of`](Self::blocks_of) fetches the blocks.
     pub fn match_prefix(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Match {

@@ -1,1 +1,377 @@
-//! `BlockStore`: block key to bytes, over a stack of tiers.
+//! `BlockStore`: block key to bytes, over L2 in host memory and L3 on disk.
+//!
+//! It knows nothing of tokens or models. Runs go down by [`BlockStore::write_through`] (a copy for L3, at once) and
+//! [`BlockStore::demote`] (what L1 gives up goes to L2; what L2 gives up goes to L3 if L3 lacks it), and come up by
+//! [`BlockStore::plan`] and [`BlockStore::read`], or ahead of time by [`BlockStore::prefetch`]. Other engines put single
+//! opaque blocks.
+//!
+//! Threads: `io_workers` that read, one that writes. No lock is held over I/O, a copy or a wait.
+
+mod core;
+mod moves;
+mod opaque;
+mod plan;
+mod prefetch;
+mod read;
+mod schedule;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
+
+use crate::config::{StoreConfig, WritePolicy};
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::run::{RunHeader, RunSource};
+use crate::tier::{DurableTier, Put};
+
+pub use plan::{Lookup, Plan, Step};
+pub use prefetch::{PrefetchProgress, PrefetchTicket};
+pub use read::{ReadFailed, ReadOutcome, ReadRequest, ReadTicket, TierRead};
+pub use stats::{PrefetchStats, Refusals, StoreStats, TierStats};
+
+use self::core::Core;
+use read::Transfer;
+
+/// How long dropping the last handle of a store waits for writes.
+const DROP_LIMIT: Duration = Duration::from_secs(10);
+/// The most I/O workers that make sense on one disk.
+const MAX_WORKERS: usize = 64;
+
+/// A stack of tiers below L1. Cheap to clone; clones are the same store, which closes when the last one is dropped.
+#[derive(Clone)]
+pub struct BlockStore {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    core: Arc<Core>,
+    owner: u32,
+    closed: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Disconnected once all threads have ended.
+    ended: Receiver<()>,
+}
+
+impl BlockStore {
+    /// A store over the given L3, or over L2 alone. `config.disk` is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
+    pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+        if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
+            return Err(Error::Config {
+                name: "io_workers",
+                value: config.io_workers.to_string(),
+                remedy: format!("use 1 to {MAX_WORKERS}"),
+            });
+        }
+        let core = Arc::new(Core::new(config, l3)?);
+        let (alive, ended) = crossbeam_channel::bounded(0);
+        let handle = Handle {
+            core: Arc::clone(&core),
+            owner: std::process::id(),
+            closed: AtomicBool::new(false),
+            threads: Mutex::default(),
+            ended,
+        };
+        // From here on an early return drops the handle, which ends the threads that did start.
+        for index in 0..=config.io_workers {
+            let writes = index == config.io_workers;
+            let name = match writes {
+                true => "kvlab-write".to_owned(),
+                false => format!("kvlab-read-{index}"),
+            };
+            let (core, alive) = (Arc::clone(&core), alive.clone());
+            let thread = std::thread::Builder::new().name(name).spawn(move || {
+                if writes {
+                    core.write();
+                } else {
+                    core.work();
+                }
+                drop(core);
+                drop(alive);
+            });
+            let thread = thread.map_err(|error| Error::io("starting an I/O thread", error))?;
+            handle.threads.lock().push(thread);
+        }
+        Ok(Self {
+            handle: Arc::new(handle),
+        })
+    }
+
+    /// The store's insides, if it may be used.
+    fn core(&self) -> Result<&Arc<Core>> {
+        self.handle.check_process()?;
+        if self.handle.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(&self.handle.core)
+    }
+
+    /// Where each of these blocks is; answered from memory, changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn lookup(&self, keys: &[BlockKey]) -> Result<Vec<Lookup>> {
+        let core = self.core()?;
+        Ok(keys.iter().map(|key| core.lookup(key)).collect())
+    }
+
+    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. A run that a
+    /// prefetch is reading into L2 just now is waited for when it is read; one that a prefetch has not begun is taken over.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn plan(&self, keys: &[BlockKey]) -> Result<Plan> {
+        Ok(self.core()?.plan(keys))
+    }
+
+    /// Reads runs into their targets on the I/O workers: slice 0 of all runs first, then slice 1, and so on, so that early
+    /// layers arrive early. Tickets take turns. Prefetched runs among the steps are claimed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a target that does not match its run, [`Error::Closed`], [`Error::Forked`].
+    pub fn read(&self, requests: Vec<ReadRequest>) -> Result<ReadTicket> {
+        let core = self.core()?;
+        core.claim_steps(requests.iter().map(|request| &request.step));
+        let transfer = Arc::new(Transfer::new(requests)?);
+        core.scheduler.read(&transfer);
+        Ok(ReadTicket { transfer })
+    }
+
+    /// Takes a run that L1 gives up. It is copied into L2 before this returns; what L2 evicts for it goes to L3 if L3 lacks
+    /// it. Without L2, or if L2 refuses, the run is queued for L3 unless it is there ([`Put::Present`]); the source's lease
+    /// is then held until it is written.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if header and source do not match, [`Error::Closed`], [`Error::Forked`].
+    pub fn demote(&self, header: RunHeader, source: RunSource) -> Result<Put> {
+        let core = self.core()?;
+        let put = core.take_in(header, source)?;
+        if put == Put::Stored || put == Put::Queued {
+            core.counters.demotions.add(1);
+        }
+        Ok(put)
+    }
+
+    /// Queues a run for L3 ([`Put::Queued`]). Refused if the queue is at its bound, or if the block before it is neither in
+    /// L3 nor queued, so that a chain stops at its first refused run.
+    ///
+    /// # Errors
+    /// As for [`BlockStore::demote`].
+    pub fn write_through(&self, header: RunHeader, source: RunSource) -> Result<Put> {
+        crate::tier::memory::check_source(&header, &source)?;
+        Ok(self.core()?.queue_write(header, source))
+    }
+
+    /// Starts pulling the leading blocks that can be found into L2, where they are held until a plan over them is read, the
+    /// ticket is cancelled or `prefetch_timeout` is over. All work is done by the I/O workers; at most half of L2 is held.
+    /// Best effort: without L2 or L3, or when L2 has no room, nothing or less is loaded.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn prefetch(&self, keys: &[BlockKey]) -> Result<PrefetchTicket> {
+        Ok(self.core()?.prefetch(keys))
+    }
+
+    /// Ends the hold of prefetches on these blocks' runs, as reading a plan over them does.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn claim(&self, keys: &[BlockKey]) -> Result<()> {
+        self.core()?.claim(keys);
+        Ok(())
+    }
+
+    /// Drops from L2 what L1 has taken over: the runs of which `keys` are all that L2 has. Gives back how many.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn forget_l2(&self, keys: &[BlockKey]) -> Result<usize> {
+        let core = self.core()?;
+        core.claim(keys);
+        Ok(core.l2.as_ref().map_or(0, |l2| l2.remove_covered(keys)))
+    }
+
+    /// Empties L2: what L3 lacks is queued for it, waiting for room in the queue until `timeout` is over; pinned runs stay.
+    /// Gives back how many runs left L2.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn evict_l2(&self, timeout: Duration) -> Result<usize> {
+        Ok(self.core()?.evict_l2(Instant::now() + timeout))
+    }
+
+    /// Waits until every write accepted before the call is in L3, and has L3 make it durable.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], [`Error::Io`], [`Error::Closed`], [`Error::Forked`].
+    pub fn flush(&self, timeout: Duration) -> Result<()> {
+        match &self.core()?.writer {
+            None => Ok(()),
+            Some(writer) if writer.drain(Instant::now() + timeout) => writer.flush(),
+            Some(_) => Err(timed_out("writing to L3", timeout)),
+        }
+    }
+
+    /// Drops the runs of a namespace, or all, from every tier and from the write queue; they do not come back. Gives back how
+    /// many runs went, each tier counted. Evictions and prefetches that overlap it in time are dropped with them.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if L3 could not write it down, [`Error::Closed`], [`Error::Forked`].
+    pub fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
+        self.core()?.clear(namespace)
+    }
+
+    /// Drops the runs that hold any of these blocks, as [`BlockStore::clear`] does; gives back how many of the blocks were
+    /// there.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn remove(&self, keys: &[BlockKey]) -> Result<usize> {
+        Ok(self.core()?.remove(keys))
+    }
+
+    /// Whether a block can be read, or will be once it is written.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn contains(&self, key: &BlockKey) -> Result<bool> {
+        Ok(self.core()?.lookup(key) != Lookup::Miss)
+    }
+
+    /// Stores one opaque block, for engines that bring their own keys: in L2 at once, in L3 by the write policy. Without
+    /// `parent` it hangs from nothing; with one it is evicted before its parent, and L3 takes it only with its parent.
+    /// [`Put::Stored`] says that it can be read now. A key that is there keeps its bytes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no bytes or 4 GiB and more, [`Error::Closed`], [`Error::Forked`], [`Error::Io`].
+    pub fn put_bytes(&self, key: BlockKey, parent: Option<BlockKey>, bytes: &[u8]) -> Result<Put> {
+        opaque::put(self.core()?, key, parent, bytes)
+    }
+
+    /// The bytes of an opaque block; none on a miss or damage. What came from L3 is in L2 afterwards, if there is room.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a block that is part of a model's run, [`Error::Closed`], [`Error::Forked`],
+    /// [`Error::Io`] if memory cannot be had.
+    pub fn get_bytes(&self, key: &BlockKey) -> Result<Option<Vec<u8>>> {
+        opaque::get(self.core()?, key)
+    }
+
+    /// What the store holds and has done. Answers after a close, too.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn stats(&self) -> Result<StoreStats> {
+        self.handle.check_process()?;
+        Ok(self.handle.core.stats())
+    }
+
+    /// Whether L2 and L3 exist.
+    pub fn tiers(&self) -> (bool, bool) {
+        let core = &self.handle.core;
+        (core.l2.is_some(), core.l3.is_some())
+    }
+
+    /// Checks every structure of the store.
+    ///
+    /// # Errors
+    /// A description of the first thing that is wrong.
+    pub fn validate(&self) -> Result<(), String> {
+        self.handle.core.validate()
+    }
+
+    /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 holds
+    /// is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
+    /// an earlier close left behind.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if the time was over first: what was not written by then is dropped. [`Error::Io`],
+    /// [`Error::Forked`].
+    pub fn close(&self, timeout: Duration) -> Result<()> {
+        self.handle.check_process()?;
+        self.handle.close(timeout)
+    }
+}
+
+fn timed_out(what: &'static str, timeout: Duration) -> Error {
+    Error::Timeout {
+        what,
+        seconds: timeout.as_secs_f64(),
+    }
+}
+
+impl fmt::Debug for BlockStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (l2, l3) = self.tiers();
+        write!(f, "BlockStore(l2: {l2}, l3: {l3})")
+    }
+}
+
+impl Handle {
+    fn check_process(&self) -> Result<()> {
+        let child = std::process::id();
+        if child == self.owner {
+            return Ok(());
+        }
+        Err(Error::Forked {
+            owner: self.owner,
+            child,
+        })
+    }
+
+    fn close(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let core = &self.core;
+        if !self.closed.swap(true, Ordering::AcqRel) && core.write_policy == WritePolicy::WriteBack
+        {
+            core.evict_l2(deadline);
+        }
+        core.scheduler.stop();
+        core.cancel_prefetches(|_| true);
+        let drained = core.writer.as_ref().is_none_or(|writer| {
+            let drained = writer.drain(deadline);
+            writer.stop();
+            drained
+        });
+        let wait = self.ended.recv_deadline(deadline);
+        if wait == Err(RecvTimeoutError::Timeout) {
+            return Err(timed_out("closing the store", timeout));
+        }
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A thread's panic was contained where it could harm; there is nothing left to do about it here.
+            let _ = thread.join();
+        }
+        if let Some(l3) = &core.l3 {
+            l3.close()?;
+        }
+        match drained {
+            true => Ok(()),
+            false => Err(timed_out("writing to L3", timeout)),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.check_process().is_err() {
+            // The threads live in the parent, and so does the right to write to its files: leave both alone.
+            std::mem::forget(Arc::clone(&self.core));
+            return;
+        }
+        if let Err(error) = self.close(DROP_LIMIT) {
+            log::warn!("a store was dropped and did not close cleanly: {error}");
+        }
+    }
+}

@@ -40,6 +40,8 @@ pub enum Put {
     Stored,
     /// Every block of it was there already; nothing was written.
     Present,
+    /// Accepted: it becomes visible when its write is done.
+    Queued,
     /// Not stored.
     Refused(Refusal),
 }
@@ -110,4 +112,43 @@ pub trait Tier: Send + Sync {
 
     /// Drops the runs that hold any of these blocks; gives back how many runs went.
     fn remove(&self, keys: &[BlockKey]) -> usize;
+}
+
+/// How much of a tier is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierUsage {
+    /// Bytes that it may take.
+    pub capacity: u64,
+    /// Bytes that it takes.
+    pub used: u64,
+    /// Runs that can be read.
+    pub runs: usize,
+    /// Blocks that can be read.
+    pub blocks: usize,
+    /// Runs that it gave up for others since it was opened.
+    pub evictions: u64,
+}
+
+/// A tier that outlives the process: what a store needs of L3 beside [`Tier`].
+pub trait DurableTier: Tier {
+    /// Drops the runs of a namespace, or all, so that they do not come back after a crash; gives back how many.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if that could not be written down.
+    fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize>;
+
+    /// Makes all that was acknowledged durable.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn flush(&self) -> Result<()>;
+
+    /// Writes down what a clean shutdown writes down. Idempotent; puts are refused afterwards.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn close(&self) -> Result<()>;
+
+    /// What is in use.
+    fn usage(&self) -> TierUsage;
 }

@@ -1,0 +1,447 @@
+//! What handles and threads of a store share, and what each of them does with it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::moves::{Born, Moves};
+use super::plan::{Lookup, Plan, Step, covered};
+use super::prefetch::{Admitted, End, Load, PrefetchTicket, Prefetcher, Source, wanted};
+use super::schedule::{Scheduler, Work};
+use super::stats::{Counters, StoreStats};
+use super::write::Writer;
+use crate::config::{StoreConfig, WritePolicy};
+use crate::error::Result;
+use crate::key::BlockKey;
+use crate::run::{RunHeader, RunSource};
+use crate::tier::memory::{MemoryTier, Reservation, VictimRun};
+use crate::tier::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
+
+/// The most ancestors that go to L3 with a victim; longer chains are cut off by L3's refusal.
+const MAX_ANCESTORS: usize = 4096;
+
+pub(super) struct Core {
+    pub(super) l2: Option<MemoryTier>,
+    pub(super) l3: Option<Arc<dyn DurableTier>>,
+    /// There if L3 is.
+    pub(super) writer: Option<Writer>,
+    /// There if both L2 and L3 are.
+    prefetcher: Option<Arc<Prefetcher>>,
+    pub(super) scheduler: Scheduler,
+    pub(super) counters: Arc<Counters>,
+    pub(super) moves: Moves,
+    pub(super) write_policy: WritePolicy,
+}
+
+impl Core {
+    pub(super) fn new(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+        let counters = Arc::new(Counters::default());
+        let l2 = match config.l2_bytes {
+            0 => None,
+            bytes => Some(MemoryTier::new(bytes, &config.policy)?),
+        };
+        let writer = l3
+            .clone()
+            .map(|l3| Writer::new(l3, config.write_queue_bytes, Arc::clone(&counters)));
+        let prefetcher = match (&l2, &l3) {
+            (Some(l2), Some(_)) => {
+                let limit = l2.usage().capacity / 2;
+                Some(Arc::new(Prefetcher::new(limit, config.prefetch_timeout)))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            l2,
+            l3,
+            writer,
+            prefetcher,
+            scheduler: Scheduler::new(config.io_workers),
+            counters,
+            moves: Moves::default(),
+            write_policy: config.write_policy,
+        })
+    }
+
+    /// The writer thread.
+    pub(super) fn write(&self) {
+        if let Some(writer) = &self.writer {
+            writer.run();
+        }
+    }
+
+    /// An I/O worker.
+    pub(super) fn work(&self) {
+        loop {
+            let deadline = self
+                .prefetcher
+                .as_ref()
+                .and_then(|board| board.sweep(Instant::now(), &self.counters.prefetch));
+            match self.scheduler.next(deadline) {
+                Work::Read(transfer, job) => transfer.run(&job, &self.counters),
+                Work::Load(load) => {
+                    self.run_load(&load);
+                    self.scheduler.load_done();
+                }
+                Work::Wake => {}
+                Work::Stop => return,
+            }
+        }
+    }
+
+    pub(super) fn lookup(&self, key: &BlockKey) -> Lookup {
+        // Pending before the tiers: what leaves the queue meanwhile is found in L3 then.
+        let pending = self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.is_pending(key));
+        if self.l2.as_ref().is_some_and(|l2| l2.contains(key)) {
+            Lookup::Hit(TierId::L2)
+        } else if self.l3.as_ref().is_some_and(|l3| l3.contains(key)) {
+            Lookup::Hit(TierId::L3)
+        } else if pending {
+            Lookup::Pending
+        } else {
+            Lookup::Miss
+        }
+    }
+
+    pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+        let mut plan = Plan::default();
+        let mut rest = keys;
+        while let Some(key) = rest.first() {
+            let Some((tier, run, first)) = self.find(key) else {
+                break;
+            };
+            let blocks = covered(run.header(), first, rest);
+            self.counters.tier(tier).hit_blocks.add(blocks as u64);
+            rest = rest.get(blocks.max(1)..).unwrap_or_default();
+            plan.steps.push(Step {
+                tier,
+                run,
+                first,
+                blocks,
+            });
+        }
+        plan
+    }
+
+    fn find(&self, key: &BlockKey) -> Option<(TierId, Arc<dyn PinnedRun>, usize)> {
+        let in_memory = || {
+            let (run, first) = self.l2.as_ref()?.find(key)?;
+            Some((TierId::L2, run, first))
+        };
+        in_memory()
+            .or_else(|| {
+                let board = self.prefetcher.as_ref()?;
+                match board.attach(key, &self.counters.prefetch) {
+                    Some((run, first)) => Some((TierId::L2, Arc::new(run) as _, first)),
+                    // It may have arrived between the two looks.
+                    None => in_memory(),
+                }
+            })
+            .or_else(|| {
+                let (run, first) = self.l3.as_ref()?.find(key)?;
+                Some((TierId::L3, run, first))
+            })
+    }
+
+    pub(super) fn claim(&self, keys: &[BlockKey]) {
+        if let Some(board) = &self.prefetcher {
+            board.claim(keys, &self.counters.prefetch);
+        }
+    }
+
+    pub(super) fn claim_steps<'a>(&self, steps: impl Iterator<Item = &'a Step>) {
+        if let Some(board) = &self.prefetcher {
+            let keys = steps
+                .filter(|step| step.tier == TierId::L2)
+                .filter_map(|step| step.run.header().keys.get(step.first));
+            board.claim(keys, &self.counters.prefetch);
+        }
+    }
+
+    pub(super) fn queue_write(&self, header: RunHeader, source: RunSource) -> Put {
+        match &self.writer {
+            Some(writer) => writer.enqueue(header, source),
+            None => self
+                .counters
+                .refusals
+                .note(Put::Refused(Refusal::Unavailable)),
+        }
+    }
+
+    /// Into L2, or else into the queue for L3.
+    pub(super) fn take_in(&self, header: RunHeader, source: RunSource) -> Result<Put> {
+        crate::tier::memory::check_source(&header, &source)?;
+        match self.take_into_l2(&header, &source)? {
+            Put::Refused(_) if self.writer.is_some() => Ok(self.queue_write(header, source)),
+            put => Ok(put),
+        }
+    }
+
+    /// Copies a run into L2; what L2 evicts for it goes to L3 if L3 lacks it.
+    pub(super) fn take_into_l2(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
+        let Some(l2) = &self.l2 else {
+            return Ok(Put::Refused(Refusal::Unavailable));
+        };
+        let (born, start) = (self.moves.born(), Instant::now());
+        let mut demote = |victim| self.demote_victim(victim, born, None);
+        let put = l2.put_evicting(header, source, &mut demote)?;
+        if put == Put::Stored {
+            self.counters
+                .l2
+                .wrote(header.payload_bytes(), start.elapsed());
+        }
+        Ok(self.counters.refusals.note(put))
+    }
+
+    /// Room in L2 for a run that a caller is about to fill.
+    pub(super) fn reserve(
+        &self,
+        l2: &MemoryTier,
+        header: &RunHeader,
+    ) -> Result<Reservation, Refusal> {
+        let born = self.moves.born();
+        l2.reserve(header, &mut |victim| self.demote_victim(victim, born, None))
+    }
+
+    /// Sends a run that L2 evicted on to L3, if L3 lacks it. L3 takes no run without its parent, and L2 gives up leaves
+    /// first, so what is missing above the victim goes along, root first; it stays in L2, and is free to leave later.
+    fn demote_victim(&self, victim: VictimRun, born: Born, room_by: Option<Instant>) {
+        self.counters.l2.evictions.add(1);
+        let (Some(writer), Some(l3), Some(l2)) = (&self.writer, &self.l3, &self.l2) else {
+            self.counters.dropped_victims.add(1);
+            return;
+        };
+        let known = |key: &BlockKey| writer.is_pending(key) || l3.contains(key);
+        let header = victim.header().clone();
+        if header.keys.iter().all(known) {
+            return;
+        }
+        let mut above = Vec::new();
+        let (mut parent, namespace) = (header.parent, header.namespace);
+        while parent != namespace && !known(&parent) && above.len() < MAX_ANCESTORS {
+            let Some((run, _)) = l2.find_run(&parent) else {
+                break;
+            };
+            parent = run.header().parent;
+            above.push(run);
+        }
+        let mut put = Put::Present;
+        for run in above.iter().rev() {
+            put = self.arrive(born, run.header().clone(), run.source(), room_by);
+            if matches!(put, Put::Refused(_)) {
+                break;
+            }
+        }
+        if !matches!(put, Put::Refused(_)) {
+            put = self.arrive(born, header, victim.into_source(), room_by);
+        }
+        if matches!(put, Put::Refused(_)) {
+            self.counters.dropped_victims.add(1);
+        }
+    }
+
+    fn arrive(
+        &self,
+        born: Born,
+        header: RunHeader,
+        source: RunSource,
+        room_by: Option<Instant>,
+    ) -> Put {
+        // Waiting for room comes first: nothing waits under the lock of the moves.
+        if let (Some(deadline), Some(writer)) = (room_by, &self.writer) {
+            writer.wait_room(header.payload_bytes(), deadline);
+        }
+        self.moves.settle(born, |fresh| {
+            if fresh {
+                self.queue_write(header, source)
+            } else {
+                Put::Refused(Refusal::Unavailable)
+            }
+        })
+    }
+
+    /// Empties L2 as far as it is not pinned.
+    pub(super) fn evict_l2(&self, deadline: Instant) -> usize {
+        let Some(l2) = &self.l2 else { return 0 };
+        let mut evicted = 0;
+        let born = self.moves.born();
+        while let Some(victim) = l2.evict_one() {
+            self.demote_victim(victim, born, Some(deadline));
+            evicted += 1;
+        }
+        evicted
+    }
+
+    pub(super) fn prefetch(&self, keys: &[BlockKey]) -> PrefetchTicket {
+        let (Some(board), Some(l2), Some(l3)) = (&self.prefetcher, &self.l2, &self.l3) else {
+            return PrefetchTicket::new(None, Vec::new());
+        };
+        let counters = &self.counters.prefetch;
+        let (mut loads, mut queued) = (Vec::new(), Vec::new());
+        let mut rest = keys;
+        while let Some(key) = rest.first() {
+            let load = match board.join(key) {
+                Some(load) => load,
+                None => {
+                    let source = match (l2.find_run(key), l3.find(key)) {
+                        (Some((run, _)), _) => Source::Memory(run),
+                        (None, Some((run, _))) => Source::Disk(run),
+                        (None, None) => break,
+                    };
+                    match board.admit(key, source, counters) {
+                        Admitted::Joined(load) | Admitted::Held(load) => load,
+                        Admitted::Queued(load) => {
+                            queued.push(Arc::clone(&load));
+                            load
+                        }
+                        Admitted::Full => break,
+                    }
+                }
+            };
+            let blocks = wanted(&load, rest);
+            rest = rest.get(blocks.max(1)..).unwrap_or_default();
+            loads.push((load, blocks));
+        }
+        if !self.scheduler.load(queued) {
+            self.cancel_prefetches(|_| true);
+        }
+        PrefetchTicket::new(Some((Arc::clone(board), Arc::clone(&self.counters))), loads)
+    }
+
+    fn run_load(&self, load: &Arc<Load>) {
+        let (Some(board), Some(l2)) = (&self.prefetcher, &self.l2) else {
+            return;
+        };
+        let counters = &self.counters.prefetch;
+        let born = self.moves.born();
+        if !board.is_queued(load) {
+            return;
+        }
+        let Ok(room) = self.reserve(l2, load.header()) else {
+            board.failed(load, End::Refused, ReadFailure::Io, counters);
+            return;
+        };
+        let Some(source) = board.start(load) else {
+            return;
+        };
+        let start = Instant::now();
+        let target = room.target();
+        let slices = 0..load.header().slices.len();
+        // A tier that panics must not leave readers of this load waiting for ever.
+        let read = || source.read_slices(slices, &target);
+        let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(ReadFailure::Io));
+        drop(target);
+        match result {
+            Ok(()) => {
+                let bytes = load.header().payload_bytes();
+                self.counters.l3.read(bytes, start.elapsed());
+                board.arrived(load, self.commit(l2, room, born), counters);
+            }
+            Err(failure) => {
+                self.counters.l3.failed(failure);
+                board.failed(load, End::Failed, failure, counters);
+            }
+        }
+    }
+
+    /// Lists a run that was moved up from L3, unless a clear overlapped the move; readable either way.
+    pub(super) fn commit(
+        &self,
+        l2: &MemoryTier,
+        room: Reservation,
+        born: Born,
+    ) -> crate::tier::memory::MemoryRun {
+        self.moves.settle(born, |fresh| {
+            if fresh {
+                l2.commit(room).1
+            } else {
+                l2.detach(room)
+            }
+        })
+    }
+
+    pub(super) fn cancel_prefetches(&self, matches: impl Fn(&RunHeader) -> bool) {
+        if let Some(board) = &self.prefetcher {
+            board.cancel(matches, &self.counters.prefetch);
+        }
+    }
+
+    pub(super) fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
+        let _clearing = self.moves.clearing();
+        let matches =
+            |header: &RunHeader| namespace.is_none_or(|wanted| *wanted == header.namespace);
+        self.cancel_prefetches(matches);
+        let in_memory = self.l2.as_ref().map_or(0, |l2| l2.clear(namespace));
+        if let Some(writer) = &self.writer {
+            writer.purge(matches);
+        }
+        let on_disk = match &self.l3 {
+            Some(l3) => l3.clear(namespace)?,
+            None => 0,
+        };
+        Ok(in_memory + on_disk)
+    }
+
+    pub(super) fn remove(&self, keys: &[BlockKey]) -> usize {
+        let _clearing = self.moves.clearing();
+        let found = keys
+            .iter()
+            .filter(|key| self.lookup(key) != Lookup::Miss)
+            .count();
+        let matches = |header: &RunHeader| header.keys.iter().any(|key| keys.contains(key));
+        self.cancel_prefetches(matches);
+        if let Some(l2) = &self.l2 {
+            l2.remove(keys);
+        }
+        if let Some(writer) = &self.writer {
+            writer.purge(matches);
+        }
+        if let Some(l3) = &self.l3 {
+            l3.remove(keys);
+        }
+        found
+    }
+
+    pub(super) fn stats(&self) -> StoreStats {
+        let mut stats = self.counters.picture();
+        if let Some(l2) = &self.l2 {
+            let usage = l2.usage();
+            stats.l2.capacity = usage.capacity;
+            stats.l2.used = usage.used;
+            stats.l2.runs = usage.runs;
+            stats.l2.blocks = usage.blocks;
+        }
+        if let Some(l3) = &self.l3 {
+            let usage = l3.usage();
+            stats.l3.capacity = usage.capacity;
+            stats.l3.used = usage.used;
+            stats.l3.runs = usage.runs;
+            stats.l3.blocks = usage.blocks;
+            stats.l3.evictions = usage.evictions;
+        }
+        if let Some(writer) = &self.writer {
+            (stats.write_queue_bytes, stats.write_queue_runs) = writer.backlog();
+        }
+        if let Some(board) = &self.prefetcher {
+            stats.prefetch.held_bytes = board.bytes();
+        }
+        stats
+    }
+
+    pub(super) fn validate(&self) -> Result<(), String> {
+        if let Some(l2) = &self.l2 {
+            l2.validate().map_err(|error| format!("l2: {error}"))?;
+        }
+        if let Some(writer) = &self.writer {
+            writer
+                .validate()
+                .map_err(|error| format!("write queue: {error}"))?;
+        }
+        if let Some(board) = &self.prefetcher {
+            board.validate()?;
+        }
+        Ok(())
+    }
+}

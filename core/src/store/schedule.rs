@@ -1,0 +1,133 @@
+//! The I/O workers and what they do next: reads of all tickets in turn, then prefetches.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::prefetch::Load;
+use super::read::{Job, Transfer};
+
+#[derive(Default)]
+struct Queue {
+    /// Tickets with jobs left. The one in front gives one job and goes to the back.
+    reads: VecDeque<Arc<Transfer>>,
+    loads: VecDeque<Arc<Load>>,
+    /// Loads under way.
+    loading: usize,
+    stopped: bool,
+}
+
+/// Something for a worker to do.
+pub(super) enum Work {
+    Read(Arc<Transfer>, Job),
+    Load(Arc<Load>),
+    /// Nothing; time to look at the clock.
+    Wake,
+    Stop,
+}
+
+/// Work that waits for a worker.
+pub(super) struct Scheduler {
+    queue: Mutex<Queue>,
+    ready: Condvar,
+    /// The most loads at once: one worker less than there are, so that a read never finds all of them busy with prefetches.
+    max_loading: usize,
+}
+
+impl Scheduler {
+    pub(super) fn new(workers: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            ready: Condvar::new(),
+            max_loading: workers.saturating_sub(1).max(1),
+        }
+    }
+
+    pub(super) fn read(&self, transfer: &Arc<Transfer>) {
+        let mut queue = self.queue.lock();
+        if queue.stopped {
+            transfer.cancel();
+            return;
+        }
+        queue.reads.push_back(Arc::clone(transfer));
+        drop(queue);
+        self.ready.notify_all();
+    }
+
+    /// Queues loads; false once the scheduler is stopped. Idle workers look at the clock again in any case.
+    pub(super) fn load(&self, loads: Vec<Arc<Load>>) -> bool {
+        let mut queue = self.queue.lock();
+        let running = !queue.stopped;
+        if running {
+            queue.loads.extend(loads);
+        }
+        drop(queue);
+        self.ready.notify_all();
+        running
+    }
+
+    pub(super) fn load_done(&self) {
+        self.queue.lock().loading -= 1;
+        self.ready.notify_one();
+    }
+
+    /// Takes what is next, or waits once for something to happen, at most until `deadline`.
+    pub(super) fn next(&self, deadline: Option<Instant>) -> Work {
+        // Tickets without work left are dropped after the lock: that may unpin runs and end leases.
+        let mut spent = Vec::new();
+        let mut queue = self.queue.lock();
+        let mut work = queue.take(self.max_loading, &mut spent);
+        if work.is_none() {
+            match deadline {
+                None => self.ready.wait(&mut queue),
+                Some(deadline) => {
+                    self.ready.wait_until(&mut queue, deadline);
+                }
+            }
+            work = queue.take(self.max_loading, &mut spent);
+        }
+        drop(queue);
+        work.unwrap_or(Work::Wake)
+    }
+
+    /// Gives up all that has not begun; workers end after the job they are at.
+    pub(super) fn stop(&self) {
+        let (reads, loads) = {
+            let mut queue = self.queue.lock();
+            queue.stopped = true;
+            (
+                std::mem::take(&mut queue.reads),
+                std::mem::take(&mut queue.loads),
+            )
+        };
+        self.ready.notify_all();
+        reads.iter().for_each(|transfer| transfer.cancel());
+        drop((reads, loads));
+    }
+}
+
+impl Queue {
+    fn take(&mut self, max_loading: usize, spent: &mut Vec<Arc<Transfer>>) -> Option<Work> {
+        if self.stopped {
+            return Some(Work::Stop);
+        }
+        while let Some(transfer) = self.reads.pop_front() {
+            match transfer.take_job() {
+                Some(job) => {
+                    self.reads.push_back(Arc::clone(&transfer));
+                    return Some(Work::Read(transfer, job));
+                }
+                None => spent.push(transfer),
+            }
+        }
+        if self.loading < max_loading
+            && let Some(load) = self.loads.pop_front()
+        {
+            self.loading += 1;
+            return Some(Work::Load(load));
+        }
+        None
+    }
+}

@@ -1,0 +1,226 @@
+//! The memory of L2: one region cut into pages, and the records that are lists of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::memory::{Piece, Region, page_align};
+use crate::run::{RunHeader, RunSource};
+
+/// The unit in which L2 gives out memory, in bytes.
+pub const ARENA_PAGE: usize = 64 << 10;
+
+#[derive(Debug)]
+struct Free {
+    /// A stack; low pages on top at first, so that records tend to be contiguous.
+    pages: Vec<u32>,
+    /// Pages of records that left the directory but are still being read or written out.
+    draining: usize,
+}
+
+/// A fixed number of pages over one region, committed by the system as they are first touched.
+pub(super) struct Arena {
+    region: Arc<Region>,
+    pages: usize,
+    free: Mutex<Free>,
+    freed: Condvar,
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arena({} pages)", self.pages)
+    }
+}
+
+impl Arena {
+    /// An arena of `bytes`, rounded down to whole pages.
+    pub(super) fn new(bytes: u64) -> Result<Self> {
+        let pages = bytes / ARENA_PAGE as u64;
+        let (true, Ok(count)) = (pages > 0, u32::try_from(pages)) else {
+            return Err(Error::Config {
+                name: "l2",
+                value: bytes.to_string(),
+                remedy: format!(
+                    "use 0 for no L2, or from {ARENA_PAGE} bytes (one page) to 128 TiB"
+                ),
+            });
+        };
+        let pages = count as usize;
+        Ok(Self {
+            region: Arc::new(Region::new(pages * ARENA_PAGE)?),
+            pages,
+            free: Mutex::new(Free {
+                pages: (0..count).rev().collect(),
+                draining: 0,
+            }),
+            freed: Condvar::new(),
+        })
+    }
+
+    pub(super) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Free pages, and pages that become free without anything being evicted.
+    pub(super) fn available(&self) -> (usize, usize) {
+        let free = self.free.lock();
+        (free.pages.len(), free.draining)
+    }
+
+    /// Waits until `pages` are free or `deadline` has passed or nothing is draining any more.
+    pub(super) fn wait_free(&self, pages: usize, deadline: Instant) {
+        let mut free = self.free.lock();
+        while free.pages.len() < pages && free.draining > 0 {
+            if self.freed.wait_until(&mut free, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// Takes the pages for a run; none if too few are free.
+    pub(super) fn take(self: &Arc<Self>, header: &RunHeader) -> Option<Record> {
+        let wanted = pages_of(header);
+        let pages = {
+            let mut free = self.free.lock();
+            let rest = free.pages.len().checked_sub(wanted)?;
+            let mut pages = free.pages.split_off(rest);
+            pages.reverse();
+            pages.into_boxed_slice()
+        };
+        let mut end = 0;
+        let starts = header
+            .slices
+            .iter()
+            .map(|&len| {
+                let start = end;
+                end += page_align(len as usize);
+                start
+            })
+            .collect();
+        Some(Record {
+            arena: Arc::clone(self),
+            header: header.clone(),
+            pages,
+            starts,
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Checks that every page is free or in one of `live` records, none twice.
+    pub(super) fn validate<'a>(
+        &self,
+        live: impl Iterator<Item = &'a Record>,
+    ) -> Result<(), String> {
+        let mut seen = vec![false; self.pages];
+        let free = self.free.lock();
+        let listed = free
+            .pages
+            .iter()
+            .chain(live.flat_map(|record| &record.pages));
+        for &page in listed {
+            match seen.get_mut(page as usize) {
+                Some(seen) if !*seen => *seen = true,
+                _ => return Err(format!("page {page} is held twice or does not exist")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages that a run takes. Slices start on direct-I/O borders, so that a disk can read straight into them.
+pub(super) fn pages_of(header: &RunHeader) -> usize {
+    header
+        .slices
+        .iter()
+        .map(|&len| page_align(len as usize))
+        .sum::<usize>()
+        .div_ceil(ARENA_PAGE)
+}
+
+/// A run's payload in the arena; its pages are free again when the record is dropped.
+#[derive(Debug)]
+pub(super) struct Record {
+    arena: Arc<Arena>,
+    header: RunHeader,
+    pages: Box<[u32]>,
+    /// Where each slice starts, in bytes from the start of the record.
+    starts: Box<[usize]>,
+    draining: AtomicBool,
+}
+
+impl Record {
+    pub(super) fn header(&self) -> &RunHeader {
+        &self.header
+    }
+
+    pub(super) fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    pub(super) fn region(&self) -> &Arc<Region> {
+        &self.arena.region
+    }
+
+    /// The directory no longer lists the record, so its pages are on their way back.
+    pub(super) fn mark_draining(&self) {
+        let mut free = self.arena.free.lock();
+        if !self.draining.swap(true, Ordering::Relaxed) {
+            free.draining += self.pages.len();
+        }
+    }
+
+    /// Where slice `index` lies in the arena; neighbouring pages make one piece.
+    pub(super) fn pieces(&self, index: usize) -> Vec<Piece> {
+        let mut at = self.starts[index];
+        let end = at + self.header.slices[index] as usize;
+        let mut pieces: Vec<Piece> = Vec::new();
+        while at < end {
+            let inner = at % ARENA_PAGE;
+            let len = (ARENA_PAGE - inner).min(end - at);
+            let offset = self.pages[at / ARENA_PAGE] as usize * ARENA_PAGE + inner;
+            match pieces.last_mut() {
+                Some(last) if last.offset + last.len == offset => last.len += len,
+                _ => pieces.push(Piece {
+                    spare: false,
+                    offset,
+                    len,
+                }),
+            }
+            at += len;
+        }
+        pieces
+    }
+
+    /// Pieces of all slices.
+    pub(super) fn all_pieces(&self) -> Vec<Vec<Piece>> {
+        (0..self.starts.len())
+            .map(|index| self.pieces(index))
+            .collect()
+    }
+
+    /// The record as a source that keeps it alive.
+    pub(super) fn source(self: &Arc<Self>) -> RunSource {
+        RunSource {
+            region: Arc::clone(self.region()),
+            lease: Some(Arc::clone(self) as _),
+            slices: self.all_pieces(),
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        {
+            let mut free = self.arena.free.lock();
+            free.pages.extend(self.pages.iter().rev());
+            if *self.draining.get_mut() {
+                free.draining -= self.pages.len();
+            }
+        }
+        self.arena.freed.notify_all();
+    }
+}

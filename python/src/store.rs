@@ -1,0 +1,339 @@
+//! `Store`, what users open, and `BlockStore`, what other engines plug into.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kvlab_core::Error;
+use kvlab_core::config::{DiskConfig, StoreConfig, WritePolicy};
+use kvlab_core::key::BlockKey;
+use kvlab_core::stack::Store;
+use kvlab_core::store::BlockStore;
+use kvlab_core::tier::{Put, TierId};
+use pyo3::buffer::PyBuffer;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyType};
+
+use crate::argument::{ByteSize, seconds};
+use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache};
+use crate::error::{OrRaise, to_py};
+use crate::stats;
+
+const DRAIN_SECONDS: f64 = 60.0;
+
+/// Settings that `Store` and `BlockStore` share.
+struct Settings {
+    path: Option<PathBuf>,
+    l2: ByteSize,
+    l3: ByteSize,
+    policy: String,
+    write_policy: String,
+    durable: bool,
+    direct: bool,
+    free_reserve: ByteSize,
+    io_workers: usize,
+    prefetch_timeout: f64,
+}
+
+impl Settings {
+    fn config(self) -> PyResult<StoreConfig> {
+        if self.io_workers == 0 || self.io_workers > 64 {
+            return Err(to_py(&Error::Config {
+                name: "io_workers",
+                value: self.io_workers.to_string(),
+                remedy: "use 1 to 64 threads, 2 to 4 as a rule".to_owned(),
+            }));
+        }
+        let disk = self.path.filter(|_| self.l3.0 > 0).map(|path| DiskConfig {
+            capacity: self.l3.0,
+            free_reserve: self.free_reserve.0,
+            direct: self.direct,
+            durable: self.durable,
+            policy: self.policy.clone(),
+            ..DiskConfig::new(path)
+        });
+        Ok(StoreConfig {
+            l2_bytes: self.l2.0,
+            disk,
+            write_policy: WritePolicy::by_name(&self.write_policy).or_raise()?,
+            policy: self.policy,
+            io_workers: self.io_workers,
+            prefetch_timeout: seconds(self.prefetch_timeout)?,
+            ..StoreConfig::default()
+        })
+    }
+}
+
+fn expand(path: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    // Python's own rules for `~` and path-like objects.
+    let os_path = path.py().import("os.path")?;
+    os_path.call_method1("expanduser", (path,))?.extract().map(Some)
+}
+
+/// A store: prefix caches that share an L1 budget, over L2 in memory and L3 on disk.
+#[pyclass(name = "Store", module = "kvlab._core", frozen)]
+pub(crate) struct PyStore {
+    inner: Store,
+}
+
+#[pymethods]
+impl PyStore {
+    /// Opens a store; without a path it lives in memory only.
+    #[classmethod]
+    #[pyo3(signature = (
+        path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
+        write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
+        io_workers=4, prefetch_timeout=30.0
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
+    fn open(
+        cls: &Bound<'_, PyType>,
+        path: Option<&Bound<'_, PyAny>>,
+        l1: ByteSize,
+        l2: ByteSize,
+        l3: ByteSize,
+        policy: String,
+        write_policy: String,
+        durable: bool,
+        direct: bool,
+        free_reserve: ByteSize,
+        io_workers: usize,
+        prefetch_timeout: f64,
+    ) -> PyResult<Self> {
+        let l1_policy = policy.clone();
+        let settings = Settings {
+            path: expand(path)?,
+            l2,
+            l3,
+            policy,
+            write_policy,
+            durable,
+            direct,
+            free_reserve,
+            io_workers,
+            prefetch_timeout,
+        };
+        let config = settings.config()?;
+        let inner = cls.py().detach(|| Store::open(l1.0, &l1_policy, config)).or_raise()?;
+        Ok(Self { inner })
+    }
+
+    /// The prefix cache of a layout; the first call for a layout takes its share of L1.
+    #[pyo3(signature = (layout, *, l1=None))]
+    fn prefix_cache(&self, layout: &PyKvLayout, l1: Option<ByteSize>) -> PyResult<PyPrefixCache> {
+        let share = l1.map(|size| size.0);
+        Ok(PyPrefixCache { inner: self.inner.prefix_cache(&layout.inner, share).or_raise()? })
+    }
+
+    /// The block store below, without L1.
+    #[getter]
+    fn blocks(&self) -> PyBlockStore {
+        PyBlockStore { inner: self.inner.blocks().clone() }
+    }
+
+    /// Pushes what L1 holds ("l1") or L1 and L2 hold ("l2") to the tiers below, and waits until it is there.
+    #[pyo3(signature = (tier="l2", *, timeout=DRAIN_SECONDS))]
+    fn evict(&self, py: Python<'_>, tier: &str, timeout: f64) -> PyResult<()> {
+        let tier = match tier {
+            "l1" => TierId::L1,
+            "l2" => TierId::L2,
+            _ => {
+                return Err(to_py(&Error::invalid(format!(
+                    "{tier:?} is no tier to evict from; use \"l1\" or \"l2\""
+                ))));
+            }
+        };
+        let timeout = seconds(timeout)?;
+        py.detach(|| self.inner.evict(tier, timeout)).or_raise()
+    }
+
+    /// Drops the segments' pages from the operating system's cache; gives back the bytes that stayed.
+    fn drop_page_cache(&self, py: Python<'_>) -> PyResult<u64> {
+        py.detach(|| self.inner.blocks().drop_page_cache()).or_raise()
+    }
+
+    /// Waits until every commit is in L1 and every accepted write in L3.
+    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let timeout = seconds(timeout)?;
+        py.detach(|| self.inner.flush(timeout)).or_raise()
+    }
+
+    /// Forgets everything in every tier, for good.
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.inner.clear()).or_raise()
+    }
+
+    /// Drains and closes; a second call does nothing.
+    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let timeout = seconds(timeout)?;
+        py.detach(|| self.inner.close(timeout)).or_raise()
+    }
+
+    /// What each cache and tier holds and has done.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let (caches, below) = self.inner.stats().or_raise()?;
+        let dict = stats::store(py, &below)?;
+        let caches =
+            caches.iter().map(|cache| stats::cache(py, cache)).collect::<PyResult<Vec<_>>>()?;
+        dict.set_item("caches", caches)?;
+        Ok(dict)
+    }
+
+    /// What opening found on disk; None without L3.
+    fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        recovery(py, self.inner.blocks())
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, py: Python<'_>, _error: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.close(py, DRAIN_SECONDS)
+    }
+}
+
+/// Block key to bytes over L2 and L3, for engines that bring their own keys.
+#[pyclass(name = "BlockStore", module = "kvlab._core", frozen)]
+pub(crate) struct PyBlockStore {
+    inner: BlockStore,
+}
+
+#[pymethods]
+impl PyBlockStore {
+    /// Opens a block store; without a path it lives in memory only.
+    #[classmethod]
+    #[pyo3(signature = (
+        path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
+        write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
+        io_workers=4, prefetch_timeout=30.0
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
+    fn open(
+        cls: &Bound<'_, PyType>,
+        path: Option<&Bound<'_, PyAny>>,
+        l2: ByteSize,
+        l3: ByteSize,
+        policy: String,
+        write_policy: String,
+        durable: bool,
+        direct: bool,
+        free_reserve: ByteSize,
+        io_workers: usize,
+        prefetch_timeout: f64,
+    ) -> PyResult<Self> {
+        let settings = Settings {
+            path: expand(path)?,
+            l2,
+            l3,
+            policy,
+            write_policy,
+            durable,
+            direct,
+            free_reserve,
+            io_workers,
+            prefetch_timeout,
+        };
+        let config = settings.config()?;
+        let inner = cls.py().detach(|| BlockStore::open(config)).or_raise()?;
+        Ok(Self { inner })
+    }
+
+    /// Keeps bytes under a 32-byte key; `parent` is the key of the block before. True if they are kept (or were there).
+    #[pyo3(signature = (key, data, *, parent=None))]
+    fn put(
+        &self,
+        py: Python<'_>,
+        key: &[u8],
+        data: PyBuffer<u8>,
+        parent: Option<&[u8]>,
+    ) -> PyResult<bool> {
+        let key = BlockKey::from_slice(key).or_raise()?;
+        let parent = parent.map(BlockKey::from_slice).transpose().or_raise()?;
+        let bytes = data.to_vec(py)?;
+        let put = py.detach(|| self.inner.put_bytes(key, parent, &bytes)).or_raise()?;
+        Ok(!matches!(put, Put::Refused(_)))
+    }
+
+    /// The bytes of a key; None for a miss or damaged bytes.
+    fn get<'py>(&self, py: Python<'py>, key: &[u8]) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let key = BlockKey::from_slice(key).or_raise()?;
+        let bytes = py.detach(|| self.inner.get_bytes(&key)).or_raise()?;
+        Ok(bytes.map(|bytes| PyBytes::new(py, &bytes)))
+    }
+
+    /// Where each key is: "l2", "l3", "pending" or None. Answered from memory.
+    fn lookup(&self, keys: Vec<Vec<u8>>) -> PyResult<Vec<Option<&'static str>>> {
+        use kvlab_core::store::Lookup;
+        let keys = block_keys(&keys)?;
+        let found = self.inner.lookup(&keys).or_raise()?;
+        Ok(found
+            .into_iter()
+            .map(|found| match found {
+                Lookup::Hit(TierId::L2) => Some("l2"),
+                Lookup::Hit(_) => Some("l3"),
+                Lookup::Pending => Some("pending"),
+                Lookup::Miss => None,
+            })
+            .collect())
+    }
+
+    /// Whether a key can be read.
+    fn __contains__(&self, key: &[u8]) -> PyResult<bool> {
+        self.inner.contains(&BlockKey::from_slice(key).or_raise()?).or_raise()
+    }
+
+    /// Drops blocks for good; gives back how many runs went.
+    fn remove(&self, py: Python<'_>, keys: Vec<Vec<u8>>) -> PyResult<usize> {
+        let keys = block_keys(&keys)?;
+        py.detach(|| self.inner.remove(&keys)).or_raise()
+    }
+
+    /// Starts to pull blocks from L3 into L2.
+    fn prefetch(&self, keys: Vec<Vec<u8>>) -> PyResult<PyPrefetchTicket> {
+        let keys = block_keys(&keys)?;
+        Ok(PyPrefetchTicket { inner: self.inner.prefetch(&keys).or_raise()? })
+    }
+
+    /// Waits until every accepted write is in L3.
+    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let timeout: Duration = seconds(timeout)?;
+        py.detach(|| self.inner.flush(timeout)).or_raise()
+    }
+
+    /// Drains and closes; a second call does nothing.
+    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let timeout: Duration = seconds(timeout)?;
+        py.detach(|| self.inner.close(timeout)).or_raise()
+    }
+
+    /// What each tier holds and has done.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats::store(py, &self.inner.stats())
+    }
+
+    /// What opening found on disk; None without L3.
+    fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        recovery(py, &self.inner)
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, py: Python<'_>, _error: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.close(py, DRAIN_SECONDS)
+    }
+}
+
+fn block_keys(keys: &[Vec<u8>]) -> PyResult<Vec<BlockKey>> {
+    keys.iter().map(|key| BlockKey::from_slice(key)).collect::<kvlab_core::Result<_>>().or_raise()
+}
