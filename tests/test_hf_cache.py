@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,11 +237,12 @@ def test_several_sequences_are_refused() -> None:
         forward(model, prompt(8).repeat(2, 1), allocate(model, 20))
     cache: Any = allocate(model, 20)
     forward(model, prompt(8), cache)
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: cache.reorder_cache(torch.tensor([0])),
         lambda: cache.batch_repeat_interleave(2),
         lambda: cache.batch_select_indices(torch.tensor([0])),
-    ):
+    )
+    for call in calls:
         with pytest.raises(UnsupportedRequestError, match="one sequence"):
             call()
     assert cache.length == 8

