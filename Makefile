@@ -46,7 +46,7 @@ test-rust: $(VENV)/.stamp-venv  ## Run the Rust tests and doctests
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-built wheel  ## Run the Python tests with every extra and the model
 	$(BIN)/python -c "from kvlab import models; print('model:', models.resolve('smollm2-135m'))"
-	KVLAB_DIST=$(abspath dist) $(BIN)/python -m pytest -p tests.no_skip $(PYTEST_ARGS)
+	PYTHONPATH=tests KVLAB_DIST=$(abspath dist) $(BIN)/python -m pytest -p no_skip $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, then the same through Python

@@ -1,4 +1,4 @@
-"""A pytest plugin that turns every skip into a failure: `python -m pytest -p tests.no_skip`.
+"""A pytest plugin that turns every skip into a failure: `PYTHONPATH=tests pytest -p no_skip`.
 
 `make test` installs every extra and fetches the model, so nothing has a reason to skip there; a
 skip would be a test that silently stopped running. Expected failures (`xfail`) are left alone.
