@@ -35,7 +35,7 @@ impl Store {
     pub fn open(l1_bytes: u64, policy: &str, config: StoreConfig) -> Result<Self> {
         crate::policy::by_name(policy)?;
         Ok(Self {
-            blocks: BlockStore::open(config)?,
+            blocks: BlockStore::with_l3(&config, None)?,
             l1_bytes,
             policy: policy.to_owned(),
             state: Mutex::default(),
