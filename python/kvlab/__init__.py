@@ -5,7 +5,17 @@
 
 from __future__ import annotations
 
-from kvlab._core import __version__, build_info, parse_size
+from kvlab._core import (
+    BlockStore,
+    KvLayout,
+    PagedAllocator,
+    PrefixCache,
+    RadixCache,
+    Store,
+    __version__,
+    build_info,
+    parse_size,
+)
 from kvlab.errors import (
     CapacityError,
     ConfigError,
@@ -25,15 +35,21 @@ from kvlab.errors import (
 )
 
 __all__ = [
+    "BlockStore",
     "CapacityError",
     "ConfigError",
     "ForkedProcessError",
     "FormatError",
     "InvalidArgumentError",
+    "KvLayout",
     "KvlabError",
     "ModelUnavailableError",
     "NotFoundError",
+    "PagedAllocator",
+    "PrefixCache",
+    "RadixCache",
     "StateError",
+    "Store",
     "StoreClosedError",
     "StoreIOError",
     "StoreLockedError",

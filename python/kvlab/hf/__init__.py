@@ -7,16 +7,24 @@ from kvlab.hf.cache import KeyValue, PreallocatedCache, PreallocatedLayer
 from kvlab.hf.fingerprint import fingerprint
 from kvlab.hf.layout import LayerShape, ModelLayout, read_layout
 from kvlab.hf.load import load
+from kvlab.hf.report import HitTokens, Report
+from kvlab.hf.session import GenerateOutput, Prefilled, Session, attach
 from kvlab.hf.stamp import Stamp
 from kvlab.hf.support import check_model, refuse_request
 
 __all__ = [
+    "GenerateOutput",
+    "HitTokens",
     "KeyValue",
     "LayerShape",
     "ModelLayout",
     "PreallocatedCache",
     "PreallocatedLayer",
+    "Prefilled",
+    "Report",
+    "Session",
     "Stamp",
+    "attach",
     "check_model",
     "fingerprint",
     "load",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from kvlab import models
-from kvlab._core import ConfigError
+from kvlab.errors import ConfigError
 from kvlab._quiet import quiet_transformers
 
 if TYPE_CHECKING:
