@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from kvlab._core import CapacityError, ConfigError
-from kvlab.errors import UnsupportedRequestError
+from kvlab.errors import CapacityError, ConfigError, UnsupportedRequestError
 from kvlab.hf.layout import LayerShape
 
 KeyValue = tuple[Tensor, Tensor]
