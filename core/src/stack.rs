@@ -35,7 +35,7 @@ impl Store {
     pub fn open(l1_bytes: u64, policy: &str, config: StoreConfig) -> Result<Self> {
         crate::policy::by_name(policy)?;
         Ok(Self {
-            blocks: BlockStore::open(config)?,
+            blocks: BlockStore::with_l3(&config, None)?,
             l1_bytes,
             policy: policy.to_owned(),
             state: Mutex::default(),
@@ -100,7 +100,7 @@ impl Store {
             cache.evict(usize::MAX)?;
         }
         if down_to == TierId::L2 {
-            self.blocks.evict_l2()?;
+            self.blocks.evict_l2(timeout.saturating_sub(start.elapsed()))?;
         }
         self.blocks.flush(timeout.saturating_sub(start.elapsed()))
     }
@@ -155,6 +155,6 @@ impl Store {
     /// [`Error::Closed`].
     pub fn stats(&self) -> Result<(Vec<CacheStats>, StoreStats)> {
         let caches = self.caches()?.iter().map(PrefixCache::stats).collect();
-        Ok((caches, self.blocks.stats()))
+        Ok((caches, self.blocks.stats()?))
     }
 }

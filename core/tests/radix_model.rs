@@ -1,11 +1,13 @@
 //! The radix tree against a brute-force model: every prefix that is held, in a map. `validate()` after each step.
 
+#![expect(clippy::expect_used, reason = "a test may fail loudly")]
+
 use std::collections::BTreeMap;
 
 use kvlab_core::Error;
 use kvlab_core::key::{BlockKey, chain_end, chain_keys};
 use kvlab_core::policy::by_name;
-use kvlab_core::radix::{Evicted, LockId, Match, RadixTree};
+use kvlab_core::radix::{Evicted, LockId, Match, RadixStats, RadixTree};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -360,7 +362,7 @@ proptest! {
             world.unlock(0)?;
         }
         world.evict(usize::MAX, false)?;
-        prop_assert_eq!(world.tree.stats(), Default::default());
+        prop_assert_eq!(world.tree.stats(), RadixStats::default());
         prop_assert_eq!(world.tree.validate(), Ok(()));
     }
 }

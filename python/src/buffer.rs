@@ -1,10 +1,12 @@
-//! Cache buffers as Python buffers, so that tensors can be made over them without a copy.
+//! The buffer protocol, both ways: cache buffers as Python buffers, so that tensors can be made over them without a copy, and
+//! items out of a caller's array.
 #![expect(unsafe_code, reason = "the buffer protocol is a raw C structure; every block has its SAFETY note")]
 
 use std::ffi::c_int;
 use std::sync::Arc;
 
 use kvlab_core::buffer::CacheBuffer;
+use pyo3::buffer::{Element, PyBuffer};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -63,4 +65,16 @@ impl PyCacheBuffer {
         };
         if status == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
     }
+}
+
+/// The items of a contiguous buffer, in order; none if it is not contiguous.
+pub(crate) fn items<'a, T: Element>(
+    _py: Python<'a>,
+    buffer: &'a PyBuffer<T>,
+) -> Option<impl ExactSizeIterator<Item = T> + 'a> {
+    let items = buffer.as_slice_ptr()?;
+    let first = items.cast::<T>();
+    // SAFETY: `index` is inside the exported memory, which the buffer keeps alive and of which `as_slice_ptr` checked format,
+    // alignment and contiguity. Items are plain numbers read one by one: no reference is made that a writer could break.
+    Some((0..items.len()).map(move |index| unsafe { first.add(index).read() }))
 }

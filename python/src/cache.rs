@@ -14,7 +14,7 @@ use pyo3::types::PyDict;
 
 use crate::argument::seconds;
 use crate::buffer::PyCacheBuffer;
-use crate::error::{OrRaise, to_py};
+use crate::error::OrRaise;
 use crate::stats;
 use crate::tokens::{Tokens, read_into};
 
@@ -229,9 +229,4 @@ impl PyPrefetchTicket {
     fn cancel(&self, py: Python<'_>) {
         py.detach(|| self.inner.cancel());
     }
-}
-
-/// An argument error of a closed object is the core's own.
-pub(crate) fn closed() -> PyErr {
-    to_py(&Error::Closed)
 }

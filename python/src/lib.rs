@@ -3,8 +3,16 @@
 //! Every function here takes buffers and plain values, makes one call into `kvlab_core`, and turns its
 //! errors into the exceptions of `kvlab.errors`. Long waits, I/O and large copies release the GIL.
 
+mod allocator;
 mod argument;
+mod buffer;
+mod cache;
 mod error;
+mod radix;
+mod sizing;
+mod stats;
+mod store;
+mod tokens;
 
 use pyo3::prelude::*;
 
@@ -14,7 +22,19 @@ mod _core {
     use pyo3::prelude::*;
     use pyo3::types::PyDict;
 
+    #[pymodule_export]
+    use crate::allocator::PyPagedAllocator;
     use crate::argument::ByteSize;
+    #[pymodule_export]
+    use crate::buffer::PyCacheBuffer;
+    #[pymodule_export]
+    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest};
+    #[pymodule_export]
+    use crate::radix::{PyPrefixMatch, PyRadixCache};
+    #[pymodule_export]
+    use crate::sizing::{kv_presets, kv_size};
+    #[pymodule_export]
+    use crate::store::{PyBlockStore, PyStore};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -5,7 +5,7 @@ use kvlab_core::buffer::BufferStats;
 use kvlab_core::cache::{CacheStats, L1Stats, Restored};
 use kvlab_core::store::{PrefetchProgress, StoreStats, TierStats};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict};
+use pyo3::types::PyDict;
 
 /// Builds a dictionary from `name: value` pairs of one structure.
 macro_rules! fields {
@@ -146,12 +146,4 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
     );
     dict.set_item("prefetch", prefetch)?;
     Ok(dict)
-}
-
-/// A dictionary of strings, for the recovery report.
-pub(crate) fn text<'py>(
-    py: Python<'py>,
-    items: impl IntoIterator<Item = (&'static str, String)>,
-) -> PyResult<Bound<'py, PyDict>> {
-    items.into_iter().collect::<Vec<_>>().into_py_dict(py)
 }

@@ -316,7 +316,7 @@ impl PyBlockStore {
 
     /// What each tier holds and has done.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        stats::store(py, &self.inner.stats())
+        stats::store(py, &self.inner.stats().or_raise()?)
     }
 
     /// What opening found on disk; None without L3.

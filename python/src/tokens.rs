@@ -1,10 +1,11 @@
 //! Token ids from Python: any one-dimensional buffer of integers at once, other sequences item by item.
 
 use kvlab_core::Error;
-use pyo3::buffer::{Element, PyBuffer, PyUntypedBuffer, ReadOnlyCell};
+use pyo3::buffer::{Element, PyBuffer, PyUntypedBuffer};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::buffer::items;
 use crate::error::to_py;
 
 /// Token ids as the core wants them.
@@ -68,23 +69,21 @@ fn narrow<T: Element>(
     out: &mut Vec<u32>,
     widen: impl Fn(T) -> i64,
 ) -> PyResult<()> {
-    let cells: &[ReadOnlyCell<T>] = buffer
-        .as_slice(py)
-        .ok_or_else(|| to_py(&Error::invalid("the buffer of token ids is not contiguous")))?;
+    let contiguous = || to_py(&Error::invalid("the buffer of token ids is not contiguous"));
     // One pass that the compiler can vectorise: the range is checked once, over the bits of all ids.
     let mut bits = 0_i64;
-    out.extend(cells.iter().map(|cell| {
-        let token = widen(cell.get());
+    out.extend(items(py, buffer).ok_or_else(contiguous)?.map(|item| {
+        let token = widen(item);
         bits |= token;
         token as u32
     }));
     if bits >> 32 == 0 {
         return Ok(());
     }
-    let found = cells.iter().map(|cell| widen(cell.get())).enumerate();
-    let (index, token) =
-        found.into_iter().find(|(_, token)| u32::try_from(*token).is_err()).unwrap_or((0, bits));
     out.clear();
+    let mut tokens = items(py, buffer).ok_or_else(contiguous)?.map(widen).enumerate();
+    let wrong = tokens.find(|(_, token)| u32::try_from(*token).is_err());
+    let (index, token) = wrong.unwrap_or((0, bits));
     Err(out_of_range(index, token))
 }
 

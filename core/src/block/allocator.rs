@@ -1,5 +1,7 @@
+use std::collections::HashMap;
+
 use super::{Appended, BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A block pool and its sequences in one: paged memory for token rows, with fork and copy-on-write.
 ///
@@ -8,6 +10,8 @@ use crate::error::Result;
 pub struct PagedAllocator {
     pool: BlockPool,
     sequences: SequenceTable,
+    /// References that others hold (a radix tree), by block.
+    held: HashMap<BlockId, u32>,
 }
 
 impl PagedAllocator {
@@ -18,7 +22,11 @@ impl PagedAllocator {
     pub fn new(blocks: usize, block_tokens: usize, block_bytes: usize) -> Result<Self> {
         let pool = BlockPool::new(blocks, block_bytes)?;
         let sequences = SequenceTable::new(&pool, block_tokens)?;
-        Ok(Self { pool, sequences })
+        Ok(Self {
+            pool,
+            sequences,
+            held: HashMap::new(),
+        })
     }
 
     /// A new sequence with room for `tokens` tokens.
@@ -113,6 +121,34 @@ impl PagedAllocator {
         self.pool.ref_count(id)
     }
 
+    /// Takes a reference to each block for somebody other than a sequence, a radix tree for one. O(blocks).
+    ///
+    /// # Errors
+    /// [`Error::UnknownBlock`] for a free block; no reference is taken then.
+    pub fn hold(&mut self, blocks: &[BlockId]) -> Result<()> {
+        self.pool.retain_all(blocks)?;
+        for block in blocks {
+            *self.held.entry(*block).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives a reference of [`hold`](Self::hold) back; true if the block became free.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBlock`] if nobody holds it that way.
+    pub fn let_go(&mut self, block: BlockId) -> Result<bool> {
+        let count = self
+            .held
+            .get_mut(&block)
+            .ok_or(Error::UnknownBlock(block.0))?;
+        *count -= 1;
+        if *count == 0 {
+            self.held.remove(&block);
+        }
+        self.pool.release(block)
+    }
+
     /// What is held, in O(1).
     pub fn stats(&self) -> PoolStats {
         PoolStats::of(&self.pool, &self.sequences)
@@ -123,6 +159,8 @@ impl PagedAllocator {
     /// # Errors
     /// A description of the first thing that is wrong.
     pub fn validate(&self) -> std::result::Result<(), String> {
-        self.sequences.validate(&self.pool, |_| 0)
+        self.sequences.validate(&self.pool, |block| {
+            self.held.get(&block).copied().unwrap_or(0)
+        })
     }
 }

@@ -244,6 +244,11 @@ impl BlockPool {
         self.blocks as usize
     }
 
+    /// Blocks that were given out at least once: those of the lowest ids.
+    pub(super) fn ever_used(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Bytes of one block.
     pub fn block_bytes(&self) -> usize {
         self.block_bytes

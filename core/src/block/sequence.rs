@@ -342,7 +342,7 @@ impl SequenceTable {
     }
 
     /// Checks every table, and that each block has as many references as sequences and `external` holders (a radix tree) account for.
-    /// O(blocks of the pool + blocks of all sequences).
+    /// O(blocks ever used + blocks of all sequences).
     ///
     /// # Errors
     /// A description of the first thing that is wrong.
@@ -352,7 +352,7 @@ impl SequenceTable {
         external: impl Fn(BlockId) -> u32,
     ) -> Result<(), String> {
         pool.validate()?;
-        let mut references = vec![0_u32; pool.blocks()];
+        let mut references = vec![0_u32; pool.ever_used()];
         let mut tokens = 0;
         for (id, sequence) in &self.sequences {
             if sequence.blocks.len() != sequence.tokens.div_ceil(self.block_tokens) {

@@ -17,7 +17,7 @@ use crate::key::{BlockKey, chain_keys};
 use crate::layout::RunWindow;
 use crate::radix::Evicted;
 use crate::run::{RunHeader, RunSource};
-use crate::tier::{Put, TierId};
+use crate::tier::Put;
 
 /// A request's tokens whose KV stands in a buffer.
 #[derive(Debug)]
@@ -171,9 +171,8 @@ impl Shared {
         let mut keys = Vec::with_capacity(whole / block_tokens);
         chain_keys(job.namespace, &job.tokens[..whole], block_tokens, &mut keys);
         let held = self.l1.lock().sequence(job.hold).map_or(0, |(_, tokens)| tokens / block_tokens);
-        self.store.forget_l2(&keys[..held.min(keys.len())]);
-        self.write_through(job, &keys);
-        Ok(())
+        self.store.forget_l2(&keys[..held.min(keys.len())])?;
+        self.write_through(job, &keys)
     }
 
     fn end_commit(&self, hold: HoldId) -> Result<()> {
@@ -267,10 +266,16 @@ impl Shared {
                         .map(|layer| self.layout.block_pieces(&offsets, layer))
                         .collect(),
                 };
-                let header = self.header(namespace, parent, keys);
-                if let Put::Refused(reason) = self.store.demote(header, source) {
-                    log::debug!("{} blocks were not demoted: {reason:?}", keys.len());
-                    break;
+                match self.store.demote(self.header(namespace, parent, keys), source) {
+                    Ok(Put::Refused(reason)) => {
+                        log::debug!("{} blocks were not demoted: {reason:?}", keys.len());
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        log::warn!("{} blocks were not demoted: {error}", keys.len());
+                        break;
+                    }
                 }
                 parent = keys.last().copied().unwrap_or(parent);
             }
@@ -278,12 +283,12 @@ impl Shared {
     }
 
     /// Writes what L3 lacks of the job's blocks, in runs, until one is refused: nothing behind it could be reached.
-    fn write_through(&self, job: &Job, keys: &[BlockKey]) {
+    fn write_through(&self, job: &Job, keys: &[BlockKey]) -> Result<()> {
         if !self.store.writes_through() {
-            return;
+            return Ok(());
         }
         let block_tokens = self.layout.block_tokens();
-        let stored = self.store.leading(keys, TierId::L3);
+        let stored = self.store.leading_in_l3(keys)?;
         let mut parent = stored.checked_sub(1).map_or(job.namespace, |last| keys[last]);
         let mut at = stored;
         for keys in keys[stored..].chunks(self.layout.max_run_blocks()) {
@@ -296,13 +301,15 @@ impl Shared {
                     .map(|layer| self.layout.buffer_pieces(job.buffer.layout(), layer, &window))
                     .collect(),
             };
-            if let Put::Refused(reason) = self.store.write_through(self.header(job.namespace, parent, keys), source) {
+            let header = self.header(job.namespace, parent, keys);
+            if let Put::Refused(reason) = self.store.write_through(header, source)? {
                 log::debug!("{} blocks were not written through: {reason:?}", keys.len());
-                return;
+                break;
             }
             at += keys.len();
             parent = keys.last().copied().unwrap_or(parent);
         }
+        Ok(())
     }
 
     fn header(&self, namespace: BlockKey, parent: BlockKey, keys: &[BlockKey]) -> RunHeader {

@@ -1,8 +1,7 @@
 //! What one mutex guards: pool, sequences, tree, and who holds what of them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use hashbrown::{HashMap, HashSet};
 
 use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
 use crate::error::Result;

@@ -63,7 +63,7 @@ pub struct Request {
     blocks: Vec<BlockId>,
     steps: Vec<Step>,
     found: HitTokens,
-    /// Prompt tokens that no tier had although a hit may have covered them.
+    /// Leading tokens whose KV this request has restored or committed.
     restored: Option<usize>,
     last_commit: Option<Arc<Done>>,
 }
@@ -160,9 +160,7 @@ impl Request {
             }
             restored.l2_bytes = outcome.l2.bytes;
             restored.l3_bytes = outcome.l3.bytes;
-            restored.failure = outcome
-                .failure
-                .map(|(tier, failure)| format!("{failure:?} bytes in {tier}: the rest is recomputed").to_lowercase());
+            restored.failure = outcome.failure.map(|failure| failure.to_string());
             restored.below_time = start.elapsed();
         }
         self.steps.clear();

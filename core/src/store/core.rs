@@ -105,6 +105,13 @@ impl Core {
         }
     }
 
+    /// Whether L3 has a block, or will have it once its queue is written.
+    pub(super) fn reaches_l3(&self, key: &BlockKey) -> bool {
+        // Pending first: what leaves the queue meanwhile is found in L3 then.
+        self.writer.as_ref().is_some_and(|writer| writer.is_pending(key))
+            || self.l3.as_ref().is_some_and(|l3| l3.contains(key))
+    }
+
     pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
         let mut plan = Plan::default();
         let mut rest = keys;

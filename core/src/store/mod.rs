@@ -278,6 +278,21 @@ impl BlockStore {
         Ok(self.handle.core.stats())
     }
 
+    /// How many of `keys`, from the first on, L3 has or will have once its queue is written.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn leading_in_l3(&self, keys: &[BlockKey]) -> Result<usize> {
+        let core = self.core()?;
+        Ok(keys.iter().take_while(|key| core.reaches_l3(key)).count())
+    }
+
+    /// Whether what L1 takes in is to be written to L3 at once.
+    pub fn writes_through(&self) -> bool {
+        let core = &self.handle.core;
+        core.l3.is_some() && core.write_policy == WritePolicy::WriteThrough
+    }
+
     /// Whether L2 and L3 exist.
     pub fn tiers(&self) -> (bool, bool) {
         let core = &self.handle.core;

@@ -2,6 +2,8 @@
 
 pub mod disk;
 pub mod memory;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fmt;
 use std::ops::Range;

@@ -1,0 +1,255 @@
+//! `RadixCache`: the radix tree over a `PagedAllocator`'s blocks.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use kvlab_core::Error;
+use kvlab_core::block::{BlockId, PagedAllocator};
+use kvlab_core::key::BlockKey;
+use kvlab_core::policy;
+use kvlab_core::radix::{LockId, Match, RadixTree};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyAssertionError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::allocator::PyPagedAllocator;
+use crate::error::{OrRaise, to_py};
+use crate::tokens::{Tokens, read_into};
+
+thread_local! {
+    /// Token ids of the call under way: a match allocates nothing.
+    static SCRATCH: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_tokens<T>(
+    tokens: &Bound<'_, PyAny>,
+    call: impl FnOnce(&[u32]) -> PyResult<T>,
+) -> PyResult<T> {
+    // Taken out while in use: reading a Python object may call back into here.
+    let mut ids = SCRATCH.take();
+    let result = read_into(tokens, &mut ids).and_then(|()| call(&ids));
+    SCRATCH.set(ids);
+    result
+}
+
+/// The longest cached prefix of token sequences, over the blocks of one allocator.
+#[pyclass(name = "RadixCache", module = "kvlab._core", frozen)]
+pub(crate) struct PyRadixCache {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    tree: Mutex<RadixTree>,
+    // Locked after the tree, never before it.
+    allocator: Arc<Mutex<PagedAllocator>>,
+}
+
+/// A matched prefix: a place in the tree.
+#[pyclass(name = "PrefixMatch", module = "kvlab._core", frozen)]
+pub(crate) struct PyPrefixMatch {
+    shared: Arc<Shared>,
+    found: Match,
+    lock: Mutex<Option<LockId>>,
+}
+
+fn namespace(bytes: Option<&[u8]>) -> PyResult<BlockKey> {
+    bytes.map_or(Ok(BlockKey::default()), |bytes| BlockKey::from_slice(bytes).or_raise())
+}
+
+#[pymethods]
+impl PyRadixCache {
+    #[new]
+    #[pyo3(signature = (allocator, *, policy="lru"))]
+    fn new(allocator: &PyPagedAllocator, policy: &str) -> PyResult<Self> {
+        let block_tokens = allocator.inner.lock().stats().block_tokens;
+        let policy = policy::by_name(policy).or_raise()?;
+        let tree = Mutex::new(RadixTree::new(block_tokens, policy).or_raise()?);
+        let allocator = Arc::clone(&allocator.inner);
+        Ok(Self { shared: Arc::new(Shared { tree, allocator }) })
+    }
+
+    /// The longest prefix in whole blocks; counts as a use.
+    #[pyo3(signature = (tokens, namespace=None))]
+    fn match_prefix(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        namespace: Option<&[u8]>,
+    ) -> PyResult<PyPrefixMatch> {
+        let namespace = self::namespace(namespace)?;
+        with_tokens(tokens, |ids| {
+            let found = self.shared.tree.lock().match_prefix(&namespace, ids);
+            Ok(PyPrefixMatch { shared: Arc::clone(&self.shared), found, lock: Mutex::default() })
+        })
+    }
+
+    /// As `match_prefix`, and the block that shares the most tokens beyond: (match, block or None, tokens to copy).
+    #[pyo3(signature = (tokens, namespace=None))]
+    fn match_partial(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        namespace: Option<&[u8]>,
+    ) -> PyResult<(PyPrefixMatch, Option<u32>, usize)> {
+        let namespace = self::namespace(namespace)?;
+        with_tokens(tokens, |ids| {
+            let found = self.shared.tree.lock().match_partial(&namespace, ids);
+            let shared = Arc::clone(&self.shared);
+            let whole = PyPrefixMatch { shared, found: found.whole, lock: Mutex::default() };
+            let (block, tokens) =
+                found.partial.map_or((None, 0), |part| (Some(part.block), part.tokens));
+            Ok((whole, block, tokens))
+        })
+    }
+
+    /// What a request reuses and what it still has to compute: (blocks to share, tokens of the suffix).
+    #[pyo3(signature = (tokens, namespace=None))]
+    fn request(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        namespace: Option<&[u8]>,
+    ) -> PyResult<(Vec<u32>, usize)> {
+        let namespace = self::namespace(namespace)?;
+        with_tokens(tokens, |ids| {
+            let mut tree = self.shared.tree.lock();
+            // The last token is always computed: its logits are what the caller is after.
+            let found = tree.match_prefix(&namespace, &ids[..ids.len().saturating_sub(1)]);
+            let mut blocks = Vec::new();
+            tree.blocks_of(&found, &mut blocks).or_raise()?;
+            Ok((blocks, ids.len() - found.tokens()))
+        })
+    }
+
+    /// Keeps a prompt whose KV stands in `blocks`; gives back how many of its tokens were there already. The cache takes a
+    /// reference to each block that it did not have.
+    #[pyo3(signature = (tokens, blocks, namespace=None))]
+    fn insert(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        blocks: Tokens,
+        namespace: Option<&[u8]>,
+    ) -> PyResult<usize> {
+        let namespace = self::namespace(namespace)?;
+        let blocks = blocks.0;
+        with_tokens(tokens, |ids| {
+            let mut tree = self.shared.tree.lock();
+            let mut allocator = self.shared.allocator.lock();
+            let held = blocks.iter().copied().map(BlockId).collect::<Vec<_>>();
+            // Held before the tree sees them: a freed block among them must leave everything as it was.
+            allocator.hold(&held).or_raise()?;
+            let inserted = tree.insert(&namespace, ids, &blocks);
+            let surplus = match &inserted {
+                Ok(inserted) => &held[..inserted.duplicates],
+                Err(_) => &held[..],
+            };
+            for block in surplus {
+                allocator.let_go(*block).or_raise()?;
+            }
+            let inserted = inserted.or_raise()?;
+            if let Some(displaced) = inserted.displaced {
+                allocator.let_go(BlockId(displaced)).or_raise()?;
+            }
+            Ok(inserted.present)
+        })
+    }
+
+    /// Gives up so many blocks, least recently used leaves first, or all that may go; gives back how many went.
+    fn evict(&self, blocks: usize) -> PyResult<usize> {
+        let mut tree = self.shared.tree.lock();
+        let mut evicted = Vec::new();
+        let gone = tree.evict(blocks, &mut evicted);
+        let mut allocator = self.shared.allocator.lock();
+        for block in evicted.iter().flat_map(|part| part.blocks()) {
+            allocator.let_go(BlockId(*block)).or_raise()?;
+        }
+        Ok(gone)
+    }
+
+    /// Drops what a namespace holds; locked prefixes stay. Gives back how many blocks went.
+    #[pyo3(signature = (namespace=None))]
+    fn clear(&self, namespace: Option<&[u8]>) -> PyResult<usize> {
+        let namespace = self::namespace(namespace)?;
+        let mut tree = self.shared.tree.lock();
+        let gone = tree.remove_namespace(&namespace).blocks;
+        let mut allocator = self.shared.allocator.lock();
+        for block in &gone {
+            allocator.let_go(BlockId(*block)).or_raise()?;
+        }
+        Ok(gone.len())
+    }
+
+    /// Nodes, leaves, and blocks: total, evictable, protected.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.shared.tree.lock().stats();
+        let dict = PyDict::new(py);
+        dict.set_item("nodes", stats.nodes)?;
+        dict.set_item("leaves", stats.leaves)?;
+        dict.set_item("total_blocks", stats.total_blocks)?;
+        dict.set_item("evictable_blocks", stats.evictable_blocks())?;
+        dict.set_item("protected_blocks", stats.protected_blocks)?;
+        Ok(dict)
+    }
+
+    /// Checks the tree and the allocator; raises `AssertionError` with what is wrong.
+    fn validate(&self) -> PyResult<()> {
+        let tree = self.shared.tree.lock();
+        let allocator = self.shared.allocator.lock();
+        tree.validate().and_then(|()| allocator.validate()).map_err(PyAssertionError::new_err)
+    }
+}
+
+#[pymethods]
+impl PyPrefixMatch {
+    /// Tokens that matched, in whole blocks.
+    #[getter]
+    fn tokens(&self) -> usize {
+        self.found.tokens()
+    }
+
+    fn __len__(&self) -> usize {
+        self.found.tokens()
+    }
+
+    /// The matched blocks' ids, in order.
+    fn blocks(&self) -> PyResult<Vec<u32>> {
+        let mut blocks = Vec::new();
+        self.shared.tree.lock().blocks_of(&self.found, &mut blocks).or_raise()?;
+        Ok(blocks)
+    }
+
+    /// Protects the matched path from eviction until `unlock`.
+    fn lock(&self) -> PyResult<()> {
+        let mut held = self.lock.lock();
+        if held.is_some() {
+            return Err(to_py(&Error::invalid("the match is locked already; match again for a second lock")));
+        }
+        *held = Some(self.shared.tree.lock().lock(&self.found).or_raise()?);
+        Ok(())
+    }
+
+    /// Gives the lock back.
+    fn unlock(&self) -> PyResult<()> {
+        let lock = self.lock.lock().take().ok_or_else(|| to_py(&Error::NotLocked))?;
+        self.shared.tree.lock().unlock(lock).or_raise()
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().lock()?;
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, _error: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.unlock()
+    }
+}
+
+impl Drop for PyPrefixMatch {
+    fn drop(&mut self) {
+        // A match that is thrown away must not keep its path locked for ever.
+        if let Some(lock) = self.lock.lock().take()
+            && let Err(error) = self.shared.tree.lock().unlock(lock)
+        {
+            log::error!("a match could not be unlocked: {error}");
+        }
+    }
+}
