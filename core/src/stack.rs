@@ -32,10 +32,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`BlockStore::open`]; [`Error::Config`] for an unknown policy.
-    pub fn open(l1_bytes: u64, policy: &str, config: StoreConfig) -> Result<Self> {
+    pub fn open(l1_bytes: u64, policy: &str, config: &StoreConfig) -> Result<Self> {
         crate::policy::by_name(policy)?;
         Ok(Self {
-            blocks: BlockStore::with_l3(&config, None)?,
+            blocks: BlockStore::open(config)?,
             l1_bytes,
             policy: policy.to_owned(),
             state: Mutex::default(),

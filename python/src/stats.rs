@@ -3,6 +3,7 @@
 use kvlab_core::block::PoolStats;
 use kvlab_core::buffer::BufferStats;
 use kvlab_core::cache::{CacheStats, L1Stats, Restored};
+use kvlab_core::tier::disk::RecoveryReport;
 use kvlab_core::store::{PrefetchProgress, StoreStats, TierStats};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -146,4 +147,35 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
     );
     dict.set_item("prefetch", prefetch)?;
     Ok(dict)
+}
+
+/// What opening L3 found and repaired.
+pub(crate) fn recovery<'py>(
+    py: Python<'py>,
+    report: Option<&RecoveryReport>,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let Some(report) = report else {
+        return Ok(None);
+    };
+    let dict = fields!(
+        py,
+        report,
+        [
+            clean,
+            runs,
+            blocks,
+            bytes,
+            segments,
+            segments_scanned,
+            foreign_segments,
+            rows_rebuilt,
+            index_rebuilt
+        ]
+    );
+    let moved = report.index_moved.as_ref().map(|path| path.display().to_string());
+    dict.set_item("index_moved", moved)?;
+    let dropped =
+        fields!(py, report.rows_dropped, [damaged, no_segment, no_record, overlapping]);
+    dict.set_item("rows_dropped", dropped)?;
+    Ok(Some(dict))
 }

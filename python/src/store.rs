@@ -116,7 +116,7 @@ impl PyStore {
             prefetch_timeout,
         };
         let config = settings.config()?;
-        let inner = cls.py().detach(|| Store::open(l1.0, &l1_policy, config)).or_raise()?;
+        let inner = cls.py().detach(|| Store::open(l1.0, &l1_policy, &config)).or_raise()?;
         Ok(Self { inner })
     }
 
@@ -185,7 +185,7 @@ impl PyStore {
 
     /// What opening found on disk; None without L3.
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        recovery(py, self.inner.blocks())
+        stats::recovery(py, self.inner.blocks().recovery())
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -240,7 +240,7 @@ impl PyBlockStore {
             prefetch_timeout,
         };
         let config = settings.config()?;
-        let inner = cls.py().detach(|| BlockStore::open(config)).or_raise()?;
+        let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;
         Ok(Self { inner })
     }
 
@@ -321,7 +321,7 @@ impl PyBlockStore {
 
     /// What opening found on disk; None without L3.
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
-        recovery(py, &self.inner)
+        stats::recovery(py, self.inner.recovery())
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

@@ -32,6 +32,7 @@ use crate::config::{StoreConfig, WritePolicy};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
+use crate::tier::disk::{DiskStats, DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
 pub use plan::{Lookup, Plan, Step};
@@ -60,14 +61,43 @@ struct Handle {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Disconnected once all threads have ended.
     ended: Receiver<()>,
+    disk: Option<OpenedDisk>,
+}
+
+struct OpenedDisk {
+    tier: Arc<DiskTier>,
+    report: RecoveryReport,
 }
 
 impl BlockStore {
+    /// Opens L2 and, if `config.disk` names a directory, L3 in it.
+    ///
+    /// # Errors
+    /// As [`DiskTier::open`]; [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot
+    /// be had.
+    pub fn open(config: &StoreConfig) -> Result<Self> {
+        let Some(disk) = &config.disk else {
+            return Self::with_l3(config, None);
+        };
+        let (tier, report) = DiskTier::open(disk)?;
+        let tier = Arc::new(tier);
+        let l3 = Arc::clone(&tier) as Arc<dyn DurableTier>;
+        Self::build(config, Some(l3), Some(OpenedDisk { tier, report }))
+    }
+
     /// A store over the given L3, or over L2 alone. `config.disk` is not looked at.
     ///
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+        Self::build(config, l3, None)
+    }
+
+    fn build(
+        config: &StoreConfig,
+        l3: Option<Arc<dyn DurableTier>>,
+        disk: Option<OpenedDisk>,
+    ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
                 name: "io_workers",
@@ -83,6 +113,7 @@ impl BlockStore {
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
             ended,
+            disk,
         };
         // From here on an early return drops the handle, which ends the threads that did start.
         for index in 0..=config.io_workers {
@@ -291,6 +322,25 @@ impl BlockStore {
     pub fn writes_through(&self) -> bool {
         let core = &self.handle.core;
         core.l3.is_some() && core.write_policy == WritePolicy::WriteThrough
+    }
+
+    /// What opening L3 found and repaired; none without L3.
+    pub fn recovery(&self) -> Option<&RecoveryReport> {
+        self.handle.disk.as_ref().map(|disk| &disk.report)
+    }
+
+    /// What L3 counts of itself; none without L3.
+    pub fn disk_stats(&self) -> Option<DiskStats> {
+        self.handle.disk.as_ref().map(|disk| disk.tier.stats())
+    }
+
+    /// Drops what the operating system caches of L3's files; gives back the bytes that stayed all the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Closed`], [`Error::Forked`].
+    pub fn drop_page_cache(&self) -> Result<u64> {
+        self.core()?;
+        self.handle.disk.as_ref().map_or(Ok(0), |disk| disk.tier.drop_page_cache())
     }
 
     /// Whether L2 and L3 exist.
