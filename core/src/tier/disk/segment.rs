@@ -86,9 +86,9 @@ impl Segment {
             file,
             mode,
         };
-        let made = platform::preallocate(&segment.file, size)
+        let outcome = platform::preallocate(&segment.file, size)
             .and_then(|()| segment.write_at(0, &segment.header_page(), pool));
-        if let Err(error) = made {
+        if let Err(error) = outcome {
             // The error that counts is the first one.
             let _ = std::fs::remove_file(&segment.path);
             return Err(error);
