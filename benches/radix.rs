@@ -1,6 +1,5 @@
 //! The radix tree: match, insert, evict, lock. One thread, blocks of 16 tokens.
 
-#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
 #![expect(clippy::expect_used, reason = "a bench may fail loudly")]
 
 #[path = "workload.rs"]
