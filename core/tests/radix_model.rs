@@ -27,8 +27,9 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let namespace = 0..3_u8;
-    // Two tokens only, so that prefixes are shared and split at every depth.
-    let tokens = prop::collection::vec(0..2_u32, 0..24);
+    // Two tokens, one of them rare, so that long prefixes are shared and split at every depth.
+    let token = prop_oneof![4 => Just(0_u32), 1 => Just(1)];
+    let tokens = prop::collection::vec(token, 0..24);
     let prompt = (namespace.clone(), tokens);
     prop_oneof![
         6 => prompt.clone().prop_map(|(namespace, tokens)| Step::Insert(namespace, tokens)),
