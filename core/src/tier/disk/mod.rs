@@ -1,1 +1,398 @@
-//! L3: segment files, a directory in memory, and its sled copy.
+//! L3: segment files, a directory in memory, and its sled copy. The format is described in `docs/format.md`.
+//!
+//! Lookups are answered from memory; sled and the disk are touched by writes, reads of payload and reopening only. One mutex
+//! guards directory and segment table for microseconds; no lock is held over I/O.
+
+mod bounce;
+mod directory;
+mod flight;
+mod index;
+mod lock;
+mod platform;
+mod read;
+mod reclaim;
+mod record;
+mod recovery;
+mod run;
+mod segment;
+mod space;
+mod stats;
+mod write;
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use bounce::BouncePool;
+use directory::Directory;
+use flight::Flights;
+use index::{Index, Meta};
+use lock::StoreDirectory;
+use read::PinnedDiskRun;
+use segment::Segment;
+use space::Space;
+use stats::Counters;
+
+pub use recovery::{RecoveryReport, RowsDropped};
+pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
+
+use super::{PinnedRun, Put, Tier, TierId};
+use crate::config::DiskConfig;
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::memory::resident_bytes;
+use crate::run::{RunHeader, RunSource};
+
+/// How long `close` waits for puts that are under way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Uses that wait in memory before a put saves them.
+const UNSAVED_USES: usize = 1024;
+
+/// The disk tier of one directory, which it alone uses until closed or dropped.
+#[derive(Debug)]
+pub struct DiskTier {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    path: PathBuf,
+    store: u64,
+    capacity: u64,
+    segment_bytes: u64,
+    free_reserve: u64,
+    direct: bool,
+    durable: bool,
+    /// The process that opened it.
+    owner: u32,
+    bounces: BouncePool,
+    counters: Counters,
+    /// What `close` gives back: the index and the directory's lock.
+    resources: Mutex<Option<Arc<Resources>>>,
+    state: Mutex<State>,
+    /// Signalled when a put ends or a segment becomes active.
+    changed: Condvar,
+}
+
+/// The index, and the lock of the directory, which is let go after the index is closed. Whoever still works with the index keeps both.
+#[derive(Debug)]
+struct Resources {
+    index: Index,
+    _directory: StoreDirectory,
+}
+
+impl Deref for Resources {
+    type Target = Index;
+
+    fn deref(&self) -> &Index {
+        &self.index
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    directory: Directory,
+    space: Space,
+    flights: Flights,
+    /// A thread is making room for records.
+    growing: bool,
+    closed: bool,
+    /// Bytes that the index took when it was last looked at.
+    index_bytes: u64,
+}
+
+impl DiskTier {
+    /// Opens the store in `config.path`, or makes it, and repairs what an unclean end left.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an unknown policy or a capacity below 1 MiB, [`Error::Format`] for a directory that is not a kvlab
+    /// store or of another format version (it stays untouched), [`Error::Locked`] if someone else uses it, [`Error::Io`]
+    /// if it cannot be made, read or written.
+    pub fn open(config: &DiskConfig) -> Result<(Self, RecoveryReport)> {
+        let (inner, report) = recovery::open(config)?;
+        let tier = Self {
+            inner: Arc::new(inner),
+        };
+        Ok((tier, report))
+    }
+
+    /// Deletes all runs of a namespace, or everything, and gives back how many. Their headers are erased on disk when this
+    /// returns: a crash does not bring them back.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`], or [`Error::Io`] if the disk did not take it; the runs are not found any more even
+    /// then.
+    pub fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
+        self.inner.clear(namespace)
+    }
+
+    /// Evicts leaves until `bytes` bytes of records are gone or nothing can go; the bytes that went.
+    pub fn evict(&self, bytes: u64) -> u64 {
+        self.inner.evict(bytes)
+    }
+
+    /// Puts everything acknowledged so far on stable storage, uses included, and moves the recovery checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`], or [`Error::Io`].
+    pub fn flush(&self) -> Result<()> {
+        self.inner.check_owner()?;
+        self.inner.flush()
+    }
+
+    /// Waits for puts under way, seals the open segment, saves the index, marks the store clean and gives up the
+    /// directory. Pinned runs stay readable. Closing twice does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Forked`]; [`Error::Timeout`] if puts do not end, the store is then still open but takes nothing; [`Error::Io`]
+    /// if something could not be saved, the store is then closed all the same and repaired when next opened.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+
+    /// What the tier holds and has done.
+    pub fn stats(&self) -> DiskStats {
+        let mut stats = DiskStats {
+            capacity: self.inner.capacity,
+            direct: self.inner.direct,
+            ..DiskStats::default()
+        };
+        self.inner.counters.fill(&mut stats);
+        let state = self.inner.state.lock();
+        let totals = state.directory.totals();
+        stats.runs = totals.runs;
+        stats.blocks = totals.blocks;
+        stats.live_bytes = totals.live_bytes;
+        stats.pinned = totals.pinned;
+        stats.segments = state.space.len();
+        stats.used_bytes = state.space.used() + state.index_bytes;
+        stats
+    }
+
+    /// The segment files, oldest first.
+    pub fn segment_files(&self) -> Vec<PathBuf> {
+        let segments = self.inner.segments();
+        segments
+            .iter()
+            .map(|segment| segment.path.clone())
+            .collect()
+    }
+
+    /// Writes out and drops what the system's page cache holds of the segment files; the bytes that stayed all the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn drop_page_cache(&self) -> Result<u64> {
+        let mut resident = 0;
+        for segment in self.inner.segments() {
+            resident += segment
+                .file
+                .sync_data()
+                .and_then(|()| platform::drop_cached(&segment.file))
+                .and_then(|()| resident_bytes(&segment.file))
+                .map_err(|error| {
+                    let path = segment.path.display();
+                    Error::io(format!("{path}: dropping it from the page cache"), error)
+                })?;
+        }
+        Ok(resident)
+    }
+
+    /// Checks every structure against what it counts. For tests and inspection: O(n).
+    ///
+    /// # Errors
+    /// A description of the first thing that is wrong.
+    pub fn validate(&self) -> std::result::Result<(), String> {
+        let state = self.inner.state.lock();
+        state.directory.validate()?;
+        let mut extents = state
+            .directory
+            .runs()
+            .map(|run| (run.place.segment.id, run.place.extent))
+            .collect::<Vec<_>>();
+        extents.sort_unstable();
+        state.space.validate(&extents)?;
+        let idle = state.flights.is_empty() && !state.growing;
+        if idle && state.space.used() + state.index_bytes > self.inner.capacity {
+            return Err(format!(
+                "segments and index take {} bytes of {}",
+                state.space.used() + state.index_bytes,
+                self.inner.capacity
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Tier for DiskTier {
+    fn id(&self) -> TierId {
+        TierId::L3
+    }
+
+    fn contains(&self, key: &BlockKey) -> bool {
+        let state = self.inner.state.lock();
+        !state.closed && state.directory.locate(key).is_some()
+    }
+
+    fn find(&self, key: &BlockKey) -> Option<(Arc<dyn PinnedRun>, usize)> {
+        self.inner.check_owner().ok()?;
+        let mut state = self.inner.state.lock();
+        if state.closed {
+            return None;
+        }
+        let row = state.directory.locate(key)?;
+        state.directory.touch(row.slot);
+        let run = state.directory.pin(row.slot)?;
+        drop(state);
+        let pinned = PinnedDiskRun {
+            inner: Arc::clone(&self.inner),
+            run,
+        };
+        Some((Arc::new(pinned), row.position as usize))
+    }
+
+    fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
+        self.inner.put(header, source)
+    }
+
+    fn remove(&self, keys: &[BlockKey]) -> usize {
+        self.inner.remove(keys)
+    }
+}
+
+impl Drop for DiskTier {
+    fn drop(&mut self) {
+        if self.inner.check_owner().is_ok()
+            && let Err(error) = self.inner.close()
+        {
+            log::warn!("{}: closing: {error}", self.inner.path.display());
+        }
+    }
+}
+
+impl Inner {
+    /// A forked child shares descriptors with its parent, but not what the parent knows.
+    fn check_owner(&self) -> Result<()> {
+        let child = std::process::id();
+        if child == self.owner {
+            Ok(())
+        } else {
+            Err(Error::Forked {
+                owner: self.owner,
+                child,
+            })
+        }
+    }
+
+    fn index(&self) -> Result<Arc<Resources>> {
+        self.resources.lock().clone().ok_or(Error::Closed)
+    }
+
+    fn segments(&self) -> Vec<Arc<Segment>> {
+        let state = self.state.lock();
+        let segments = state.space.iter();
+        segments
+            .map(|segment| Arc::clone(&segment.segment))
+            .collect()
+    }
+
+    fn index_error(&self, error: sled::Error) -> Error {
+        Error::io(
+            format!("{}: writing the index", self.path.display()),
+            error.into(),
+        )
+    }
+
+    /// Saves uses, if there are at least so many.
+    fn save_uses(&self, index: &Index, at_least: usize) -> Result<()> {
+        let uses = {
+            let mut state = self.state.lock();
+            if state.directory.unsaved_uses() < at_least {
+                return Ok(());
+            }
+            state.directory.take_uses()
+        };
+        let rows = uses.iter().map(|(run, last_use)| (&**run, *last_use));
+        let saved = index.save_uses(rows).and_then(|()| {
+            // A run that went meanwhile must not get its row back.
+            let state = self.state.lock();
+            let gone = uses
+                .iter()
+                .filter(|(run, _)| !state.directory.holds(run))
+                .map(|(run, _)| Arc::clone(run))
+                .collect::<Vec<_>>();
+            drop(state);
+            index.remove(gone.iter().map(|run| &**run))
+        });
+        saved.map_err(|error| self.index_error(error))
+    }
+
+    fn flush(&self) -> Result<()> {
+        let index = self.index()?;
+        let (checkpoint, segments) = {
+            let state = self.state.lock();
+            let checkpoint = state.space.checkpoint();
+            let open = state
+                .space
+                .iter()
+                .filter(|segment| segment.phase != space::Phase::Sealed)
+                .map(|segment| Arc::clone(&segment.segment))
+                .collect::<Vec<_>>();
+            (checkpoint, open)
+        };
+        for segment in segments {
+            segment.file.sync_data().map_err(|error| {
+                Error::io(format!("{}: saving it", segment.path.display()), error)
+            })?;
+        }
+        lock::sync_directory(&self.path)
+            .map_err(|error| Error::io(format!("{}: saving it", self.path.display()), error))?;
+        self.save_uses(&index, 1)?;
+        let clock = self.state.lock().directory.tick();
+        index
+            .set_meta(Meta::Clock, clock)
+            .and_then(|()| index.flush())
+            .and_then(|()| index.set_meta(Meta::Checkpoint, u64::from(checkpoint)))
+            .map_err(|error| self.index_error(error))?;
+        index.sync()?;
+        let bytes = index.bytes();
+        self.state.lock().index_bytes = bytes;
+        Ok(())
+    }
+
+    fn close(&self) -> Result<()> {
+        self.check_owner()?;
+        if self.resources.lock().is_none() {
+            return Ok(());
+        }
+        {
+            let mut state = self.state.lock();
+            state.closed = true;
+            let deadline = Instant::now() + CLOSE_TIMEOUT;
+            while !state.flights.is_empty() {
+                if self.changed.wait_until(&mut state, deadline).timed_out() {
+                    return Err(Error::Timeout {
+                        what: "closing the disk tier: a put under way",
+                        seconds: CLOSE_TIMEOUT.as_secs_f64(),
+                    });
+                }
+            }
+        }
+        let job = self.state.lock().space.retire();
+        if let Some(job) = job {
+            self.seal(&job);
+        }
+        let outcome = self.flush().and_then(|()| {
+            let index = self.index()?;
+            index
+                .set_meta(Meta::Clean, 1)
+                .map_err(|error| self.index_error(error))?;
+            index.sync()
+        });
+        drop(self.resources.lock().take());
+        outcome
+    }
+}

@@ -1,0 +1,455 @@
+//! The directory in memory: which run holds a block, what may be evicted, who reads what.
+//!
+//! A row is 8 bytes in an open-addressed table beside the 32-byte key in its run: under 60 bytes a block in all. A key has one row
+//! however many runs hold it; the others are remembered as *shadows* and take over when the owner goes.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::{Arc, OnceLock};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+use super::run::{Place, Run};
+use crate::key::BlockKey;
+use crate::policy::{EntryMeta, EvictionPolicy, Slot};
+use crate::run::RunHeader;
+
+/// Where a block is: in which run, at which position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) slot: Slot,
+    pub(super) position: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    run: Arc<Run>,
+    pins: u32,
+    /// Runs whose parent is a block that this run owns.
+    children: u32,
+    /// Blocks before this run's first one, as far as they are known.
+    depth: u32,
+    last_use: u64,
+    /// Whether `last_use` is newer than what the index holds.
+    unsaved: bool,
+}
+
+/// What the directory holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// Runs.
+    pub(super) runs: usize,
+    /// Blocks that can be found.
+    pub(super) blocks: usize,
+    /// Bytes of the runs' records on disk.
+    pub(super) live_bytes: u64,
+    /// Runs that someone reads, gone ones included.
+    pub(super) pinned: usize,
+}
+
+/// All runs of the tier.
+#[derive(Debug)]
+pub(super) struct Directory {
+    rows: HashTable<Row>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<Slot>,
+    /// Further places of keys that have a row already.
+    shadows: HashMap<BlockKey, Vec<Row>, RandomState>,
+    /// How many runs name a key as their parent.
+    child_counts: HashMap<BlockKey, u32, RandomState>,
+    policy: Box<dyn EvictionPolicy>,
+    hasher: RandomState,
+    /// Runs used since their last use was saved.
+    touched: Vec<Slot>,
+    /// Pins of runs that are gone already, by the run's number.
+    doomed: HashMap<u64, u32, RandomState>,
+    pinned: usize,
+    live_bytes: u64,
+    clock: u64,
+}
+
+impl Directory {
+    pub(super) fn new(policy: Box<dyn EvictionPolicy>) -> Self {
+        Self {
+            rows: HashTable::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            shadows: HashMap::default(),
+            child_counts: HashMap::default(),
+            policy,
+            hasher: RandomState::default(),
+            touched: Vec::new(),
+            doomed: HashMap::default(),
+            pinned: 0,
+            live_bytes: 0,
+            clock: 1,
+        }
+    }
+
+    /// The next tick: numbers runs and orders uses.
+    pub(super) fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Goes on after `clock`.
+    pub(super) fn resume_clock(&mut self, clock: u64) {
+        self.clock = self.clock.max(clock);
+    }
+
+    fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot as usize)?.as_ref()
+    }
+
+    fn entry_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+        self.entries.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn key_at(entries: &[Option<Entry>], row: Row) -> Option<&BlockKey> {
+        let entry = entries.get(row.slot as usize)?.as_ref()?;
+        entry.run.header.keys.get(row.position as usize)
+    }
+
+    /// Where a block is.
+    pub(super) fn locate(&self, key: &BlockKey) -> Option<Row> {
+        let found = self.rows.find(self.hasher.hash_one(key), |row| {
+            Self::key_at(&self.entries, *row) == Some(key)
+        });
+        found.copied()
+    }
+
+    /// Slots of all runs that hold a block.
+    pub(super) fn holders(&self, key: &BlockKey) -> Vec<Slot> {
+        let shadows = self.shadows.get(key).into_iter().flatten().copied();
+        let rows = self.locate(key).into_iter().chain(shadows);
+        rows.map(|row| row.slot).collect()
+    }
+
+    /// Slots of all runs of a namespace, or of all.
+    pub(super) fn of_namespace(&self, namespace: Option<&BlockKey>) -> Vec<Slot> {
+        let runs = self.entries.iter().flatten().map(|entry| &entry.run);
+        runs.filter(|run| namespace.is_none_or(|wanted| run.header.namespace == *wanted))
+            .map(|run| run.slot)
+            .collect()
+    }
+
+    /// Adds a run under all its keys, as just used, or as last used when the index says.
+    pub(super) fn insert(
+        &mut self,
+        serial: u64,
+        header: RunHeader,
+        place: Place,
+        last_use: Option<u64>,
+    ) -> Arc<Run> {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            (self.entries.len() - 1) as Slot
+        });
+        let depth = self.locate(&header.parent).map_or(0, |row| {
+            self.entry(row.slot)
+                .map_or(0, |parent| parent.depth.saturating_add(row.position + 1))
+        });
+        self.live_bytes += place.extent.len;
+        let run = Arc::new(Run {
+            slot,
+            serial,
+            header,
+            place,
+            sums: OnceLock::new(),
+        });
+        let meta = EntryMeta {
+            bytes: run.place.extent.len,
+            tokens: (run.header.keys.len() as u32).saturating_mul(run.header.block_tokens),
+            depth,
+        };
+        let ghost = run.header.keys.first().map_or(0, BlockKey::short);
+        self.policy.insert(slot, ghost, meta);
+        if let Some(place) = self.entries.get_mut(slot as usize) {
+            *place = Some(Entry {
+                run: Arc::clone(&run),
+                pins: 0,
+                children: 0,
+                depth,
+                last_use: last_use.unwrap_or(serial),
+                unsaved: false,
+            });
+        }
+        for position in 0..run.header.keys.len() {
+            self.claim(
+                &run,
+                Row {
+                    slot,
+                    position: position as u32,
+                },
+            );
+        }
+        let parent = run.header.parent;
+        *self.child_counts.entry(parent).or_default() += 1;
+        self.count_child(&parent, true);
+        self.refresh_candidate(slot);
+        run
+    }
+
+    /// Gives a key's row to a run, or notes the run as a shadow of its owner.
+    fn claim(&mut self, run: &Run, row: Row) {
+        let Some(key) = run.header.keys.get(row.position as usize) else {
+            return;
+        };
+        if self.locate(key).is_some() {
+            self.shadows.entry(*key).or_default().push(row);
+            return;
+        }
+        let children = self.child_counts.get(key).copied().unwrap_or(0);
+        if let Some(entry) = self.entry_mut(row.slot) {
+            entry.children += children;
+        }
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.rows.insert_unique(hasher.hash_one(key), row, |row| {
+            Self::key_at(entries, *row).map_or(0, |key| hasher.hash_one(key))
+        });
+    }
+
+    /// Tells the owner of `parent` that it has a child more or less.
+    fn count_child(&mut self, parent: &BlockKey, more: bool) {
+        let Some(row) = self.locate(parent) else {
+            return;
+        };
+        if let Some(entry) = self.entry_mut(row.slot) {
+            entry.children = if more {
+                entry.children + 1
+            } else {
+                entry.children.saturating_sub(1)
+            };
+        }
+        self.refresh_candidate(row.slot);
+    }
+
+    /// Only an unpinned leaf may be evicted.
+    fn refresh_candidate(&mut self, slot: Slot) {
+        if let Some(entry) = self.entry(slot) {
+            let candidate = entry.pins == 0 && entry.children == 0;
+            self.policy.set_candidate(slot, candidate);
+        }
+    }
+
+    /// Takes a run out: its blocks are no longer found, unless another run holds them too. Gives back the run and whether it is
+    /// still pinned; its bytes must then wait for the last [`Self::unpin`].
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<(Arc<Run>, bool)> {
+        let run = Arc::clone(&self.entry(slot)?.run);
+        let mut heirs = Vec::new();
+        for (position, key) in run.header.keys.iter().enumerate() {
+            let row = Row {
+                slot,
+                position: position as u32,
+            };
+            let found = self
+                .rows
+                .find_entry(self.hasher.hash_one(key), |found| *found == row);
+            if let Ok(owned) = found {
+                owned.remove();
+                heirs.extend(self.shadows.get(key).and_then(|rows| rows.first()).copied());
+            } else if let Some(rows) = self.shadows.get_mut(key) {
+                rows.retain(|shadow| *shadow != row);
+                if rows.is_empty() {
+                    self.shadows.remove(key);
+                }
+            }
+        }
+        let parent = run.header.parent;
+        if let Some(count) = self.child_counts.get_mut(&parent) {
+            *count -= 1;
+            if *count == 0 {
+                self.child_counts.remove(&parent);
+            }
+        }
+        let entry = self.entries.get_mut(slot as usize)?.take()?;
+        self.policy.remove(slot);
+        self.free.push(slot);
+        self.live_bytes -= run.place.extent.len;
+        if entry.pins > 0 {
+            self.doomed.insert(run.serial, entry.pins);
+        }
+        self.count_child(&parent, false);
+        for heir in heirs {
+            self.promote_shadow(heir);
+        }
+        Some((run, entry.pins > 0))
+    }
+
+    /// Makes a shadow the owner of its key, which has no row any more.
+    fn promote_shadow(&mut self, heir: Row) {
+        let Some(run) = self.entry(heir.slot).map(|entry| Arc::clone(&entry.run)) else {
+            return;
+        };
+        let Some(key) = run.header.keys.get(heir.position as usize) else {
+            return;
+        };
+        if let Some(rows) = self.shadows.get_mut(key) {
+            rows.retain(|row| *row != heir);
+            if rows.is_empty() {
+                self.shadows.remove(key);
+            }
+        }
+        self.claim(&run, heir);
+        self.refresh_candidate(heir.slot);
+    }
+
+    /// Whether this very run is still in the directory.
+    pub(super) fn holds(&self, run: &Run) -> bool {
+        self.entry(run.slot)
+            .is_some_and(|entry| entry.run.serial == run.serial)
+    }
+
+    /// Keeps a run from being evicted or reclaimed until [`Self::unpin`].
+    pub(super) fn pin(&mut self, slot: Slot) -> Option<Arc<Run>> {
+        let entry = self.entry_mut(slot)?;
+        entry.pins += 1;
+        let (run, first) = (Arc::clone(&entry.run), entry.pins == 1);
+        if first {
+            self.pinned += 1;
+            self.refresh_candidate(slot);
+        }
+        Some(run)
+    }
+
+    /// Ends one pin. True if the run is gone and this was the last pin: its bytes can be reclaimed now.
+    pub(super) fn unpin(&mut self, run: &Run) -> bool {
+        if self.holds(run) {
+            let Some(entry) = self.entry_mut(run.slot) else {
+                return false;
+            };
+            entry.pins = entry.pins.saturating_sub(1);
+            if entry.pins == 0 {
+                self.pinned -= 1;
+                self.refresh_candidate(run.slot);
+            }
+            return false;
+        }
+        let Some(pins) = self.doomed.get_mut(&run.serial) else {
+            return false;
+        };
+        *pins -= 1;
+        if *pins > 0 {
+            return false;
+        }
+        self.doomed.remove(&run.serial);
+        self.pinned -= 1;
+        true
+    }
+
+    /// Notes a use.
+    pub(super) fn touch(&mut self, slot: Slot) {
+        let now = self.tick();
+        self.policy.touch(slot);
+        let Some(entry) = self.entry_mut(slot) else {
+            return;
+        };
+        entry.last_use = now;
+        if !std::mem::replace(&mut entry.unsaved, true) {
+            self.touched.push(slot);
+        }
+    }
+
+    /// How many uses wait to be saved.
+    pub(super) fn unsaved_uses(&self) -> usize {
+        self.touched.len()
+    }
+
+    /// Runs used since the last call, with their last use.
+    pub(super) fn take_uses(&mut self) -> Vec<(Arc<Run>, u64)> {
+        let slots = std::mem::take(&mut self.touched);
+        let mut uses = Vec::with_capacity(slots.len());
+        for slot in slots {
+            if let Some(entry) = self.entry_mut(slot)
+                && std::mem::take(&mut entry.unsaved)
+            {
+                uses.push((Arc::clone(&entry.run), entry.last_use));
+            }
+        }
+        uses
+    }
+
+    /// The leaf that goes next.
+    pub(super) fn victim(&mut self) -> Option<Slot> {
+        self.policy.victim()
+    }
+
+    /// What is held.
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            runs: self.entries.len() - self.free.len(),
+            blocks: self.rows.len(),
+            live_bytes: self.live_bytes,
+            pinned: self.pinned,
+        }
+    }
+
+    /// All runs.
+    pub(super) fn runs(&self) -> impl Iterator<Item = &Arc<Run>> {
+        self.entries.iter().flatten().map(|entry| &entry.run)
+    }
+
+    /// Checks every count against what it counts.
+    pub(super) fn validate(&self) -> Result<(), String> {
+        let mut places = 0;
+        let mut candidates = 0;
+        let mut pinned = self.doomed.len();
+        let mut live_bytes = 0;
+        let mut child_counts: HashMap<BlockKey, u32> = HashMap::new();
+        for entry in self.entries.iter().flatten() {
+            *child_counts.entry(entry.run.header.parent).or_default() += 1;
+        }
+        for (slot, entry) in self.entries.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            let run = &entry.run;
+            if run.slot as usize != slot {
+                return Err(format!("run {} thinks it is in slot {}", slot, run.slot));
+            }
+            let mut children = 0;
+            for (position, key) in run.header.keys.iter().enumerate() {
+                let row = Row {
+                    slot: slot as Slot,
+                    position: position as u32,
+                };
+                places += 1;
+                if self.locate(key) == Some(row) {
+                    children += child_counts.get(key).copied().unwrap_or(0);
+                } else if !self
+                    .shadows
+                    .get(key)
+                    .is_some_and(|rows| rows.contains(&row))
+                {
+                    return Err(format!("block {key} of run {slot} has no row"));
+                }
+            }
+            if children != entry.children {
+                return Err(format!(
+                    "run {slot} counts {} children, it has {children}",
+                    entry.children
+                ));
+            }
+            candidates += usize::from(children == 0 && entry.pins == 0);
+            pinned += usize::from(entry.pins > 0);
+            live_bytes += run.place.extent.len;
+        }
+        let shadows = self.shadows.values().map(Vec::len).sum::<usize>();
+        for (what, counted, found) in [
+            ("rows and shadows", self.rows.len() + shadows, places),
+            ("candidates", self.policy.candidates(), candidates),
+            ("pinned runs", self.pinned, pinned),
+            ("parents", self.child_counts.len(), child_counts.len()),
+        ] {
+            if counted != found {
+                return Err(format!("{counted} {what} are counted, there are {found}"));
+            }
+        }
+        if live_bytes != self.live_bytes {
+            return Err(format!(
+                "{} live bytes are counted, there are {live_bytes}",
+                self.live_bytes
+            ));
+        }
+        self.policy.validate()
+    }
+}

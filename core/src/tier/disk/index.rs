@@ -1,0 +1,322 @@
+//! The durable copy of the directory: small rows in sled, one tree of rows and one of store-wide values.
+//!
+//! Rows are keyed by the run's number, which is never given out twice, so writing one run and deleting another never meet.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use sled::{Batch, Db, Tree};
+
+use super::record::Fields;
+use super::run::Run;
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader};
+
+/// Part of the row that says where a run lies.
+const PART_RUN: u16 = 0;
+/// Part of the row that holds parent and namespace.
+const PART_CHAIN: u16 = 1;
+/// Part of the row of the first block key.
+const PART_KEYS: u16 = 2;
+/// Part of the row of the first slice lengths, where they differ.
+const PART_SLICES: u16 = 0x8000;
+/// Slice lengths in a row.
+const SLICES_PER_ROW: usize = 16;
+
+const CACHE_BYTES: u64 = 32 << 20;
+const FLUSH_EVERY_MS: u64 = 500;
+
+/// A run as its rows describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) serial: u64,
+    pub(super) last_use: u64,
+    pub(super) segment: u32,
+    pub(super) offset: u64,
+    pub(super) header: RunHeader,
+}
+
+/// All that the index holds.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) rows: Vec<Row>,
+    /// Numbers of runs whose rows make no sense.
+    pub(super) damaged: Vec<u64>,
+}
+
+/// A store-wide value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Meta {
+    /// 1 after a clean close.
+    Clean,
+    /// Segments below this id hold nothing that the rows do not say.
+    Checkpoint,
+    /// The id that the next segment gets.
+    NextSegment,
+    /// The next tick of the clock that numbers runs and uses.
+    Clock,
+}
+
+impl Meta {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Checkpoint => "checkpoint",
+            Self::NextSegment => "next_segment",
+            Self::Clock => "clock",
+        }
+    }
+}
+
+/// The open index.
+#[derive(Debug)]
+pub(super) struct Index {
+    path: PathBuf,
+    db: Db,
+    rows: Tree,
+    meta: Tree,
+}
+
+impl Index {
+    /// Opens or makes the index. sled panics on some kinds of damage, which counts as any other failure here.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let open = || -> sled::Result<Self> {
+            let db = sled::Config::new()
+                .path(path)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(Some(FLUSH_EVERY_MS))
+                .open()?;
+            Ok(Self {
+                path: path.to_owned(),
+                rows: db.open_tree("rows")?,
+                meta: db.open_tree("meta")?,
+                db,
+            })
+        };
+        guarded(open)
+    }
+
+    /// Reads all rows.
+    pub(super) fn load(&self) -> Result<Loaded, String> {
+        guarded(|| self.read_rows())
+    }
+
+    fn read_rows(&self) -> sled::Result<Loaded> {
+        let mut loaded = Loaded::default();
+        let mut serial = None;
+        let mut parts: Vec<(u16, sled::IVec)> = Vec::new();
+        let mut finish = |serial: Option<u64>, parts: &mut Vec<(u16, sled::IVec)>| {
+            if let Some(serial) = serial {
+                match parse_row(serial, parts) {
+                    Some(row) => loaded.rows.push(row),
+                    None => loaded.damaged.push(serial),
+                }
+            }
+            parts.clear();
+        };
+        for entry in &self.rows {
+            let (key, value) = entry?;
+            let mut fields = Fields(&key);
+            let (Some(of), Some(part)) = (fields.take(), fields.take()) else {
+                continue;
+            };
+            let of = Some(u64::from_be_bytes(of));
+            if of != serial {
+                finish(serial, &mut parts);
+                serial = of;
+            }
+            parts.push((u16::from_be_bytes(part), value));
+        }
+        finish(serial, &mut parts);
+        Ok(loaded)
+    }
+
+    /// Adds the rows of a run.
+    pub(super) fn insert(&self, row: &Row) -> sled::Result<()> {
+        let mut batch = Batch::default();
+        let header = &row.header;
+        batch.insert(&row_key(row.serial, PART_RUN), run_value(row));
+        let mut chain = Vec::with_capacity(64);
+        chain.extend_from_slice(&header.parent.0);
+        chain.extend_from_slice(&header.namespace.0);
+        batch.insert(&row_key(row.serial, PART_CHAIN), chain);
+        for (position, key) in header.keys.iter().enumerate() {
+            let part = PART_KEYS + position as u16;
+            batch.insert(&row_key(row.serial, part), &key.0);
+        }
+        if uniform(&header.slices).is_none() {
+            for (position, lengths) in header.slices.chunks(SLICES_PER_ROW).enumerate() {
+                let value = lengths
+                    .iter()
+                    .flat_map(|len| len.to_le_bytes())
+                    .collect::<Vec<_>>();
+                batch.insert(&row_key(row.serial, PART_SLICES + position as u16), value);
+            }
+        }
+        self.rows.apply_batch(batch)
+    }
+
+    /// Deletes the rows of runs.
+    pub(super) fn remove<'a>(&self, runs: impl IntoIterator<Item = &'a Run>) -> sled::Result<()> {
+        let mut batch = Batch::default();
+        for run in runs {
+            for part in parts_of(&run.header) {
+                batch.remove(&row_key(run.serial, part));
+            }
+        }
+        self.rows.apply_batch(batch)
+    }
+
+    /// Deletes whatever rows there are of runs whose shape is not known.
+    pub(super) fn remove_unread(&self, serials: &[u64]) -> sled::Result<()> {
+        let mut batch = Batch::default();
+        for serial in serials {
+            for key in self.rows.scan_prefix(serial.to_be_bytes()).keys() {
+                batch.remove(key?);
+            }
+        }
+        self.rows.apply_batch(batch)
+    }
+
+    /// Saves when runs were last used.
+    pub(super) fn save_uses<'a>(
+        &self,
+        runs: impl IntoIterator<Item = (&'a Run, u64)>,
+    ) -> sled::Result<()> {
+        let mut batch = Batch::default();
+        for (run, last_use) in runs {
+            let row = run.row(last_use);
+            batch.insert(&row_key(run.serial, PART_RUN), run_value(&row));
+        }
+        self.rows.apply_batch(batch)
+    }
+
+    /// A store-wide value, if it was ever set.
+    pub(super) fn meta(&self, meta: Meta) -> sled::Result<Option<u64>> {
+        let value = self.meta.get(meta.name())?;
+        Ok(value.and_then(|value| Fields(&value).u64()))
+    }
+
+    /// Sets a store-wide value.
+    pub(super) fn set_meta(&self, meta: Meta, value: u64) -> sled::Result<()> {
+        self.meta.insert(meta.name(), &value.to_le_bytes())?;
+        Ok(())
+    }
+
+    /// Hands everything written so far to the system: it then outlives this process.
+    pub(super) fn flush(&self) -> sled::Result<()> {
+        self.db.flush().map(|_| ())
+    }
+
+    /// Everything written so far is on stable storage afterwards: sled's own flush leaves it in the system's memory.
+    pub(super) fn sync(&self) -> Result<()> {
+        let context =
+            |error| Error::io(format!("{}: saving the index", self.path.display()), error);
+        self.flush().map_err(|error| context(error.into()))?;
+        for entry in fs::read_dir(&self.path).map_err(context)? {
+            let path = entry.map_err(context)?.path();
+            // sled may have replaced a snapshot meanwhile; what it removed needs no sync.
+            if let Ok(file) = File::open(&path)
+                && path.is_file()
+            {
+                file.sync_data().map_err(context)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes on disk.
+    pub(super) fn bytes(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or(0)
+    }
+}
+
+/// Runs `work`, with a panic inside turned into an error.
+fn guarded<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(_) => Err("the index is damaged".to_owned()),
+    }
+}
+
+fn row_key(serial: u64, part: u16) -> [u8; 10] {
+    let mut key = [0; 10];
+    let (head, tail) = key.split_at_mut(8);
+    head.copy_from_slice(&serial.to_be_bytes());
+    tail.copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+fn parts_of(header: &RunHeader) -> impl Iterator<Item = u16> {
+    let slices = match uniform(&header.slices) {
+        Some(_) => 0,
+        None => header.slices.len().div_ceil(SLICES_PER_ROW),
+    };
+    (PART_RUN..PART_KEYS + header.keys.len() as u16)
+        .chain((0..slices).map(|position| PART_SLICES + position as u16))
+}
+
+/// The length of every slice, if they are all the same.
+fn uniform(slices: &[u32]) -> Option<u32> {
+    let first = *slices.first()?;
+    slices.iter().all(|&len| len == first).then_some(first)
+}
+
+fn run_value(row: &Row) -> Vec<u8> {
+    let header = &row.header;
+    let mut value = Vec::with_capacity(40);
+    value.extend_from_slice(&row.last_use.to_le_bytes());
+    value.extend_from_slice(&row.offset.to_le_bytes());
+    value.extend_from_slice(&row.segment.to_le_bytes());
+    value.extend_from_slice(&header.block_tokens.to_le_bytes());
+    value.extend_from_slice(&(header.keys.len() as u32).to_le_bytes());
+    value.extend_from_slice(&(header.slices.len() as u32).to_le_bytes());
+    value.extend_from_slice(&uniform(&header.slices).unwrap_or(0).to_le_bytes());
+    value
+}
+
+fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
+    let mut parts = parts.iter();
+    let mut next = |expected: u16| {
+        let (part, value) = parts.next()?;
+        (*part == expected).then_some(Fields(value))
+    };
+    let mut run = next(PART_RUN)?;
+    let (last_use, offset) = (run.u64()?, run.u64()?);
+    let (segment, block_tokens) = (run.u32()?, run.u32()?);
+    let (blocks, slice_count) = (run.u32()? as usize, run.u32()? as usize);
+    let uniform_len = run.u32()?;
+    if blocks > MAX_RUN_BLOCKS || slice_count > MAX_RUN_SLICES {
+        return None;
+    }
+    let mut chain = next(PART_CHAIN)?;
+    let (parent, namespace) = (BlockKey(chain.take()?), BlockKey(chain.take()?));
+    let keys = (0..blocks)
+        .map(|position| next(PART_KEYS + position as u16)?.take().map(BlockKey))
+        .collect::<Option<Box<[_]>>>()?;
+    let mut slices = vec![uniform_len; slice_count];
+    if uniform_len == 0 {
+        for (position, lengths) in slices.chunks_mut(SLICES_PER_ROW).enumerate() {
+            let mut fields = next(PART_SLICES + position as u16)?;
+            for len in lengths {
+                *len = fields.u32()?;
+            }
+        }
+    }
+    let header = RunHeader {
+        namespace,
+        parent,
+        keys,
+        block_tokens,
+        slices: slices.into(),
+    };
+    header.validate().ok()?;
+    Some(Row {
+        serial,
+        last_use,
+        segment,
+        offset,
+        header,
+    })
+}

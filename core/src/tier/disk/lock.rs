@@ -1,0 +1,184 @@
+//! The store's directory: who may use it, and whether it is one of ours.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::platform;
+use super::record::FORMAT_VERSION;
+use crate::error::{Error, Result};
+
+const LOCK_FILE: &str = "LOCK";
+const FORMAT_FILE: &str = "FORMAT";
+const FORMAT_DRAFT: &str = "FORMAT.new";
+const FORMAT_MAGIC: &str = "kvlab-l3";
+
+/// A directory that this process alone uses, until dropped.
+#[derive(Debug)]
+pub(super) struct StoreDirectory {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// The store's id, drawn when it was made.
+    pub(super) store: u64,
+    _lock: File,
+}
+
+impl StoreDirectory {
+    /// Makes or checks the directory and takes its lock. What is not ours stays untouched.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| unusable(path, error))?;
+        let known = read_format(path)?;
+        if known.is_none() {
+            refuse_foreign(path)?;
+        }
+        let lock = take_lock(path)?;
+        // Whoever held the lock before may have made the store in between.
+        let store = match read_format(path)? {
+            Some(store) => store,
+            None => create_format(path)?,
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+            .map_err(|error| unusable(path, error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            store,
+            _lock: lock,
+        })
+    }
+}
+
+/// Makes names that were created in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn unusable(path: &Path, error: io::Error) -> Error {
+    Error::io(
+        format!(
+            "{}: the cache directory cannot be made or written; choose a directory that you own",
+            path.display()
+        ),
+        error,
+    )
+}
+
+/// The store's id, if the directory has a format file.
+fn read_format(path: &Path) -> Result<Option<u64>> {
+    let file = path.join(FORMAT_FILE);
+    let text = match fs::read(&file) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unusable(path, error)),
+    };
+    let refuse = |reason: String| Error::Format {
+        path: file.clone(),
+        reason,
+    };
+    let mut words = text.split_whitespace();
+    let (magic, version, store) = (words.next(), words.next(), words.next());
+    if magic != Some(FORMAT_MAGIC) {
+        return Err(refuse(
+            "not a kvlab store; choose another directory".to_owned(),
+        ));
+    }
+    let version = version.and_then(|word| word.parse::<u32>().ok());
+    match (
+        version,
+        store.and_then(|word| u64::from_str_radix(word, 16).ok()),
+    ) {
+        (Some(FORMAT_VERSION), Some(store)) => Ok(Some(store)),
+        (Some(version), _) if version != FORMAT_VERSION => Err(refuse(format!(
+            "format version {version}, this kvlab reads version {FORMAT_VERSION}; use the kvlab that wrote it, or \
+             another directory"
+        ))),
+        _ => Err(refuse(
+            "the format file is damaged; delete the directory to start anew".to_owned(),
+        )),
+    }
+}
+
+/// A directory without a format file must be empty.
+fn refuse_foreign(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(|error| unusable(path, error))? {
+        let name = entry.map_err(|error| unusable(path, error))?.file_name();
+        if name != LOCK_FILE && name != FORMAT_DRAFT {
+            return Err(Error::Format {
+                path: path.to_owned(),
+                reason: format!(
+                    "not a kvlab store: it holds {}; choose an empty directory",
+                    name.display()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn create_format(path: &Path) -> Result<u64> {
+    use std::hash::{BuildHasher, RandomState};
+    let store = RandomState::new().hash_one(std::process::id());
+    let temporary = path.join(FORMAT_DRAFT);
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        writeln!(file, "{FORMAT_MAGIC} {FORMAT_VERSION} {store:016x}")?;
+        file.sync_all()?;
+        fs::rename(&temporary, path.join(FORMAT_FILE))?;
+        sync_directory(path)
+    };
+    write().map_err(|error| unusable(path, error))?;
+    Ok(store)
+}
+
+fn take_lock(path: &Path) -> Result<File> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path.join(LOCK_FILE))
+        .map_err(|error| unusable(path, error))?;
+    if !platform::try_lock(&file).map_err(|error| unusable(path, error))? {
+        let mut holder = String::new();
+        // A holder that cannot be read is still a holder.
+        let _ = file.read_to_string(&mut holder);
+        let holder = holder.trim();
+        return Err(Error::Locked {
+            path: path.to_owned(),
+            holder: if holder.is_empty() {
+                "(unknown)".to_owned()
+            } else {
+                holder.to_owned()
+            },
+        });
+    }
+    let program = std::env::current_exe()
+        .ok()
+        .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .unwrap_or_else(|| "unknown program".to_owned());
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |age| age.as_secs());
+    let mut write = || -> io::Result<()> {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(
+            file,
+            "{} ({program}, since unix time {since})",
+            std::process::id()
+        )
+    };
+    write().map_err(|error| unusable(path, error))?;
+    Ok(file)
+}

@@ -1,0 +1,200 @@
+//! Giving bytes back: eviction, deletes by the user, damaged runs. Rows go first, then readers are waited for, then the bytes go.
+
+use std::sync::Arc;
+
+use super::Inner;
+use super::directory::Directory;
+use super::index::Index;
+use super::platform;
+use super::run::{Place, Run};
+use super::space::Release;
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::policy::Slot;
+use crate::tier::ReadFailure;
+
+/// A run taken out of the directory.
+struct Gone {
+    run: Arc<Run>,
+    pinned: bool,
+}
+
+impl Inner {
+    /// Evicts leaves of `bytes` bytes or more, if there are as many; the bytes that went.
+    pub(super) fn evict(&self, bytes: u64) -> u64 {
+        let (Ok(()), Ok(index)) = (self.check_owner(), self.index()) else {
+            return 0;
+        };
+        let mut gone = Vec::new();
+        let mut freed = 0;
+        {
+            let mut state = self.state.lock();
+            while freed < bytes
+                && let Some(slot) = state.directory.victim()
+                && let Some((run, pinned)) = state.directory.remove(slot)
+            {
+                freed += run.place.extent.len;
+                self.counters.evicted(run.place.extent.len);
+                gone.push(Gone { run, pinned });
+            }
+        }
+        if !gone.is_empty()
+            && let Err(error) = self.forget(&index, &gone)
+        {
+            log::warn!(
+                "{}: rows of evicted runs stay until the next open: {error}",
+                self.path.display()
+            );
+        }
+        freed
+    }
+
+    /// Deletes runs that hold any of these blocks; how many.
+    pub(super) fn remove(&self, keys: &[BlockKey]) -> usize {
+        let (Ok(()), Ok(index)) = (self.check_owner(), self.index()) else {
+            return 0;
+        };
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let flights = state.flights.cancel_keys(keys);
+            while state.flights.any_open(&flights) {
+                self.changed.wait(&mut state);
+            }
+            for key in keys {
+                for slot in state.directory.holders(key) {
+                    gone.extend(Self::take(&mut state.directory, slot));
+                }
+            }
+        }
+        if let Err(error) = self.erase(&index, &gone) {
+            log::error!("{}: deleting runs: {error}", self.path.display());
+        }
+        gone.len()
+    }
+
+    /// Deletes the runs of a namespace, or all; how many.
+    pub(super) fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
+        self.check_owner()?;
+        let index = self.index()?;
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let flights = state.flights.cancel_namespace(namespace);
+            while state.flights.any_open(&flights) {
+                self.changed.wait(&mut state);
+            }
+            for slot in state.directory.of_namespace(namespace) {
+                gone.extend(Self::take(&mut state.directory, slot));
+            }
+        }
+        self.erase(&index, &gone)?;
+        Ok(gone.len())
+    }
+
+    fn take(directory: &mut Directory, slot: Slot) -> Option<Gone> {
+        let (run, pinned) = directory.remove(slot)?;
+        Some(Gone { run, pinned })
+    }
+
+    /// Deletes on disk what the user deleted: when this returns, neither rows nor headers are left.
+    fn erase(&self, index: &Index, gone: &[Gone]) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.counters.removed(gone.len());
+        let mut outcome = self.drop_rows(index, gone);
+        for Gone { run, .. } in gone {
+            let segment = &run.place.segment;
+            let erased =
+                segment.erase_header(run.place.extent.offset, run.header_bytes(), &self.bounces);
+            if let Err(error) = erased {
+                let context = format!("{}: erasing a deleted run", segment.path.display());
+                outcome = Err(Error::io(context, error));
+            }
+        }
+        self.give_back_unread(gone);
+        outcome
+    }
+
+    /// Deletes the rows of runs that are out of the directory, then gives back the bytes of those that nobody reads.
+    fn forget(&self, index: &Index, gone: &[Gone]) -> Result<()> {
+        let outcome = self.drop_rows(index, gone);
+        self.give_back_unread(gone);
+        outcome
+    }
+
+    /// Deletes rows from the index, so that they are gone even if this process ends now.
+    fn drop_rows(&self, index: &Index, gone: &[Gone]) -> Result<()> {
+        index
+            .remove(gone.iter().map(|gone| &*gone.run))
+            .and_then(|()| index.flush())
+            .map_err(|error| self.index_error(error))
+    }
+
+    fn give_back_unread(&self, gone: &[Gone]) {
+        for Gone { run, pinned } in gone {
+            if !pinned {
+                self.give_back(&run.place);
+            }
+        }
+    }
+
+    /// Gives the bytes of a record back to the file system. Its rows are gone and nobody reads it.
+    pub(super) fn give_back(&self, place: &Place) {
+        let segment = &place.segment;
+        let release = self.state.lock().space.release(place);
+        let outcome = match release {
+            Release::Unlink => std::fs::remove_file(&segment.path),
+            Release::Punch => {
+                platform::punch_hole(&segment.file, place.extent.offset, place.extent.len).map(
+                    |punched| {
+                        if punched {
+                            let mut state = self.state.lock();
+                            state.space.punched(segment.id, place.extent.len);
+                        }
+                    },
+                )
+            }
+        };
+        if let Err(error) = outcome {
+            log::warn!(
+                "{}: giving back {:?}: {error}",
+                segment.path.display(),
+                place.extent
+            );
+        }
+    }
+
+    /// Ends a pin. The last one on a run that is gone gives its bytes back.
+    pub(super) fn unpin(&self, run: &Run) {
+        // In a forked child the bytes are the parent's, and its lock may never be released.
+        if self.check_owner().is_ok() && self.state.lock().directory.unpin(run) {
+            self.give_back(&run.place);
+        }
+    }
+
+    /// Takes a run whose bytes could not be used out of the tier, once.
+    pub(super) fn drop_damaged(&self, run: &Run, failure: ReadFailure) {
+        let removed = {
+            let mut state = self.state.lock();
+            if state.directory.holds(run) {
+                state.directory.remove(run.slot)
+            } else {
+                None
+            }
+        };
+        if let Some((run, pinned)) = removed {
+            self.counters.dropped(failure);
+            // Once the store is closed its rows stay; the next one finds the damage for itself.
+            if let Ok(index) = self.index()
+                && let Err(error) = self.forget(&index, &[Gone { run, pinned }])
+            {
+                log::warn!(
+                    "{}: rows of a damaged run stay until the next open: {error}",
+                    self.path.display()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The record of one run: header page(s), then the payload, every slice padded to whole pages. See `docs/format.md`.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::key::BlockKey;
+use crate::memory::{PAGE, page_align};
+use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader};
+
+/// The version of the files that this code reads and writes.
+pub(super) const FORMAT_VERSION: u32 = 1;
+/// The payload as it was given.
+const CODEC_RAW: u32 = 0;
+
+const MAGIC: [u8; 8] = *b"KVLABRUN";
+/// Bytes before the list of keys.
+const FIXED_BYTES: usize = 144;
+const KEY_BYTES: usize = 32;
+/// Bytes of one slice's row: length, zero, checksum.
+const SLICE_ROW_BYTES: usize = 16;
+/// Where the bytes begin that the header's checksum covers.
+const CHECKED_FROM: usize = 16;
+
+/// The longest header, in bytes.
+pub(super) const MAX_HEADER_BYTES: usize =
+    page_align(FIXED_BYTES + MAX_RUN_BLOCKS * KEY_BYTES + MAX_RUN_SLICES * SLICE_ROW_BYTES);
+
+/// Where a record belongs: a header found anywhere else is a stray copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The store's id.
+    pub(super) store: u64,
+    /// The segment's id, never given out twice.
+    pub(super) segment: u32,
+    /// Byte offset of the record in its segment.
+    pub(super) offset: u64,
+    /// The run's number, never given out twice.
+    pub(super) serial: u64,
+}
+
+/// A header as it is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) identity: Identity,
+    pub(super) header: RunHeader,
+    /// XXH3-64 of each slice.
+    pub(super) sums: Box<[u64]>,
+}
+
+/// Bytes of the header of a run of so many blocks and slices.
+pub(super) const fn header_bytes(blocks: usize, slices: usize) -> usize {
+    page_align(FIXED_BYTES + blocks * KEY_BYTES + slices * SLICE_ROW_BYTES)
+}
+
+/// Bytes of a run's payload on disk.
+pub(super) fn stored_payload_bytes(slices: &[u32]) -> u64 {
+    slices.iter().map(|&len| padded(len)).sum()
+}
+
+/// Bytes of a slice on disk.
+pub(super) fn padded(len: u32) -> u64 {
+    page_align(len as usize) as u64
+}
+
+/// Bytes of a run's whole record on disk.
+pub(super) fn record_bytes(header: &RunHeader) -> u64 {
+    header_bytes(header.keys.len(), header.slices.len()) as u64
+        + stored_payload_bytes(&header.slices)
+}
+
+impl Record {
+    /// The header page(s).
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let Self {
+            identity,
+            header,
+            sums,
+        } = self;
+        let len = header_bytes(header.keys.len(), header.slices.len());
+        let mut out = Vec::with_capacity(len);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        out.extend_from_slice(&(len as u32).to_le_bytes());
+        out.extend_from_slice(&identity.store.to_le_bytes());
+        out.extend_from_slice(&identity.serial.to_le_bytes());
+        out.extend_from_slice(&identity.offset.to_le_bytes());
+        out.extend_from_slice(&identity.segment.to_le_bytes());
+        out.extend_from_slice(&CODEC_RAW.to_le_bytes());
+        out.extend_from_slice(&stored_payload_bytes(&header.slices).to_le_bytes());
+        out.extend_from_slice(&header.block_tokens.to_le_bytes());
+        out.extend_from_slice(&(header.keys.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(header.slices.len() as u32).to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&header.namespace.0);
+        out.extend_from_slice(&header.parent.0);
+        for key in &header.keys {
+            out.extend_from_slice(&key.0);
+        }
+        for (slice, sum) in header.slices.iter().zip(sums) {
+            out.extend_from_slice(&slice.to_le_bytes());
+            out.extend_from_slice(&[0; 4]);
+            out.extend_from_slice(&sum.to_le_bytes());
+        }
+        out.resize(len, 0);
+        seal(&mut out);
+        out
+    }
+
+    /// Length of the header that starts with this page, in bytes, if one does.
+    pub(super) fn peek(page: &[u8]) -> Option<usize> {
+        let mut fields = Fields(page);
+        if fields.take::<8>()? != MAGIC {
+            return None;
+        }
+        fields.u64()?;
+        if fields.u32()? != FORMAT_VERSION {
+            return None;
+        }
+        let len = fields.u32()? as usize;
+        (len > 0 && len.is_multiple_of(PAGE) && len <= MAX_HEADER_BYTES).then_some(len)
+    }
+
+    /// Reads a whole header; none if anything about it is wrong.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let len = Self::peek(bytes)?;
+        let bytes = bytes.get(..len)?;
+        if !is_sealed(bytes) {
+            return None;
+        }
+        let mut fields = Fields(bytes.get(24..)?);
+        let store = fields.u64()?;
+        let serial = fields.u64()?;
+        let offset = fields.u64()?;
+        let segment = fields.u32()?;
+        if fields.u32()? != CODEC_RAW {
+            return None;
+        }
+        let payload = fields.u64()?;
+        let block_tokens = fields.u32()?;
+        let blocks = fields.u32()? as usize;
+        let slices = fields.u32()? as usize;
+        fields.u32()?;
+        if blocks > MAX_RUN_BLOCKS || slices > MAX_RUN_SLICES || header_bytes(blocks, slices) != len
+        {
+            return None;
+        }
+        let namespace = BlockKey(fields.take()?);
+        let parent = BlockKey(fields.take()?);
+        let keys = (0..blocks)
+            .map(|_| fields.take().map(BlockKey))
+            .collect::<Option<Box<[_]>>>()?;
+        let mut lengths = Vec::with_capacity(slices);
+        let mut sums = Vec::with_capacity(slices);
+        for _ in 0..slices {
+            lengths.push(fields.u32()?);
+            fields.u32()?;
+            sums.push(fields.u64()?);
+        }
+        let header = RunHeader {
+            namespace,
+            parent,
+            keys,
+            block_tokens,
+            slices: lengths.into(),
+        };
+        if header.validate().is_err() || stored_payload_bytes(&header.slices) != payload {
+            return None;
+        }
+        Some(Self {
+            identity: Identity {
+                store,
+                segment,
+                offset,
+                serial,
+            },
+            header,
+            sums: sums.into(),
+        })
+    }
+}
+
+/// Writes the checksum of everything after the first [`CHECKED_FROM`] bytes to bytes 8..16.
+pub(super) fn seal(bytes: &mut [u8]) {
+    let sum = bytes.get(CHECKED_FROM..).map_or(0, xxh3_64).to_le_bytes();
+    if let Some(place) = bytes.get_mut(8..CHECKED_FROM) {
+        place.copy_from_slice(&sum);
+    }
+}
+
+/// Whether the checksum in bytes 8..16 is that of what follows.
+pub(super) fn is_sealed(bytes: &[u8]) -> bool {
+    match (bytes.get(8..CHECKED_FROM), bytes.get(CHECKED_FROM..)) {
+        (Some(sum), Some(rest)) => sum == xxh3_64(rest).to_le_bytes(),
+        _ => false,
+    }
+}
+
+/// Reads fixed-size little-endian fields one after the other.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl Fields<'_> {
+    pub(super) fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+}

@@ -1,0 +1,450 @@
+//! Opening a store: rows are read, checked against the segments, and repaired both ways after an unclean end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::bounce::BouncePool;
+use super::directory::Directory;
+use super::flight::Flights;
+use super::index::{Index, Meta, Row};
+use super::lock::StoreDirectory;
+use super::platform;
+use super::record::Record;
+use super::run::{Place, extent_of};
+use super::segment::{Extent, FIRST_RECORD, Segment, parse_file_name};
+use super::space::Space;
+use super::stats::Counters;
+use super::{Inner, Resources, State};
+use crate::config::DiskConfig;
+use crate::error::{Error, Result};
+use crate::memory::{PAGE, page_align};
+use crate::policy;
+
+const INDEX_DIRECTORY: &str = "index";
+/// The least capacity, in bytes: the index alone takes half of it.
+const MIN_CAPACITY: u64 = 1 << 20;
+/// The smallest segment, in bytes.
+const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+
+/// Index rows that were not taken over, by reason; each counts a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowsDropped {
+    /// The rows themselves make no sense.
+    pub damaged: usize,
+    /// The segment file is missing, foreign or shorter than the rows say.
+    pub no_segment: usize,
+    /// The segment has no such record.
+    pub no_record: usize,
+    /// The record lies over another one.
+    pub overlapping: usize,
+}
+
+/// What opening a store found and repaired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The store was closed cleanly, or is new.
+    pub clean: bool,
+    /// Runs that can be found now.
+    pub runs: usize,
+    /// Blocks that can be found now.
+    pub blocks: usize,
+    /// Bytes of their records.
+    pub bytes: u64,
+    /// Segment files.
+    pub segments: usize,
+    /// Segment files that were searched for records.
+    pub segments_scanned: usize,
+    /// Files with a segment's name that are not this store's, or cannot be read; they are left alone.
+    pub foreign_segments: usize,
+    /// Rows that were dropped.
+    pub rows_dropped: RowsDropped,
+    /// Runs that were found in segments only.
+    pub rows_rebuilt: usize,
+    /// Where the old index was moved because it could not be opened.
+    pub index_moved: Option<PathBuf>,
+    /// The index was rebuilt from the segments alone.
+    pub index_rebuilt: bool,
+}
+
+/// A segment as it was found on disk.
+struct Found {
+    segment: Arc<Segment>,
+    size: u64,
+    /// Where its table of contents starts, and the records it lists.
+    contents: Option<(u64, Vec<Extent>)>,
+}
+
+/// Opens the store.
+pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
+    let eviction = policy::by_name(&config.policy)?;
+    if config.capacity < MIN_CAPACITY {
+        return Err(Error::Config {
+            name: "l3 capacity",
+            value: config.capacity.to_string(),
+            remedy: format!("give at least {MIN_CAPACITY} bytes"),
+        });
+    }
+    let directory = StoreDirectory::open(&config.path)?;
+    let bounces = BouncePool::default();
+    let mut report = RecoveryReport::default();
+    let (segments, free_id) = open_segments(&directory, config.direct, &bounces, &mut report)?;
+    let index = open_index(&directory.path, !segments.is_empty(), &mut report)?;
+    let mut recovery = Recovery {
+        bounces: &bounces,
+        segments,
+        free_id,
+        index: &index,
+        report,
+    };
+    let rows = recovery.rows()?;
+    let state = recovery.state(rows, Directory::new(eviction))?;
+    let report = recovery.report;
+    let inner = Inner {
+        path: directory.path.clone(),
+        store: directory.store,
+        capacity: config.capacity,
+        segment_bytes: segment_bytes(config),
+        free_reserve: config.free_reserve,
+        direct: config.direct,
+        durable: config.durable,
+        owner: std::process::id(),
+        bounces,
+        counters: Counters::default(),
+        resources: Mutex::new(Some(Arc::new(Resources {
+            index,
+            _directory: directory,
+        }))),
+        state: Mutex::new(state),
+        changed: Condvar::new(),
+    };
+    Ok((inner, report))
+}
+
+/// The size of segments: as configured, but small enough that a small store has several.
+fn segment_bytes(config: &DiskConfig) -> u64 {
+    let bytes = config
+        .segment_bytes
+        .min(config.capacity / 8)
+        .max(MIN_SEGMENT_BYTES);
+    page_align(bytes as usize) as u64
+}
+
+fn open_segments(
+    directory: &StoreDirectory,
+    direct: bool,
+    bounces: &BouncePool,
+    report: &mut RecoveryReport,
+) -> Result<(BTreeMap<u32, Found>, u32)> {
+    let path = &directory.path;
+    let context = |error| Error::io(format!("{}: listing segments", path.display()), error);
+    let mut segments = BTreeMap::new();
+    let mut free_id = 1;
+    for entry in fs::read_dir(path).map_err(context)? {
+        let name = entry.map_err(context)?.file_name();
+        let Some(id) = name.to_str().and_then(parse_file_name) else {
+            continue;
+        };
+        free_id = free_id.max(id.saturating_add(1));
+        let opened = Segment::open(path, directory.store, id, direct, bounces);
+        let found = opened.and_then(|segment| {
+            Ok(Found {
+                size: segment.size()?,
+                contents: segment.read_contents(bounces)?,
+                segment: Arc::new(segment),
+            })
+        });
+        match found {
+            Ok(found) => {
+                segments.insert(id, found);
+            }
+            Err(error) => {
+                log::warn!("{}: left alone: {error}", path.join(name).display());
+                report.foreign_segments += 1;
+            }
+        }
+    }
+    report.segments = segments.len();
+    Ok((segments, free_id))
+}
+
+/// Opens the index; one that does not open is moved aside for a new one.
+fn open_index(directory: &Path, expected: bool, report: &mut RecoveryReport) -> Result<Index> {
+    let path = directory.join(INDEX_DIRECTORY);
+    let existed = path.exists();
+    let fail = |reason: String| {
+        Error::io(
+            format!("{}: opening the index", path.display()),
+            io::Error::other(reason),
+        )
+    };
+    report.index_rebuilt = expected && !existed;
+    let readable = Index::open(&path).and_then(|index| {
+        index.load()?;
+        index.meta(Meta::Clean).map_err(|error| error.to_string())?;
+        Ok(index)
+    });
+    let index = match readable {
+        Ok(index) => index,
+        Err(reason) if existed => {
+            let moved = (1_u32..)
+                .map(|number| directory.join(format!("index.corrupt-{number}")))
+                .find(|candidate| !candidate.exists())
+                .unwrap_or_else(|| directory.join("index.corrupt"));
+            log::error!(
+                "{}: the index does not open ({reason}); it is moved to {} and rebuilt",
+                path.display(),
+                moved.display()
+            );
+            fs::rename(&path, &moved).map_err(|error| fail(error.to_string()))?;
+            report.index_moved = Some(moved);
+            report.index_rebuilt = true;
+            Index::open(&path).map_err(fail)?
+        }
+        Err(reason) => return Err(fail(reason)),
+    };
+    restrict(&path);
+    Ok(index)
+}
+
+/// sled makes its files readable for all; the directory keeps others out.
+fn restrict(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    if let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(0o700)) {
+        log::warn!("{}: {error}", path.display());
+    }
+}
+
+struct Recovery<'a> {
+    bounces: &'a BouncePool,
+    segments: BTreeMap<u32, Found>,
+    /// The first id that no segment file has, foreign ones included.
+    free_id: u32,
+    index: &'a Index,
+    report: RecoveryReport,
+}
+
+impl Recovery<'_> {
+    fn index_error(&self, error: sled::Error) -> Error {
+        Error::io("repairing the index", error.into())
+    }
+
+    /// The rows that hold, in order of their last use. What the index lacks or has too much is repaired in it.
+    fn rows(&mut self) -> Result<Vec<Row>> {
+        let meta = |meta| {
+            self.index
+                .meta(meta)
+                .map_err(|error| self.index_error(error))
+        };
+        let clean = meta(Meta::Clean)?;
+        let checkpoint = meta(Meta::Checkpoint)?.unwrap_or(0);
+        let fresh = clean.is_none() && self.segments.is_empty();
+        self.report.clean = clean == Some(1) || fresh;
+        self.report.index_rebuilt |= clean.is_none() && !fresh;
+        // Whatever ends this process from here on leaves the store unclean.
+        self.index
+            .set_meta(Meta::Clean, 0)
+            .and_then(|()| self.index.flush())
+            .map_err(|error| self.index_error(error))?;
+        let loaded = self
+            .index
+            .load()
+            .map_err(|reason| Error::io("reading the index", io::Error::other(reason)))?;
+        self.report.rows_dropped.damaged = loaded.damaged.len();
+        let mut dropped = loaded.damaged;
+        // Rows that make no sense may belong to any record.
+        let all = self.report.index_rebuilt || !dropped.is_empty();
+        let first = match (self.report.clean, all) {
+            (_, true) => Some(0),
+            (true, false) => None,
+            (false, false) => Some(checkpoint),
+        };
+        let mut scanned = self.scan(first)?;
+        let mut rows = Vec::with_capacity(loaded.rows.len());
+        for row in loaded.rows {
+            let counts = &mut self.report.rows_dropped;
+            let end = extent_of(&row.header, row.offset).end();
+            let Some(found) = self.segments.get(&row.segment) else {
+                counts.no_segment += 1;
+                dropped.push(row.serial);
+                continue;
+            };
+            let limit = found.contents.as_ref().map_or(found.size, |(end, _)| *end);
+            if end > limit || row.offset < FIRST_RECORD || row.offset % PAGE as u64 != 0 {
+                counts.no_segment += 1;
+                dropped.push(row.serial);
+                continue;
+            }
+            if let Some(records) = scanned.get_mut(&row.segment) {
+                let matches = |record: &Record| {
+                    record.identity.serial == row.serial && record.header == row.header
+                };
+                if records.get(&row.offset).is_some_and(matches) {
+                    records.remove(&row.offset);
+                } else {
+                    counts.no_record += 1;
+                    dropped.push(row.serial);
+                    continue;
+                }
+            }
+            rows.push(row);
+        }
+        self.index
+            .remove_unread(&dropped)
+            .map_err(|error| self.index_error(error))?;
+        for (segment, records) in scanned {
+            for (offset, record) in records {
+                let row = Row {
+                    serial: record.identity.serial,
+                    last_use: record.identity.serial,
+                    segment,
+                    offset,
+                    header: record.header,
+                };
+                self.index
+                    .insert(&row)
+                    .map_err(|error| self.index_error(error))?;
+                rows.push(row);
+                self.report.rows_rebuilt += 1;
+            }
+        }
+        self.drop_overlapping(&mut rows)?;
+        rows.sort_unstable_by_key(|row| (row.last_use, row.serial));
+        Ok(rows)
+    }
+
+    /// Searches the segments from `first` on for records; by segment and offset.
+    fn scan(&mut self, first: Option<u64>) -> Result<HashMap<u32, BTreeMap<u64, Record>>> {
+        let mut scanned = HashMap::new();
+        let Some(first) = first else {
+            return Ok(scanned);
+        };
+        for (id, found) in &self.segments {
+            if u64::from(*id) < first {
+                continue;
+            }
+            let scan = found.segment.scan(self.bounces).map_err(|error| {
+                let path = found.segment.path.display();
+                Error::io(format!("{path}: searching it for records"), error)
+            })?;
+            let records = scan.into_iter();
+            let records = records.map(|record| (record.identity.offset, record));
+            scanned.insert(*id, records.collect());
+            self.report.segments_scanned += 1;
+        }
+        Ok(scanned)
+    }
+
+    /// Of records that lie over each other the newer one goes: offsets are never given out twice, so one of them is not real.
+    fn drop_overlapping(&mut self, rows: &mut Vec<Row>) -> Result<()> {
+        rows.sort_unstable_by_key(|row| (row.segment, row.offset, row.serial));
+        let mut dropped = Vec::new();
+        let mut before = (0, 0);
+        rows.retain(|row| {
+            let place = (row.segment, row.offset);
+            let kept = place >= before;
+            if kept {
+                before = (row.segment, extent_of(&row.header, row.offset).end());
+            } else {
+                dropped.push(row.serial);
+            }
+            kept
+        });
+        self.report.rows_dropped.overlapping = dropped.len();
+        self.index
+            .remove_unread(&dropped)
+            .map_err(|error| self.index_error(error))
+    }
+
+    /// Fills directory and segment table. Segments left open are sealed, empty ones go, and what no record takes is given back.
+    fn state(&mut self, rows: Vec<Row>, mut directory: Directory) -> Result<State> {
+        let mut space = Space::default();
+        let mut live: HashMap<u32, Vec<Extent>> = HashMap::new();
+        let mut clock = self
+            .index
+            .meta(Meta::Clock)
+            .map_err(|error| self.index_error(error))?
+            .unwrap_or(0);
+        for row in rows {
+            let Some(found) = self.segments.get(&row.segment) else {
+                continue;
+            };
+            let place = Place {
+                segment: Arc::clone(&found.segment),
+                extent: extent_of(&row.header, row.offset),
+            };
+            live.entry(row.segment).or_default().push(place.extent);
+            clock = clock.max(row.serial).max(row.last_use);
+            directory.insert(row.serial, row.header, place, Some(row.last_use));
+        }
+        directory.resume_clock(clock);
+        let next = self
+            .index
+            .meta(Meta::NextSegment)
+            .map_err(|error| self.index_error(error))?;
+        space.next_id = self.free_id.max(next.unwrap_or(1) as u32);
+        for (id, found) in std::mem::take(&mut self.segments) {
+            let mut extents = live.remove(&id).unwrap_or_default();
+            extents.sort_unstable();
+            if let Err(error) = self.settle(&mut space, &found, extents) {
+                let path = found.segment.path.display();
+                return Err(Error::io(format!("{path}: repairing it"), error));
+            }
+        }
+        self.index
+            .set_meta(Meta::NextSegment, u64::from(space.next_id))
+            .and_then(|()| {
+                self.index
+                    .set_meta(Meta::Checkpoint, u64::from(space.checkpoint()))
+            })
+            .and_then(|()| self.index.flush())
+            .map_err(|error| self.index_error(error))?;
+        let totals = directory.totals();
+        self.report.runs = totals.runs;
+        self.report.blocks = totals.blocks;
+        self.report.bytes = totals.live_bytes;
+        self.report.segments = space.len();
+        Ok(State {
+            directory,
+            space,
+            flights: Flights::default(),
+            growing: false,
+            closed: false,
+            index_bytes: self.index.bytes(),
+        })
+    }
+
+    fn settle(&self, space: &mut Space, found: &Found, live: Vec<Extent>) -> io::Result<()> {
+        let segment = &found.segment;
+        if live.is_empty() {
+            return fs::remove_file(&segment.path);
+        }
+        let (size, end, records) = match &found.contents {
+            Some((end, records)) => (found.size, *end, records.clone()),
+            None => {
+                let end = live.last().map_or(FIRST_RECORD, Extent::end);
+                (segment.seal(end, &live, self.bounces)?, end, live.clone())
+            }
+        };
+        space.adopt(Arc::clone(segment), size, end, records, live.len());
+        let mut from = FIRST_RECORD;
+        let gaps = live.iter().map(|extent| {
+            let gap = from..extent.offset;
+            from = extent.end();
+            gap
+        });
+        let mut gaps = gaps.collect::<Vec<_>>();
+        gaps.push(from..end);
+        for gap in gaps {
+            let len = gap.end.saturating_sub(gap.start);
+            if len > 0 && platform::punch_hole(&segment.file, gap.start, len)? {
+                space.punched(segment.id, len);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! One segment file: a header page, records, and once it is sealed a table of contents.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::bounce::{BOUNCE_BYTES, BouncePool};
+use super::platform::{self, IoMode};
+use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
+use super::record::{is_sealed, record_bytes, seal};
+use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
+
+const MAGIC: [u8; 8] = *b"KVLABSEG";
+const CONTENTS_MAGIC: [u8; 8] = *b"KVLABTOC";
+/// Bytes before the entries of a table of contents.
+const CONTENTS_FIXED_BYTES: usize = 64;
+const CONTENTS_ENTRY_BYTES: usize = 16;
+/// Bytes of the pointer that ends a sealed file: the table's offset and its complement.
+const POINTER_BYTES: usize = 16;
+
+/// Where the first record of a segment starts, in bytes.
+pub(super) const FIRST_RECORD: u64 = PAGE as u64;
+
+/// A record's place in its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Extent {
+    /// Where it starts, in bytes.
+    pub(super) offset: u64,
+    /// How long it is, in bytes.
+    pub(super) len: u64,
+}
+
+impl Extent {
+    /// The first byte after it.
+    pub(super) fn end(&self) -> u64 {
+        self.offset.saturating_add(self.len)
+    }
+}
+
+/// An open segment file.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) store: u64,
+    pub(super) id: u32,
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) mode: IoMode,
+}
+
+/// Bytes of a table of contents of so many records.
+pub(super) fn contents_bytes(records: usize) -> u64 {
+    page_align(CONTENTS_FIXED_BYTES + records * CONTENTS_ENTRY_BYTES + POINTER_BYTES) as u64
+}
+
+/// The name of a segment file.
+pub(super) fn file_name(id: u32) -> String {
+    format!("{id:08x}.seg")
+}
+
+/// The id in the name of a segment file.
+pub(super) fn parse_file_name(name: &str) -> Option<u32> {
+    let id = u32::from_str_radix(name.strip_suffix(".seg")?, 16).ok()?;
+    (file_name(id) == name).then_some(id)
+}
+
+fn damaged(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+impl Segment {
+    /// Makes a segment file of `size` bytes with its header page. A file that was only half made is removed.
+    pub(super) fn create(
+        directory: &Path,
+        store: u64,
+        id: u32,
+        size: u64,
+        direct: bool,
+        pool: &BouncePool,
+    ) -> io::Result<Self> {
+        let path = directory.join(file_name(id));
+        let (file, mode) = platform::open_segment(&path, true, direct)?;
+        let segment = Self {
+            store,
+            id,
+            path,
+            file,
+            mode,
+        };
+        let made = platform::preallocate(&segment.file, size)
+            .and_then(|()| segment.write_at(0, &segment.header_page(), pool));
+        if let Err(error) = made {
+            // The error that counts is the first one.
+            let _ = std::fs::remove_file(&segment.path);
+            return Err(error);
+        }
+        Ok(segment)
+    }
+
+    /// Opens a segment file and checks its header page; `InvalidData` if it is not what its name says.
+    pub(super) fn open(
+        directory: &Path,
+        store: u64,
+        id: u32,
+        direct: bool,
+        pool: &BouncePool,
+    ) -> io::Result<Self> {
+        let path = directory.join(file_name(id));
+        let (file, mode) = platform::open_segment(&path, false, direct)?;
+        let segment = Self {
+            store,
+            id,
+            path,
+            file,
+            mode,
+        };
+        if segment.read_at(0, PAGE, pool)? != segment.header_page() {
+            return Err(damaged("the header page is not that of this segment"));
+        }
+        Ok(segment)
+    }
+
+    fn header_page(&self) -> Vec<u8> {
+        let mut page = Vec::with_capacity(PAGE);
+        page.extend_from_slice(&MAGIC);
+        page.extend_from_slice(&[0; 8]);
+        page.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        page.extend_from_slice(&self.id.to_le_bytes());
+        page.extend_from_slice(&self.store.to_le_bytes());
+        page.resize(PAGE, 0);
+        seal(&mut page);
+        page
+    }
+
+    /// Reads whole pages into a vector, for headers and tables.
+    pub(super) fn read_at(
+        &self,
+        offset: u64,
+        len: usize,
+        pool: &BouncePool,
+    ) -> io::Result<Vec<u8>> {
+        let bounce = pool.take(len).map_err(io::Error::other)?;
+        self.read_region(offset, &bounce.region, 0, len)?;
+        let mut bytes = vec![0; len];
+        bounce.region.read(0, &mut bytes);
+        Ok(bytes)
+    }
+
+    /// Writes whole pages, for headers and tables.
+    pub(super) fn write_at(&self, offset: u64, bytes: &[u8], pool: &BouncePool) -> io::Result<()> {
+        let bounce = pool.take(bytes.len()).map_err(io::Error::other)?;
+        bounce.region.write(0, bytes);
+        self.write_region(offset, &bounce.region, bytes.len())
+    }
+
+    /// Reads whole pages into a region from byte `at` on.
+    pub(super) fn read_region(
+        &self,
+        offset: u64,
+        region: &Region,
+        at: usize,
+        len: usize,
+    ) -> io::Result<()> {
+        let regions = Regions {
+            main: region,
+            spare: region,
+        };
+        let piece = Piece {
+            spare: false,
+            offset: at,
+            len,
+        };
+        read_pieces(&self.file, offset, regions, &[piece])
+    }
+
+    /// Writes the first `len` bytes of a region, whole pages.
+    pub(super) fn write_region(&self, offset: u64, region: &Region, len: usize) -> io::Result<()> {
+        let regions = Regions {
+            main: region,
+            spare: region,
+        };
+        let piece = Piece {
+            spare: false,
+            offset: 0,
+            len,
+        };
+        write_pieces(&self.file, offset, regions, &[piece])
+    }
+
+    /// The record that starts at `offset`; none if there is no sound header or it belongs elsewhere.
+    pub(super) fn read_record(&self, offset: u64, pool: &BouncePool) -> io::Result<Option<Record>> {
+        let mut bytes = self.read_at(offset, PAGE, pool)?;
+        let Some(len) = Record::peek(&bytes) else {
+            return Ok(None);
+        };
+        if len > PAGE {
+            bytes.extend(self.read_at(offset + PAGE as u64, len - PAGE, pool)?);
+        }
+        Ok(Record::decode(&bytes).filter(|record| {
+            record.identity
+                == Identity {
+                    store: self.store,
+                    segment: self.id,
+                    offset,
+                    serial: record.identity.serial,
+                }
+        }))
+    }
+
+    /// Overwrites a record's header with zeroes, durably.
+    pub(super) fn erase_header(
+        &self,
+        offset: u64,
+        len: usize,
+        pool: &BouncePool,
+    ) -> io::Result<()> {
+        self.write_at(offset, &vec![0; len], pool)?;
+        self.file.sync_data()
+    }
+
+    /// Ends the file with a table of contents at `end` and gives back what lies behind; the new size of the file.
+    pub(super) fn seal(&self, end: u64, records: &[Extent], pool: &BouncePool) -> io::Result<u64> {
+        let len = contents_bytes(records.len());
+        let mut table = Vec::with_capacity(len as usize);
+        table.extend_from_slice(&CONTENTS_MAGIC);
+        table.extend_from_slice(&[0; 8]);
+        table.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        table.extend_from_slice(&self.id.to_le_bytes());
+        table.extend_from_slice(&self.store.to_le_bytes());
+        table.extend_from_slice(&(records.len() as u64).to_le_bytes());
+        table.resize(CONTENTS_FIXED_BYTES, 0);
+        for record in records {
+            table.extend_from_slice(&record.offset.to_le_bytes());
+            table.extend_from_slice(&record.len.to_le_bytes());
+        }
+        table.resize(len as usize - POINTER_BYTES, 0);
+        table.extend_from_slice(&end.to_le_bytes());
+        table.extend_from_slice(&(!end).to_le_bytes());
+        seal(&mut table);
+        self.write_at(end, &table, pool)?;
+        self.file.set_len(end + len)?;
+        self.file.sync_data()?;
+        Ok(end + len)
+    }
+
+    /// The table of contents of a sealed file, with the offset it starts at; none if there is no sound one.
+    pub(super) fn read_contents(
+        &self,
+        pool: &BouncePool,
+    ) -> io::Result<Option<(u64, Vec<Extent>)>> {
+        let size = self.size()?;
+        if size < 2 * PAGE as u64 || !size.is_multiple_of(PAGE as u64) {
+            return Ok(None);
+        }
+        let last = self.read_at(size - PAGE as u64, PAGE, pool)?;
+        let mut pointer = Fields(last.get(PAGE - POINTER_BYTES..).unwrap_or_default());
+        let (Some(end), Some(complement)) = (pointer.u64(), pointer.u64()) else {
+            return Ok(None);
+        };
+        // The longest possible table: a record takes two pages at least.
+        let longest = contents_bytes((size / (2 * PAGE as u64)) as usize);
+        if end != !complement
+            || end < FIRST_RECORD
+            || end >= size
+            || !end.is_multiple_of(PAGE as u64)
+            || size - end > longest
+        {
+            return Ok(None);
+        }
+        let table = self.read_at(end, (size - end) as usize, pool)?;
+        Ok(self.parse_contents(end, &table).map(|table| (end, table)))
+    }
+
+    fn parse_contents(&self, end: u64, table: &[u8]) -> Option<Vec<Extent>> {
+        if !is_sealed(table) {
+            return None;
+        }
+        let mut fields = Fields(table);
+        if fields.take::<8>()? != CONTENTS_MAGIC {
+            return None;
+        }
+        fields.u64()?;
+        if (fields.u32()?, fields.u32()?, fields.u64()?) != (FORMAT_VERSION, self.id, self.store) {
+            return None;
+        }
+        let count = usize::try_from(fields.u64()?).ok()?;
+        if count > table.len() / CONTENTS_ENTRY_BYTES {
+            return None;
+        }
+        let mut fields = Fields(table.get(CONTENTS_FIXED_BYTES..)?);
+        let mut extents = Vec::with_capacity(count);
+        for _ in 0..count {
+            let extent = Extent {
+                offset: fields.u64()?,
+                len: fields.u64()?,
+            };
+            let sound = extent.offset >= FIRST_RECORD
+                && extent.offset.is_multiple_of(PAGE as u64)
+                && extent.end() <= end;
+            extents.push(sound.then_some(extent)?);
+        }
+        Some(extents)
+    }
+
+    /// Finds the records of this segment: by its table of contents, or page by page where there is none.
+    pub(super) fn scan(&self, pool: &BouncePool) -> io::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        if let Some((_, extents)) = self.read_contents(pool)? {
+            for extent in extents {
+                records.extend(self.read_record(extent.offset, pool)?);
+            }
+            return Ok(records);
+        }
+        let size = self.size()? / PAGE as u64 * PAGE as u64;
+        let mut window = Vec::new();
+        let mut start = 0;
+        let mut offset = FIRST_RECORD;
+        while offset + (PAGE as u64) <= size {
+            if offset < start || offset + PAGE as u64 > start + window.len() as u64 {
+                start = offset;
+                let len = (size - start).min(BOUNCE_BYTES as u64) as usize;
+                window = self.read_at(start, len, pool)?;
+            }
+            let at = (offset - start) as usize;
+            let page = window.get(at..at + PAGE).unwrap_or_default();
+            let record = match Record::peek(page) {
+                Some(_) => self.read_record(offset, pool).unwrap_or_default(),
+                None => None,
+            };
+            match record {
+                Some(record) if offset + record_bytes(&record.header) <= size => {
+                    offset += record_bytes(&record.header);
+                    records.push(record);
+                }
+                _ => offset += PAGE as u64,
+            }
+        }
+        Ok(records)
+    }
+
+    /// Size of the file in bytes.
+    pub(super) fn size(&self) -> io::Result<u64> {
+        self.file.metadata().map(|status| status.len())
+    }
+}
+
+const _: () = assert!(MAX_HEADER_BYTES <= BOUNCE_BYTES);

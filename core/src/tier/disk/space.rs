@@ -1,0 +1,291 @@
+//! What is where on disk: the table of segments, the room in them, and how many bytes they take.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::run::Place;
+use super::segment::{Extent, FIRST_RECORD, Segment, contents_bytes};
+
+/// Where a segment is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Records are being appended.
+    Active,
+    /// Full; its last writers or its table of contents are under way.
+    Sealing,
+    /// Ended by a table of contents.
+    Sealed,
+}
+
+#[derive(Debug)]
+pub(super) struct SegmentState {
+    pub(super) segment: Arc<Segment>,
+    pub(super) phase: Phase,
+    /// Size of the file in bytes.
+    size: u64,
+    /// Bytes of it given back to the file system.
+    holes: u64,
+    /// Where the next record goes.
+    end: u64,
+    /// Records written or being written whose bytes are not given back.
+    live: usize,
+    /// Records being written.
+    writers: usize,
+    /// All records ever written, for the table of contents.
+    records: Vec<Extent>,
+}
+
+/// A segment that is to be ended by a table of contents.
+#[derive(Debug)]
+pub(super) struct SealJob {
+    pub(super) segment: Arc<Segment>,
+    pub(super) end: u64,
+    pub(super) records: Vec<Extent>,
+}
+
+/// How the bytes of a record are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// Its range becomes a hole.
+    Punch,
+    /// The segment holds nothing else: the file goes.
+    Unlink,
+}
+
+/// How room for a record is made.
+#[derive(Debug)]
+pub(super) enum Growth {
+    /// A new segment file of so many bytes.
+    Create { id: u32, size: u64 },
+    /// The newest one goes on, after growing to so many bytes.
+    Resume { segment: Arc<Segment>, size: u64 },
+}
+
+/// The table of segments.
+#[derive(Debug, Default)]
+pub(super) struct Space {
+    segments: BTreeMap<u32, SegmentState>,
+    active: Option<u32>,
+    /// The id that the next segment gets; ids are never used twice.
+    pub(super) next_id: u32,
+}
+
+impl Space {
+    /// Adds a sealed segment as it was found on disk.
+    pub(super) fn adopt(
+        &mut self,
+        segment: Arc<Segment>,
+        size: u64,
+        end: u64,
+        records: Vec<Extent>,
+        live: usize,
+    ) {
+        let state = SegmentState {
+            phase: Phase::Sealed,
+            size,
+            holes: 0,
+            end,
+            live,
+            writers: 0,
+            records,
+            segment,
+        };
+        self.segments.insert(state.segment.id, state);
+    }
+
+    /// Bytes that all segment files take.
+    pub(super) fn used(&self) -> u64 {
+        self.segments
+            .values()
+            .map(|state| state.size.saturating_sub(state.holes))
+            .sum()
+    }
+
+    /// How many segment files there are.
+    pub(super) fn len(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// All segments, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &SegmentState> {
+        self.segments.values()
+    }
+
+    /// Sets aside room for a record in the active segment, if there is enough.
+    pub(super) fn reserve(&mut self, len: u64) -> Option<Place> {
+        let state = self.segments.get_mut(&self.active?)?;
+        let after = state.end + len + contents_bytes(state.records.len() + 1);
+        if state.phase != Phase::Active || after > state.size {
+            return None;
+        }
+        let extent = Extent {
+            offset: state.end,
+            len,
+        };
+        state.end += len;
+        state.live += 1;
+        state.writers += 1;
+        state.records.push(extent);
+        Some(Place {
+            segment: Arc::clone(&state.segment),
+            extent,
+        })
+    }
+
+    /// Notes that a reserved record is written or given up. A full segment whose last writer this was is to be sealed.
+    pub(super) fn finish_write(&mut self, place: &Place) -> Option<SealJob> {
+        let state = self.segments.get_mut(&place.segment.id)?;
+        state.writers -= 1;
+        state.seal_job()
+    }
+
+    /// Ends appending to the active segment. It is to be sealed now unless writers are still under way.
+    pub(super) fn retire(&mut self) -> Option<SealJob> {
+        let state = self.segments.get_mut(&self.active.take()?)?;
+        state.phase = Phase::Sealing;
+        state.seal_job()
+    }
+
+    /// The segment was sealed at `size` bytes. True if it holds nothing: the file is to be unlinked.
+    pub(super) fn sealed(&mut self, id: u32, size: u64) -> bool {
+        let Some(state) = self.segments.get_mut(&id) else {
+            return false;
+        };
+        state.phase = Phase::Sealed;
+        state.size = size;
+        if state.live == 0 {
+            self.segments.remove(&id);
+            return true;
+        }
+        false
+    }
+
+    /// A segment could not be sealed: it stays as it is, readable, and its records are found page by page.
+    pub(super) fn seal_failed(&mut self, id: u32) {
+        if let Some(state) = self.segments.get_mut(&id) {
+            state.phase = Phase::Sealed;
+        }
+    }
+
+    /// How to make room for a record of `len` bytes in segments of `segment_bytes`, and how many bytes more that takes.
+    /// A segment that is to go on is set apart, so that it is not unlinked meanwhile.
+    pub(super) fn plan(&mut self, len: u64, segment_bytes: u64) -> (Growth, u64) {
+        let newest = self.segments.values_mut().next_back();
+        if let Some(state) = newest
+            && state.phase == Phase::Sealed
+            && state.end <= segment_bytes / 2
+            && state.end + len + contents_bytes(state.records.len() + 1) <= segment_bytes
+        {
+            state.phase = Phase::Sealing;
+            let growth = Growth::Resume {
+                segment: Arc::clone(&state.segment),
+                size: segment_bytes,
+            };
+            return (growth, segment_bytes.saturating_sub(state.size));
+        }
+        let size = segment_bytes.max(FIRST_RECORD + len + contents_bytes(1));
+        let id = self.next_id;
+        (Growth::Create { id, size }, size)
+    }
+
+    /// A segment is ready for appending.
+    pub(super) fn activate(&mut self, segment: Arc<Segment>, size: u64) {
+        let id = segment.id;
+        self.next_id = self.next_id.max(id.saturating_add(1));
+        let state = self.segments.entry(id).or_insert(SegmentState {
+            phase: Phase::Active,
+            size,
+            holes: 0,
+            end: FIRST_RECORD,
+            live: 0,
+            writers: 0,
+            records: Vec::new(),
+            segment,
+        });
+        state.phase = Phase::Active;
+        state.size = size;
+        self.active = Some(id);
+    }
+
+    /// A record's rows are gone and nobody reads it: says how its bytes are to be given back.
+    pub(super) fn release(&mut self, place: &Place) -> Release {
+        let id = place.segment.id;
+        let Some(state) = self.segments.get_mut(&id) else {
+            return Release::Unlink;
+        };
+        state.live = state.live.saturating_sub(1);
+        if state.live == 0 && state.phase == Phase::Sealed {
+            self.segments.remove(&id);
+            return Release::Unlink;
+        }
+        Release::Punch
+    }
+
+    /// A range was given back.
+    pub(super) fn punched(&mut self, id: u32, len: u64) {
+        if let Some(state) = self.segments.get_mut(&id) {
+            state.holes += len;
+        }
+    }
+
+    /// Segments below this id hold only records whose rows are written.
+    pub(super) fn checkpoint(&self) -> u32 {
+        let mut open = self
+            .segments
+            .values()
+            .filter(|state| state.phase != Phase::Sealed);
+        let newest = self.segments.last_key_value().map(|(id, _)| *id);
+        open.next()
+            .map(|state| state.segment.id)
+            .or(newest)
+            .unwrap_or(self.next_id)
+    }
+
+    /// Checks counts against the extents of the runs that live here, sorted by segment and offset.
+    pub(super) fn validate(&self, runs: &[(u32, Extent)]) -> Result<(), String> {
+        for pair in runs.windows(2) {
+            if let [(first, one), (second, other)] = pair
+                && first == second
+                && one.end() > other.offset
+            {
+                return Err(format!("records overlap in segment {first:08x}: {pair:?}"));
+            }
+        }
+        for (id, extent) in runs {
+            let Some(state) = self.segments.get(id) else {
+                return Err(format!("segment {id:08x} is missing"));
+            };
+            if extent.offset < FIRST_RECORD || extent.end() > state.end {
+                return Err(format!(
+                    "{extent:?} lies outside segment {id:08x}, which ends at {}",
+                    state.end
+                ));
+            }
+        }
+        for (id, state) in &self.segments {
+            let live = runs.iter().filter(|(of, _)| of == id).count();
+            if live > state.live || state.writers > state.live || state.holes > state.size {
+                return Err(format!(
+                    "{live} records live in segment {id:08x}: {state:?}"
+                ));
+            }
+            if *id >= self.next_id {
+                return Err(format!(
+                    "segment {id:08x} is not below the next id {:08x}",
+                    self.next_id
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SegmentState {
+    fn seal_job(&self) -> Option<SealJob> {
+        (self.phase == Phase::Sealing && self.writers == 0).then(|| SealJob {
+            segment: Arc::clone(&self.segment),
+            end: self.end,
+            records: self.records.clone(),
+        })
+    }
+}

@@ -1,0 +1,407 @@
+//! Storing a run: admit, reserve, write, rows, visible. Nothing is visible before its bytes and rows are written.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::bounce::BOUNCE_BYTES;
+use super::index::{Index, Meta, Row};
+use super::platform;
+use super::record::{Identity, Record, header_bytes, padded, record_bytes};
+use super::run::{Place, Run};
+use super::segment::{FIRST_RECORD, Segment, contents_bytes};
+use super::space::{Growth, SealJob};
+use super::{Inner, UNSAVED_USES, lock};
+use crate::error::{Error, Result};
+use crate::key::BlockKey;
+use crate::run::{RunHeader, RunSource};
+use crate::tier::{Put, Refusal};
+
+/// An admitted put; when dropped, others may put the same keys, and its parent may be evicted again.
+struct Ticket<'a> {
+    inner: &'a Inner,
+    id: u64,
+    keys: &'a [BlockKey],
+    parent: Option<Arc<Run>>,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.inner.state.lock().flights.end(self.id, self.keys);
+        if let Some(parent) = &self.parent {
+            self.inner.unpin(parent);
+        }
+        self.inner.changed.notify_all();
+    }
+}
+
+enum Admission<'a> {
+    Ticket(Ticket<'a>),
+    Done(Put),
+}
+
+impl Inner {
+    /// Stores a run. A second put of any of its blocks waits for the first and then looks again.
+    pub(super) fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
+        self.check_owner()?;
+        validate(header, source)?;
+        let index = self.index()?;
+        let put = match self.admit(header)? {
+            Admission::Done(put) => put,
+            Admission::Ticket(ticket) => match self.store(&ticket, &index, header, source) {
+                Ok(()) => Put::Stored,
+                Err(refusal) => Put::Refused(refusal),
+            },
+        };
+        if let Put::Refused(refusal) = put {
+            self.counters.refused(refusal);
+        }
+        self.save_uses(&index, UNSAVED_USES)?;
+        Ok(put)
+    }
+
+    fn admit<'a>(&'a self, header: &'a RunHeader) -> Result<Admission<'a>> {
+        let refused = |refusal| Ok(Admission::Done(Put::Refused(refusal)));
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return Err(Error::Closed);
+            }
+            if !state.flights.any_of(&header.keys) {
+                break;
+            }
+            self.changed.wait(&mut state);
+        }
+        if header
+            .keys
+            .iter()
+            .all(|key| state.directory.locate(key).is_some())
+        {
+            return Ok(Admission::Done(Put::Present));
+        }
+        let parent = state.directory.locate(&header.parent);
+        if parent.is_none() && header.parent != header.namespace {
+            return refused(Refusal::ParentMissing);
+        }
+        let least = FIRST_RECORD + record_bytes(header) + contents_bytes(1);
+        if least + state.index_bytes > self.capacity {
+            return refused(Refusal::TooLarge);
+        }
+        // An evicted parent would leave what is written now without a way to it.
+        let parent = parent.and_then(|row| state.directory.pin(row.slot));
+        let id = state.flights.begin(header.namespace, &header.keys);
+        drop(state);
+        Ok(Admission::Ticket(Ticket {
+            inner: self,
+            id,
+            keys: &header.keys,
+            parent,
+        }))
+    }
+
+    fn store(
+        &self,
+        ticket: &Ticket<'_>,
+        index: &Index,
+        header: &RunHeader,
+        source: &RunSource,
+    ) -> Result<(), Refusal> {
+        // Without an answer from the system, writing decides.
+        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        if free < self.free_reserve {
+            return Err(Refusal::NoSpace);
+        }
+        let (place, serial) = self.reserve(index, record_bytes(header))?;
+        let row = Row {
+            serial,
+            last_use: serial,
+            segment: place.segment.id,
+            offset: place.extent.offset,
+            header: header.clone(),
+        };
+        if let Err(refusal) = self.write(index, &row, &place, source) {
+            self.abandon(index, row, &place);
+            return Err(refusal);
+        }
+        let mut state = self.state.lock();
+        if state.flights.is_cancelled(ticket.id) {
+            drop(state);
+            self.abandon(index, row, &place);
+            return Err(Refusal::Unavailable);
+        }
+        let job = state.space.finish_write(&place);
+        let bytes = place.extent.len;
+        state.directory.insert(serial, row.header, place, None);
+        drop(state);
+        self.counters.written(bytes);
+        if let Some(job) = job {
+            self.seal(&job);
+        }
+        Ok(())
+    }
+
+    /// Writes the record and its rows.
+    fn write(
+        &self,
+        index: &Index,
+        row: &Row,
+        place: &Place,
+        source: &RunSource,
+    ) -> Result<(), Refusal> {
+        let refuse = |error: io::Error| {
+            log::warn!("{}: writing a run: {error}", place.segment.path.display());
+            refusal_of(&error)
+        };
+        self.write_record(row, place, source).map_err(refuse)?;
+        if self.durable {
+            place.segment.file.sync_data().map_err(refuse)?;
+        }
+        index.insert(row).map_err(|error| refuse(error.into()))
+    }
+
+    /// Writes header and payload, in one call if they fit the working memory; else the header comes last.
+    fn write_record(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
+        let header = &row.header;
+        let head = header_bytes(header.keys.len(), header.slices.len());
+        let total = place.extent.len as usize;
+        let bounce = self
+            .bounces
+            .take(total.min(BOUNCE_BYTES))
+            .map_err(io::Error::other)?;
+        let region = &*bounce.region;
+        let whole = total <= region.len();
+        let mut filled = if whole { head } else { 0 };
+        let mut written = place.extent.offset + if whole { 0 } else { head as u64 };
+        let mut sums = Vec::with_capacity(header.slices.len());
+        for (pieces, &len) in source.slices.iter().zip(&header.slices) {
+            let mut hasher = Xxh3::new();
+            for piece in pieces {
+                let mut done = 0;
+                while done < piece.len {
+                    if filled == region.len() {
+                        place.segment.write_region(written, region, filled)?;
+                        written += filled as u64;
+                        filled = 0;
+                    }
+                    let part = (piece.len - done).min(region.len() - filled);
+                    region.copy_from(filled, &source.region, piece.offset + done, part);
+                    region.hash_into(&mut hasher, filled, part);
+                    filled += part;
+                    done += part;
+                }
+            }
+            // Slices and working memory both end on whole pages, so padding never crosses the end of the latter.
+            let padding = (padded(len) - u64::from(len)) as usize;
+            region.zero(filled, padding);
+            filled += padding;
+            sums.push(hasher.digest());
+        }
+        let record = Record {
+            identity: Identity {
+                store: self.store,
+                segment: place.segment.id,
+                offset: place.extent.offset,
+                serial: row.serial,
+            },
+            header: header.clone(),
+            sums: sums.into(),
+        };
+        if whole {
+            region.write(0, &record.encode());
+            return place.segment.write_region(written, region, filled);
+        }
+        place.segment.write_region(written, region, filled)?;
+        place
+            .segment
+            .write_at(place.extent.offset, &record.encode(), &self.bounces)
+    }
+
+    /// Gives up a reserved record: no row, no header and no bytes of it stay.
+    fn abandon(&self, index: &Index, row: Row, place: &Place) {
+        let head = header_bytes(row.header.keys.len(), row.header.slices.len());
+        let cleaned = index
+            .remove_unread(&[row.serial])
+            .and_then(|()| index.flush())
+            .map_err(io::Error::from)
+            .and_then(|()| {
+                let segment = &place.segment;
+                segment.erase_header(place.extent.offset, head, &self.bounces)
+            });
+        if let Err(error) = cleaned {
+            log::warn!(
+                "{}: cleaning up after a run that was not stored: {error}",
+                place.segment.path.display()
+            );
+        }
+        let job = self.state.lock().space.finish_write(place);
+        self.give_back(place);
+        if let Some(job) = job {
+            self.seal(&job);
+        }
+    }
+
+    /// Sets aside room for a record, in a new segment if need be, evicting leaves if need be.
+    fn reserve(&self, index: &Index, len: u64) -> Result<(Place, u64), Refusal> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(place) = state.space.reserve(len) {
+                let serial = state.directory.tick();
+                return Ok((place, serial));
+            }
+            if state.growing {
+                self.changed.wait(&mut state);
+                continue;
+            }
+            state.growing = true;
+            let job = state.space.retire();
+            drop(state);
+            if let Some(job) = job {
+                self.seal(&job);
+            }
+            let grown = self.grow(index, len);
+            state = self.state.lock();
+            state.growing = false;
+            self.changed.notify_all();
+            grown?;
+        }
+    }
+
+    /// Makes an active segment with room for a record of `len` bytes.
+    fn grow(&self, index: &Index, len: u64) -> Result<(), Refusal> {
+        let (growth, bytes) = self.state.lock().space.plan(len, self.segment_bytes);
+        let outcome = self
+            .make_room(index, bytes)
+            .and_then(|()| self.grow_by(index, &growth));
+        if let (Err(_), Growth::Resume { segment, .. }) = (&outcome, &growth) {
+            self.state.lock().space.seal_failed(segment.id);
+        }
+        outcome
+    }
+
+    /// Evicts until `bytes` more fit into the capacity, and checks the free-space reserve.
+    fn make_room(&self, index: &Index, bytes: u64) -> Result<(), Refusal> {
+        let index_bytes = index.bytes();
+        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let mut first = true;
+        loop {
+            let missing = {
+                let mut state = self.state.lock();
+                state.index_bytes = index_bytes;
+                let used = state.space.used() + index_bytes;
+                (used + bytes).saturating_sub(self.capacity)
+            };
+            // What is evicted is free afterwards.
+            if first && (free + missing).saturating_sub(bytes) < self.free_reserve {
+                return Err(Refusal::NoSpace);
+            }
+            first = false;
+            if missing == 0 {
+                return Ok(());
+            }
+            if self.evict(missing) == 0 {
+                return Err(Refusal::NothingToEvict);
+            }
+        }
+    }
+
+    fn grow_by(&self, index: &Index, growth: &Growth) -> Result<(), Refusal> {
+        let refuse = |error: io::Error| {
+            log::warn!("{}: making room: {error}", self.path.display());
+            refusal_of(&error)
+        };
+        let (segment, size) = match growth {
+            Growth::Create { id, size } => {
+                let (id, size) = (*id, *size);
+                // Before the file is there: an id is never given out twice.
+                index
+                    .set_meta(Meta::NextSegment, u64::from(id) + 1)
+                    .map_err(|error| refuse(error.into()))?;
+                let path = &self.path;
+                let made = Segment::create(path, self.store, id, size, self.direct, &self.bounces);
+                let segment = made.map_err(refuse)?;
+                if self.durable {
+                    lock::sync_directory(path).map_err(refuse)?;
+                }
+                (Arc::new(segment), size)
+            }
+            Growth::Resume { segment, size } => {
+                platform::preallocate(&segment.file, *size).map_err(refuse)?;
+                (Arc::clone(segment), *size)
+            }
+        };
+        self.state.lock().space.activate(segment, size);
+        Ok(())
+    }
+
+    /// Ends a full segment with its table of contents, and moves the checkpoint.
+    pub(super) fn seal(&self, job: &SealJob) {
+        let id = job.segment.id;
+        match job.segment.seal(job.end, &job.records, &self.bounces) {
+            Ok(size) => {
+                let empty = self.state.lock().space.sealed(id, size);
+                if empty && let Err(error) = std::fs::remove_file(&job.segment.path) {
+                    log::warn!("{}: removing it: {error}", job.segment.path.display());
+                }
+            }
+            Err(error) => {
+                log::warn!("{}: sealing it: {error}", job.segment.path.display());
+                self.state.lock().space.seal_failed(id);
+            }
+        }
+        let checkpoint = self.state.lock().space.checkpoint();
+        let moved = self.index().and_then(|index| {
+            index.sync()?;
+            index
+                .set_meta(Meta::Checkpoint, u64::from(checkpoint))
+                .map_err(|error| self.index_error(error))
+        });
+        if let Err(error) = moved {
+            log::warn!("{}: moving the checkpoint: {error}", self.path.display());
+        }
+    }
+}
+
+/// Checks that a source has exactly the bytes that a header announces.
+fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
+    header.validate()?;
+    let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
+    if keys.len() != header.keys.len() || keys.contains(&header.parent) {
+        return Err(Error::invalid("a run names the same block twice"));
+    }
+    if source.slices.len() != header.slices.len() {
+        return Err(Error::invalid(format!(
+            "a run of {} slices cannot be stored from {}",
+            header.slices.len(),
+            source.slices.len()
+        )));
+    }
+    let size = source.region.len();
+    for (slice, (pieces, &len)) in source.slices.iter().zip(&header.slices).enumerate() {
+        let mut sum = 0_usize;
+        for piece in pieces {
+            let end = piece.offset.checked_add(piece.len);
+            if piece.spare || end.is_none_or(|end| end > size) {
+                return Err(Error::invalid(format!(
+                    "slice {slice} is taken from {piece:?}, outside a region of {size} bytes"
+                )));
+            }
+            sum = sum.saturating_add(piece.len);
+        }
+        if sum != len as usize {
+            return Err(Error::invalid(format!(
+                "slice {slice} has {len} bytes, its pieces have {sum}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn refusal_of(error: &io::Error) -> Refusal {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::NoSpace,
+        _ => Refusal::WriteFailed,
+    }
+}
