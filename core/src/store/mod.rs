@@ -10,6 +10,7 @@
 mod core;
 mod moves;
 mod opaque;
+mod open;
 mod plan;
 mod prefetch;
 mod read;
@@ -32,6 +33,7 @@ use crate::config::{StoreConfig, WritePolicy};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
+use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
 pub use plan::{Lookup, Plan, Step};
@@ -55,6 +57,8 @@ pub struct BlockStore {
 
 struct Handle {
     core: Arc<Core>,
+    /// The disk tier, if that is what L3 is, and what opening it found.
+    disk: Option<(Arc<DiskTier>, RecoveryReport)>,
     owner: u32,
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -68,6 +72,14 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+        Self::build(config, l3, None)
+    }
+
+    fn build(
+        config: &StoreConfig,
+        l3: Option<Arc<dyn DurableTier>>,
+        disk: Option<(Arc<DiskTier>, RecoveryReport)>,
+    ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
                 name: "io_workers",
@@ -79,6 +91,7 @@ impl BlockStore {
         let (alive, ended) = crossbeam_channel::bounded(0);
         let handle = Handle {
             core: Arc::clone(&core),
+            disk,
             owner: std::process::id(),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -368,6 +381,7 @@ impl Drop for Handle {
         if self.check_process().is_err() {
             // The threads live in the parent, and so does the right to write to its files: leave both alone.
             std::mem::forget(Arc::clone(&self.core));
+            std::mem::forget(self.disk.take());
             return;
         }
         if let Err(error) = self.close(DROP_LIMIT) {

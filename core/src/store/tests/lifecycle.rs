@@ -173,3 +173,26 @@ fn settings_that_cannot_be_used_are_named() {
         assert!(matches!(error, Error::Config { .. }), "{error}");
     }
 }
+
+#[test]
+fn a_forked_child_is_told_and_leaves_everything_alone() {
+    let disk = FakeDisk::new(1 << 30);
+    let mut store = open(&config(4), &disk);
+    let owner = std::process::id();
+    let handle = Arc::get_mut(&mut store.handle).expect("the only handle");
+    handle.owner = owner + 1;
+    assert!(matches!(
+        store.lookup(&[]),
+        Err(Error::Forked { owner: opened_by, child }) if (opened_by, child) == (owner + 1, owner)
+    ));
+    assert!(matches!(store.close(LONG), Err(Error::Forked { .. })));
+    assert!(matches!(store.stats(), Err(Error::Forked { .. })));
+    let core = Arc::clone(&store.handle.core);
+    drop(store);
+    assert!(!disk.closed.load(Ordering::SeqCst));
+    // The threads that the parent would still have.
+    core.scheduler.stop();
+    if let Some(writer) = &core.writer {
+        writer.stop();
+    }
+}

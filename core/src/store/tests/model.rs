@@ -283,7 +283,7 @@ fn play(write_policy: WritePolicy, script: Vec<Op>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn write_through(script in prop::collection::vec(ops(), 1..50)) {

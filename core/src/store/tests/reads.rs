@@ -5,7 +5,7 @@ use super::{LONG, config, open, read, requests, until, write_all};
 use crate::config::StoreConfig;
 use crate::store::{Lookup, ReadFailed, ReadRequest};
 use crate::tier::testing::{FakeDisk, arrived, chain, header, namespace, slice_arrived};
-use crate::tier::{PinnedRun, ReadFailure, TierId};
+use crate::tier::{ReadFailure, TierId};
 
 const ROOM: u64 = 1 << 30;
 
