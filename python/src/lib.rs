@@ -3,6 +3,11 @@
 //! Every function here takes buffers and plain values, makes one call into `kvlab_core`, and turns its
 //! errors into the exceptions of `kvlab.errors`. Long waits, I/O and large copies release the GIL.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments are extracted from Python objects and belong to the call"
+)]
+
 mod allocator;
 mod argument;
 mod buffer;

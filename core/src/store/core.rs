@@ -108,7 +108,9 @@ impl Core {
     /// Whether L3 has a block, or will have it once its queue is written.
     pub(super) fn reaches_l3(&self, key: &BlockKey) -> bool {
         // Pending first: what leaves the queue meanwhile is found in L3 then.
-        self.writer.as_ref().is_some_and(|writer| writer.is_pending(key))
+        self.writer
+            .as_ref()
+            .is_some_and(|writer| writer.is_pending(key))
             || self.l3.as_ref().is_some_and(|l3| l3.contains(key))
     }
 
@@ -289,22 +291,21 @@ impl Core {
         let (mut loads, mut queued) = (Vec::new(), Vec::new());
         let mut rest = keys;
         while let Some(key) = rest.first() {
-            let load = match board.join(key) {
-                Some(load) => load,
-                None => {
-                    let source = match (l2.find_run(key), l3.find(key)) {
-                        (Some((run, _)), _) => Source::Memory(run),
-                        (None, Some((run, _))) => Source::Disk(run),
-                        (None, None) => break,
-                    };
-                    match board.admit(key, source, counters) {
-                        Admitted::Joined(load) | Admitted::Held(load) => load,
-                        Admitted::Queued(load) => {
-                            queued.push(Arc::clone(&load));
-                            load
-                        }
-                        Admitted::Full => break,
+            let load = if let Some(load) = board.join(key) {
+                load
+            } else {
+                let source = match (l2.find_run(key), l3.find(key)) {
+                    (Some((run, _)), _) => Source::Memory(run),
+                    (None, Some((run, _))) => Source::Disk(run),
+                    (None, None) => break,
+                };
+                match board.admit(key, source, counters) {
+                    Admitted::Joined(load) | Admitted::Held(load) => load,
+                    Admitted::Queued(load) => {
+                        queued.push(Arc::clone(&load));
+                        load
                     }
+                    Admitted::Full => break,
                 }
             };
             let blocks = wanted(&load, rest);

@@ -39,7 +39,7 @@ use stats::Counters;
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
-use super::{DurableTier, PinnedRun, Put, Tier, TierId, TierUsage};
+use super::{PinnedRun, Put, Tier, TierId};
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -229,31 +229,6 @@ impl DiskTier {
             ));
         }
         Ok(())
-    }
-}
-
-impl DurableTier for DiskTier {
-    fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
-        self.clear(namespace)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.flush()
-    }
-
-    fn close(&self) -> Result<()> {
-        self.close()
-    }
-
-    fn usage(&self) -> TierUsage {
-        let stats = self.stats();
-        TierUsage {
-            capacity: stats.capacity,
-            used: stats.used_bytes,
-            runs: stats.runs,
-            blocks: stats.blocks,
-            evictions: stats.evictions,
-        }
     }
 }
 

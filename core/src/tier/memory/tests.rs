@@ -95,7 +95,7 @@ fn check(tier: &MemoryTier, keys: &[Vec<BlockKey>], model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn holds_what_was_put_or_nothing(script in prop::collection::vec(ops(), 1..60)) {
