@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -272,7 +273,8 @@ def test_fifty_sequences_waste_little_paged_and_nearly_all_reserved(
     block_tokens: int, bound: float
 ) -> None:
     maximum, row = 32_768, 2
-    lengths = np.random.default_rng(7).integers(200, 1200, 50).tolist()
+    rng = random.Random(7)
+    lengths = [rng.randrange(200, 1200) for _ in range(50)]
     reserved = 1 - sum(lengths) / (50 * maximum)
     assert reserved > 0.95
     allocator = PagedAllocator(

@@ -1,7 +1,8 @@
 """The Rust core of kvlab. Private: use the names that `kvlab` exports.
 
-Every argument that can never be right raises `InvalidArgumentError` or `ConfigError` with its name, its value and what to
-give instead; a value of another type raises `TypeError`. What raises changes nothing, unless its docstring says so.
+Every argument that can never be right raises `InvalidArgumentError` or `ConfigError` with its name,
+its value and what to give instead; a value of another type raises `TypeError`. What raises changes
+nothing, unless its docstring says so.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,8 +31,11 @@ class _Tensor(Protocol):
     def numpy(self) -> Any: ...
 
 _Tokens: TypeAlias = Buffer | _Tensor | Iterable[int]
-"""Token ids, `[tokens]`: a contiguous numpy array or `array.array` of int64, int32, uint32 or uint16, a CPU tensor of such a dtype
-(read at once, whatever its length), or any iterable of ints (read item by item). Each id is 0 to 2**32 - 1."""
+"""Token ids, `[tokens]`.
+
+A contiguous numpy array or `array.array` of int64, int32, uint32 or uint16, a CPU tensor of such a dtype
+(read at once, whatever its length), or any iterable of ints (read item by item). Each id is 0 to
+2**32 - 1."""
 
 def build_info() -> dict[str, str]:
     """What this extension was built as: `version`, `profile`, `os`, `arch`."""
@@ -69,12 +73,13 @@ def kv_presets() -> dict[str, dict[str, Any]]:
 class PagedAllocator:
     """A fixed pool of blocks, and sequences over it as tables of blocks, with fork and copy-on-write.
 
-    The idea is PagedAttention's (Kwon et al., 2023, "Efficient Memory Management for Large Language Model Serving with
-    PagedAttention", section 4): a sequence takes blocks as it grows instead of its maximum length at once, sequences share
-    blocks by counting references, and a write to a shared block copies it first. The code is this project's own.
+    The idea is PagedAttention's (Kwon et al., 2023, "Efficient Memory Management for Large Language
+    Model Serving with PagedAttention", section 4): a sequence takes blocks as it grows instead of
+    its maximum length at once, sequences share blocks by counting references, and a write to a
+    shared block copies it first. The code is this project's own.
 
-    Memory is reserved when it is made and committed page by page when it is first written. Safe from many threads; each call is
-    atomic.
+    Memory is reserved when it is made and committed page by page when it is first written. Safe
+    from many threads; each call is atomic.
 
     Args:
         num_blocks: Blocks, 1 to 2**32 - 1.
@@ -194,10 +199,11 @@ class PagedAllocator:
 class RadixCache:
     """The longest cached prefix of token sequences, over the blocks of one allocator.
 
-    A radix tree as in SGLang's RadixAttention (Zheng et al., 2024, "SGLang: Efficient Execution of Structured Language Model
-    Programs", section 3), with nodes that begin and end on block borders. Eviction gives up leaves first, in O(log n) each;
-    `toys/radix_cache.py` is the same cache in plain Python. Namespaces are separate roots: 32 bytes each, None for the default
-    one. The cache holds one reference to each of its blocks. Safe from many threads.
+    A radix tree as in SGLang's RadixAttention (Zheng et al., 2024, "SGLang: Efficient Execution of
+    Structured Language Model Programs", section 3), with nodes that begin and end on block borders.
+    Eviction gives up leaves first, in O(log n) each; `toys/radix_cache.py` is the same cache in
+    plain Python. Namespaces are separate roots: 32 bytes each, None for the default one. The cache
+    holds one reference to each of its blocks. Safe from many threads.
 
     Args:
         allocator: Whose blocks are kept.
@@ -253,7 +259,8 @@ class RadixCache:
 
         Args:
             tokens: `[tokens]`, at least one.
-            blocks: `[ceil(tokens / block_tokens)]`, ids of allocated blocks in token order; the last one may be partial.
+            blocks: `[ceil(tokens / block_tokens)]`, ids of allocated blocks in token order; the
+                last one may be partial.
             namespace: 32 bytes.
 
         Returns:
@@ -372,9 +379,10 @@ class KvLayout:
 class CacheBuffer(Buffer):
     """The contiguous per-layer memory that a model computes from: page-aligned, pooled, writable.
 
-    The buffer protocol gives its `nbytes` bytes; `numpy.frombuffer` and `torch.frombuffer` make arrays over them without a copy.
-    For each layer K is `[k_heads, capacity, k_dim]` and V `[v_heads, capacity, v_dim]`, each from its own offset on. The memory
-    goes back to its pool when the last array over it is gone.
+    The buffer protocol gives its `nbytes` bytes; `numpy.frombuffer` and `torch.frombuffer` make
+    arrays over them without a copy. For each layer K is `[k_heads, capacity, k_dim]` and V
+    `[v_heads, capacity, v_dim]`, each from its own offset on. The memory goes back to its pool when
+    the last array over it is gone.
     """
 
     @property
@@ -392,12 +400,14 @@ class CacheBuffer(Buffer):
 
 @final
 class PrefixCache:
-    """The prefix cache of one KV layout: token ids to the longest cached prefix, over all tiers. See `Store.prefix_cache`.
+    """The prefix cache of one KV layout: token ids to the longest cached prefix, in all tiers.
 
-    The way of a request: `begin`, `lease` a buffer, `Request.restore` into it, compute the rest there, `Request.commit`, `Request.close`.
-    A worker then fills L1 and writes through. Blocks below L1 are found by key, the chain
-    `SHA-256(parent || token ids as uint32 little-endian)` of SGLang's storage keys, whose first parent is the namespace. Safe from
-    many threads.
+    `Store.prefix_cache` makes it.
+
+    The way of a request: `begin`, `lease` a buffer, `Request.restore` into it, compute the rest
+    there, `Request.commit`, `Request.close`. A worker then fills L1 and writes through. Blocks
+    below L1 are found by key, the chain `SHA-256(parent || token ids as uint32 little-endian)` of
+    SGLang's storage keys, whose first parent is the namespace. Safe from many threads.
     """
 
     @property
@@ -407,7 +417,8 @@ class PrefixCache:
     def begin(self, tokens: _Tokens, namespace: bytes, *, grid: int = 0) -> Request:
         """Starts a request: finds the longest cached prefix and locks what L1 has of it.
 
-        A hit is whole blocks, ends before the last token (whose logits the caller is after), and is rounded down to `grid`.
+        A hit is whole blocks, ends before the last token (whose logits the caller is after), and is
+        rounded down to `grid`.
 
         Args:
             tokens: `[tokens]`, the whole prompt, at least one.
@@ -418,7 +429,8 @@ class PrefixCache:
             The request; close it.
 
         Raises:
-            InvalidArgumentError: an empty prompt, a wrong dtype, shape or token id, another namespace or grid.
+            InvalidArgumentError: an empty prompt, a wrong dtype, shape or token id, another
+                namespace or grid.
             StoreClosedError: the store is closed.
             ForkedProcessError: the store is a parent process's.
         """
@@ -481,7 +493,8 @@ class PrefixCache:
 class Request:
     """A request: what L1 has of its prompt stays locked, shared by reference, until it is closed.
 
-    Once committed or forked its blocks may be given up under memory pressure; it then restores nothing and forks to None.
+    Once committed or forked its blocks may be given up under memory pressure; it then restores
+    nothing and forks to None.
     """
 
     @property
@@ -495,8 +508,8 @@ class Request:
     def restore(self, buffer: CacheBuffer) -> Restored:
         """Brings what was found into the buffer, from its first token on; waits until it is there and verified.
 
-        Damaged bytes below shorten the prefix; that is no exception but `failure` and a counter. What L2 and L3 gave is read once:
-        a second call brings L1's part only. The GIL is released.
+        Damaged bytes below shorten the prefix; that is no exception but `failure` and a counter.
+        What L2 and L3 gave is read once: a second call brings L1's part only. The GIL is released.
 
         Args:
             buffer: Leased from the same cache, with room for the prompt.
@@ -509,15 +522,17 @@ class Request:
     def commit(self, tokens: _Tokens, buffer: CacheBuffer) -> None:
         """Hands over tokens whose KV stands in the buffer: a worker puts them into L1 and the tiers below.
 
-        The rows of these tokens must not change until `wait_committed`; rows behind them may. Writes to L3 hold the buffer until
-        they are done.
+        The rows of these tokens must not change until `wait_committed`; rows behind them may.
+        Writes to L3 hold the buffer until they are done.
 
         Args:
-            tokens: `[tokens]`, from the first token of the prompt on; they begin with what was found in L1, restored or committed.
+            tokens: `[tokens]`, from the first token of the prompt on; they begin with what was
+                found in L1, restored or committed.
             buffer: Leased from the same cache.
 
         Raises:
-            InvalidArgumentError: tokens that do not go on from there or do not fit; a buffer of another layout.
+            InvalidArgumentError: tokens that do not go on from there or do not fit; a buffer of
+                another layout.
             StoreClosedError: the request or the store is closed.
         """
 
@@ -589,8 +604,8 @@ class PrefetchTicket:
 class Store:
     """A hierarchical store: prefix caches that share an L1 budget, over L2 in memory and L3 on disk.
 
-    A context manager; leaving it closes the store. A store that is still open when the interpreter ends is closed then, within
-    10 seconds.
+    A context manager; leaving it closes the store. A store that is still open when the interpreter
+    ends is closed then, within 10 seconds.
     """
 
     @classmethod
@@ -617,7 +632,8 @@ class Store:
             l2: Bytes of L2; 0 for none.
             l3: Bytes of L3 on disk; 0 for none, 1 MiB at least.
             policy: Which runs and blocks go first: `"lru"`.
-            write_policy: `"write_through"` writes to L3 at once, in the background; `"write_back"` when L2 gives a run up.
+            write_policy: `"write_through"` writes to L3 at once, in the background; `"write_back"`
+                when L2 gives a run up.
             durable: Wait for stable storage before a write counts as done.
             direct: Bypass the page cache where the file system allows it.
             free_reserve: Bytes of the file system to leave free.
@@ -637,7 +653,8 @@ class Store:
 
         Args:
             layout: Of its blocks.
-            l1: Bytes of L1 for a new one, half for blocks and half for cache buffers; default: all that is left.
+            l1: Bytes of L1 for a new one, half for blocks and half for cache buffers; default: all
+                that is left.
 
         Raises:
             CapacityError: other layouts have taken L1.
@@ -718,7 +735,8 @@ class Store:
 class BlockStore:
     """Block key to bytes over L2 and L3, for engines that bring their own keys of 32 bytes.
 
-    A context manager; leaving it closes the store, as the end of the interpreter does, within 10 seconds. Safe from many threads.
+    A context manager; leaving it closes the store, as the end of the interpreter does, within 10
+    seconds. Safe from many threads.
     """
 
     @classmethod
@@ -744,7 +762,8 @@ class BlockStore:
         Args:
             key: 32 bytes.
             data: uint8, contiguous, 1 byte to 4 GiB.
-            parent: The key of the block before it: it is evicted after this one, and L3 takes this one only with it.
+            parent: The key of the block before it: it is evicted after this one, and L3 takes this
+                one only with it.
 
         Returns:
             Whether it is kept, or was there. `stats()["refusals"]` counts why it is not.

@@ -100,7 +100,9 @@ const FOREVER: f64 = 1e9;
 ///
 /// Raises `InvalidArgumentError` for a negative one, or what is no number.
 pub(crate) fn seconds(value: f64) -> PyResult<std::time::Duration> {
-    std::time::Duration::try_from_secs_f64(value.min(FOREVER)).map_err(|_| {
+    // Not `min`, which would take FOREVER for what is no number.
+    let limit = if value > FOREVER { FOREVER } else { value };
+    std::time::Duration::try_from_secs_f64(limit).map_err(|_| {
         to_py(&Error::invalid(format!(
             "a timeout of {value} s cannot be waited for; give 0 or more seconds"
         )))
