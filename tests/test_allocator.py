@@ -256,12 +256,13 @@ def test_pools_that_cannot_be_are_refused(
 def test_arguments_of_another_type_are_type_errors() -> None:
     allocator: Any = PagedAllocator(4, block_tokens=2, block_bytes=4)
     sequence = allocator.allocate_sequence(np.int64(2))  # an integer is whatever has __index__
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: allocator.allocate_sequence("2"),
         lambda: allocator.allocate_sequence(2.0),
         lambda: allocator.fork(None),
         lambda: allocator.write(sequence, 0, "abcd"),
-    ):
+    )
+    for call in calls:
         with pytest.raises(TypeError):
             call()
     allocator.write(sequence, 0, np.arange(4, dtype=np.uint8))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kv_pattern import LAYOUT, K, compute, holds, poison, restored, rows_of, serve
+from kv_pattern import LAYOUT, K, compute, data_of, holds, poison, restored, rows_of, serve
 from kvlab import (
     CapacityError,
     ConfigError,

@@ -141,7 +141,8 @@ def _compare(
         new = slice(second.shape[1], None)
         out = session.generate(second, max_new_tokens=_NEW_TOKENS, do_sample=False)
         text = tokenizer.decode(out.sequences[0, new])
-        plain = model.generate(
+        generate: Any = model.generate
+        plain = generate(
             second,
             past_key_values=live,
             max_new_tokens=_NEW_TOKENS,

@@ -194,7 +194,8 @@ class Session:
             kwargs.setdefault("attention_mask", torch.ones_like(input_ids))
             clock = _FirstToken()
             processors = LogitsProcessorList([clock, *(kwargs.pop("logits_processor", None) or [])])
-            out = self.model.generate(
+            generate: Any = self.model.generate
+            out = generate(
                 input_ids, past_key_values=kv, logits_processor=processors, **kwargs
             )
             sequences = out if isinstance(out, torch.Tensor) else out.sequences
@@ -355,9 +356,11 @@ class Session:
         _log.info("left to plain transformers: %s", reason)
         clock = _FirstToken()
         kwargs["logits_processor"] = LogitsProcessorList([clock, *(kwargs.get("logits_processor") or [])])
-        out = self.model.generate(input_ids, **kwargs)
+        generate: Any = self.model.generate
+        out = generate(input_ids, **kwargs)
         sequences = out if isinstance(out, torch.Tensor) else out.sequences
-        prompt = input_ids.shape[-1] if isinstance(input_ids, torch.Tensor) else 0
+        given: object = input_ids  # whatever the caller passed went to transformers as it is
+        prompt = given.shape[-1] if isinstance(given, torch.Tensor) else 0
         ttft = ((clock.seen or time.perf_counter()) - start) * 1e3
         report = Report(
             prompt, computed_tokens=prompt, ttft_ms=ttft, prefill_ms=ttft, missed=reason, fallback=reason
@@ -407,7 +410,7 @@ def _finish(
     )
 
 
-class _FirstToken(LogitsProcessor):  # type: ignore[misc]  # transformers is only partly typed
+class _FirstToken(LogitsProcessor):
     """Notes when the first token's logits are there; changes nothing."""
 
     def __init__(self) -> None:
