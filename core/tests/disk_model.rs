@@ -1,4 +1,5 @@
 //! The disk tier against a plain list of runs: any order of puts, reads, deletes, evictions, reopenings and kills, and many threads.
+#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 
@@ -219,12 +220,13 @@ impl Machine {
 
     fn reopen(&mut self, clean: bool) {
         let (tier, report) = disk_support::open(&self.config);
-        assert_eq!(report.clean, clean);
+        assert_eq!(report.clean, clean, "{report:?}");
         assert_eq!(
             report.rows_dropped,
             kvlab_core::tier::disk::RowsDropped::default()
         );
-        assert!(!report.index_rebuilt);
+        // Files copied while sled writes them may not fit together; then the segments alone must do.
+        assert!(!(clean && report.index_rebuilt));
         self.evicted |= tier.stats().evictions > 0;
         self.tier = tier;
     }
