@@ -1,11 +1,10 @@
 //! A process that is killed while it stores runs: everything it had acknowledged is there when the store is opened again.
-#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use disk_support::{check_key, config, header, namespace, open, source};
@@ -16,11 +15,11 @@ use kvlab_core::tier::{Put, Tier};
 const DIRECTORY: &str = "KVLAB_KILL_TEST_DIRECTORY";
 const ROUNDS: u32 = 4;
 
-fn small(path: PathBuf) -> DiskConfig {
+fn small(path: &Path) -> DiskConfig {
     DiskConfig {
         capacity: 256 << 20,
         segment_bytes: 512 << 10,
-        ..config(&path)
+        ..config(path)
     }
 }
 
@@ -35,7 +34,7 @@ fn writer() {
     let Ok(path) = env::var(DIRECTORY) else {
         return;
     };
-    let (tier, report) = open(&small(path.into()));
+    let (tier, report) = open(&small(path.as_ref()));
     let mut out = std::io::stderr();
     writeln!(out, "opened {}", report.runs).expect("heard");
     let first = report.runs as u32 * 2;
@@ -74,7 +73,7 @@ fn what_was_acknowledged_survives_a_kill() {
         // What it said before it was killed counts, too.
         let rest = lines.map_while(Result::ok);
         stored.extend(rest.filter_map(|line| line.strip_prefix("stored ")?.parse::<u32>().ok()));
-        let (tier, report) = open(&small(path.clone()));
+        let (tier, report) = open(&small(&path));
         assert!(!report.clean && !report.index_rebuilt, "{report:?}");
         tier.validate().expect("sound");
         for seed in &stored {

@@ -11,7 +11,7 @@ use disk_support::{Shape, check, config, crash_image, header, namespace, source}
 use kvlab_core::config::DiskConfig;
 use kvlab_core::key::BlockKey;
 use kvlab_core::run::RunHeader;
-use kvlab_core::tier::disk::DiskTier;
+use kvlab_core::tier::disk::{DiskTier, DroppedCounts};
 use kvlab_core::tier::{PinnedRun, Put, Refusal, Tier};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -135,7 +135,7 @@ impl Machine {
                 self.put(names, run);
             }
             Step::Find(block, shape) => {
-                let Some((_, key)) = self.block(block) else {
+                let Some((_, key)) = self.block(*block) else {
                     return;
                 };
                 let shape = [Shape::Pages, Shape::Odd, Shape::HalfSpare][*shape];
@@ -145,7 +145,7 @@ impl Machine {
                 }
             }
             Step::Pin(block) => {
-                let found = self.block(block).and_then(|(_, key)| self.tier.find(&key));
+                let found = self.block(*block).and_then(|(_, key)| self.tier.find(&key));
                 self.pinned.extend(found.map(|(pinned, _)| pinned));
             }
             Step::Unpin => {
@@ -157,7 +157,7 @@ impl Machine {
                 }
             }
             Step::Remove(block) => {
-                let Some((_, key)) = self.block(block) else {
+                let Some((_, key)) = self.block(*block) else {
                     return;
                 };
                 let removed = self.tier.remove(&[key]);
@@ -194,7 +194,7 @@ impl Machine {
         }
     }
 
-    fn block(&self, index: &prop::sample::Index) -> Option<(usize, BlockKey)> {
+    fn block(&self, index: prop::sample::Index) -> Option<(usize, BlockKey)> {
         (!self.blocks.is_empty()).then(|| *index.get(&self.blocks))
     }
 
@@ -239,7 +239,7 @@ impl Machine {
             assert!(found || !stored || self.evicted, "{key} is lost");
         }
         let stats = self.tier.stats();
-        assert_eq!(stats.dropped, Default::default());
+        assert_eq!(stats.dropped, DroppedCounts::default());
         assert_eq!(stats.pinned > 0, !self.pinned.is_empty());
         if !self.evicted {
             assert_eq!(stats.runs, self.runs.len());
@@ -358,7 +358,7 @@ fn threads_that_put_read_evict_and_delete_never_see_wrong_bytes() {
     assert!(reads.into_inner() > 0);
     tier.validate().expect("sound");
     let stats = tier.stats();
-    assert_eq!((stats.dropped, stats.pinned), (Default::default(), 0));
+    assert_eq!((stats.dropped, stats.pinned), (DroppedCounts::default(), 0));
     tier.close().expect("closed");
     let (tier, report) = disk_support::open(&config);
     assert!(report.clean);
