@@ -100,9 +100,10 @@ impl BlockStore {
         // From here on an early return drops the handle, which ends the threads that did start.
         for index in 0..=config.io_workers {
             let writes = index == config.io_workers;
-            let name = match writes {
-                true => "kvlab-write".to_owned(),
-                false => format!("kvlab-read-{index}"),
+            let name = if writes {
+                "kvlab-write".to_owned()
+            } else {
+                format!("kvlab-read-{index}")
             };
             let (core, alive) = (Arc::clone(&core), alive.clone());
             let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -369,9 +370,10 @@ impl Handle {
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }
-        match drained {
-            true => Ok(()),
-            false => Err(timed_out("writing to L3", timeout)),
+        if drained {
+            Ok(())
+        } else {
+            Err(timed_out("writing to L3", timeout))
         }
     }
 }
