@@ -185,9 +185,17 @@ def test_a_use_that_ends_inside_a_node_is_a_use_of_all_of_it() -> None:
     insert(cache, [1, 2, 3, 4], 10)
     insert(cache, [5], 30)
     assert cache.match_prefix([1, 2, 9]).tokens == 2
-    cache.unlock(cache.lock(cache.match_prefix([1, 2, 3])))
     insert(cache, [6], 40)
-    assert evict(cache, 9) == [[30], [13], [10, 11, 12], [40]]
+    assert evict(cache, 9) == [[30], [10, 11, 12, 13], [40]]
+
+
+def test_both_parts_of_a_split_node_keep_its_last_use() -> None:
+    cache = RadixCache(1)
+    insert(cache, [1, 2, 3, 4], 10)
+    inside = cache.match_prefix([1, 2, 3])
+    insert(cache, [5], 30)
+    cache.unlock(cache.lock(inside))
+    assert evict(cache, 9) == [[13], [10, 11, 12], [30]]
 
 
 def test_a_long_leaf_gives_up_only_its_last_blocks_and_keeps_its_rank() -> None:

@@ -52,6 +52,7 @@ struct World {
     /// The block at the end of each prefix; a partial block is one whose prefix does not end on a block border.
     held: BTreeMap<Prefix, u32>,
     locks: Vec<(LockId, Prefix)>,
+    given_back: Vec<LockId>,
     matches: Vec<(Match, Prefix, Vec<u32>)>,
     next_block: u32,
 }
@@ -64,6 +65,7 @@ impl World {
             tree: RadixTree::new(block_tokens, policy).expect("a valid block size"),
             held: BTreeMap::new(),
             locks: Vec::new(),
+            given_back: Vec::new(),
             matches: Vec::new(),
             next_block: 0,
         }
@@ -238,6 +240,9 @@ impl World {
         if !self.locks.is_empty() {
             let (lock, _) = self.locks.swap_remove(which % self.locks.len());
             prop_assert!(self.tree.unlock(lock).is_ok());
+            self.given_back.push(lock);
+        }
+        for &lock in &self.given_back {
             prop_assert!(matches!(self.tree.unlock(lock), Err(Error::NotLocked)));
         }
         Ok(())

@@ -65,15 +65,19 @@ fn a_use_that_ends_inside_a_node_is_a_use_of_all_of_it() {
     tree.insert(&[1, 2, 3, 4], 10);
     tree.insert(&[5], 30);
     assert_eq!(tree.find(&[1, 2, 9]), 2);
-    // The split leaves both parts at the rank of the node they were.
+    tree.insert(&[6], 40);
+    assert_eq!(tree.evict(9), [vec![30], vec![10, 11, 12, 13], vec![40]]);
+}
+
+#[test]
+fn both_parts_of_a_split_node_keep_its_last_use() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2, 3, 4], 10);
     let inside = tree.0.match_prefix(&NAMESPACE, &[1, 2, 3]);
+    tree.insert(&[5], 30);
     let lock = tree.0.lock(&inside).expect("held");
     tree.0.unlock(lock).expect("locked");
-    tree.insert(&[6], 40);
-    assert_eq!(
-        tree.evict(9),
-        [vec![30], vec![13], vec![10, 11, 12], vec![40]]
-    );
+    assert_eq!(tree.evict(9), [vec![13], vec![10, 11, 12], vec![30]]);
 }
 
 #[test]
