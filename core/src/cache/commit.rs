@@ -274,7 +274,11 @@ impl Shared {
         Ok(gone)
     }
 
-    fn demote(self: &Arc<Self>, evicted: Vec<Evicted>) {
+    fn demote(self: &Arc<Self>, mut evicted: Vec<Evicted>) {
+        if !self.store.tiers().0 {
+            // L3 takes a run only behind its parent, and leaves were evicted first.
+            evicted.reverse();
+        }
         for part in evicted {
             let blocks = part.blocks().iter().copied().map(BlockId).collect();
             let leaving = Arc::new(Leaving {
