@@ -384,8 +384,9 @@ impl Tier for FakeDisk {
         let mut shelf = self.shelf.lock();
         let mut removed = 0;
         for key in keys {
-            if let Some(run) = shelf.rows.get(key).cloned() {
-                shelf.drop_run(&run);
+            let runs = shelf.runs.clone();
+            for run in runs.iter().filter(|run| run.header.keys.contains(key)) {
+                shelf.drop_run(run);
                 removed += 1;
             }
         }
