@@ -98,17 +98,18 @@ $(VENV)/.stamp-venv: scripts/make_venv.sh
 	@touch $@
 
 # torch comes first and by itself: what it is, how large, and how to have a smaller one is said before it is fetched.
-$(VENV)/.stamp-torch: $(VENV)/.stamp-venv
-	@if [ -n "$(TORCH_SPEC)" ]; then \
+$(VENV)/.stamp-torch: scripts/requirements.py $(VENV)/.stamp-venv
+	@set -e; if [ -n "$(TORCH_SPEC)" ]; then \
 		echo "kvlab: installing torch as TORCH_SPEC says: $(TORCH_SPEC)"; \
+		$(PIP) install $(TORCH_SPEC); \
 	elif $(BIN)/python -c "import torch" 2>/dev/null; then \
 		echo "kvlab: torch is here already"; \
 	else \
 		echo "kvlab: the default torch will be downloaded: on Linux x86-64 about 2.5 GB with its CUDA libraries (5.5 GB installed)."; \
 		echo "kvlab: a CPU-only torch is about 0.2 GB: TORCH_SPEC=\"torch --index-url URL-OF-A-CPU-ONLY-INDEX\" (pytorch.org names it),"; \
 		echo "kvlab: or SYSTEM_SITE_PACKAGES=1 takes a torch that PYTHON has. Remove $(VENV) to choose again."; \
+		$(PIP) install "$$($(BIN)/python scripts/requirements.py hf | grep '^torch')"; \
 	fi
-	@if [ -n "$(TORCH_SPEC)" ]; then set -x; $(PIP) install $(TORCH_SPEC); fi
 	@touch $@
 
 $(VENV)/.stamp-demo: pyproject.toml scripts/requirements.py $(VENV)/.stamp-torch

@@ -1,6 +1,5 @@
 //! The radix tree: match, insert, evict, lock. One thread, blocks of 16 tokens.
 
-#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
 #![expect(clippy::expect_used, reason = "a bench may fail loudly")]
 
 #[path = "workload.rs"]
@@ -134,7 +133,7 @@ fn evicting(c: &mut Criterion) {
             let roots: Vec<Vec<u32>> = (0..50).map(|_| rng.tokens(512)).collect();
             let blocks: Vec<u32> = (0..1024).collect();
             let mut tree = empty();
-            let mut prompt = |rng: &mut Rng| {
+            let prompt = |rng: &mut Rng| {
                 let root = rng.between(0, roots.len());
                 [&roots[root][..], &rng.tokens(leaf_blocks * BLOCK)].concat()
             };

@@ -1,14 +1,14 @@
 //! The prompts that the tree's benches share: those of the comparison with SGLang's trees.
 
 /// A small generator, so that every machine measures the same prompts.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         // splitmix64
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -17,15 +17,15 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    pub fn between(&mut self, low: usize, high: usize) -> usize {
+    pub(crate) fn between(&mut self, low: usize, high: usize) -> usize {
         low + (self.next() % (high - low) as u64) as usize
     }
 
-    pub fn tokens(&mut self, count: usize) -> Vec<u32> {
+    pub(crate) fn tokens(&mut self, count: usize) -> Vec<u32> {
         (0..count).map(|_| (self.next() % 150_000) as u32).collect()
     }
 
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for index in (1..items.len()).rev() {
             items.swap(index, self.between(0, index + 1));
         }
@@ -34,7 +34,7 @@ impl Rng {
 
 /// 1,000 prompts of 2,000 to 8,000 tokens, cut to whole blocks, in random order: 50 groups that share a prefix of 500 to 1,500
 /// tokens, each with 4 branches of 256 to 1,000 more, each with 5 prompts.
-pub fn prompts(block_tokens: usize) -> Vec<Vec<u32>> {
+pub(crate) fn prompts(block_tokens: usize) -> Vec<Vec<u32>> {
     let mut rng = Rng::new(1);
     let mut prompts = Vec::new();
     for _ in 0..50 {

@@ -69,7 +69,7 @@ def test_a_kvlab_error_is_one_line_on_stderr_and_exit_1() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["import kvlab", "import kvlab.cli", "import kvlab.cli.demo", "import kvlab.cli.version"],
+    ["import kvlab", "import kvlab.cli", "import kvlab.cli.demo", "import kvlab.cli.size"],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     check = f"{code}; import sys; print([m for m in {HEAVY!r} if m in sys.modules])"

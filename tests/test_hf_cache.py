@@ -15,8 +15,7 @@ pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 
 from transformers.cache_utils import DynamicCache
 
-from kvlab.errors import CapacityError, ConfigError
-from kvlab.errors import UnsupportedRequestError
+from kvlab.errors import CapacityError, ConfigError, UnsupportedRequestError
 from kvlab.hf.cache import KeyValue, PreallocatedCache, PreallocatedLayer
 from kvlab.hf.layout import LayerShape, ModelLayout, read_layout
 from tiny_models import FAMILIES, SLIDING, build, prompt

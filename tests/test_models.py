@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from kvlab import models
-from kvlab.errors import ConfigError
-from kvlab.errors import ModelUnavailableError
+from kvlab.errors import ConfigError, ModelUnavailableError
 
 NEEDS_HF = "the 'hf' extra is not installed"
 

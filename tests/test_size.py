@@ -34,7 +34,7 @@ def size_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def write_config(directory: Path, **changes: Any) -> Path:  # noqa: ANN401 (JSON)
+def write_config(directory: Path, **changes: Any) -> Path:
     config = {key: value for key, value in {**LLAMA, **changes}.items() if value != "absent"}
     (directory / "config.json").write_text(json.dumps(config))
     return directory

@@ -87,11 +87,11 @@ def fork_and_write(tokens: int) -> list[tuple[str, int, int]]:
 def draw(rows: list[Paged], reserved: float, out: Path) -> str:
     """Draws the waste of each arm; says so if that takes matplotlib and it is absent."""
     try:
-        import matplotlib as mpl  # noqa: PLC0415
+        import matplotlib as mpl
     except ImportError:
         return "no picture: matplotlib is not installed (pip install 'kvlab[plot]')"
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 3.5))
     labels = ["reserved", *(f"K = {row.block_tokens}" for row in rows)]

@@ -100,7 +100,8 @@ impl Store {
             cache.evict(usize::MAX)?;
         }
         if down_to == TierId::L2 {
-            self.blocks.evict_l2(timeout.saturating_sub(start.elapsed()))?;
+            self.blocks
+                .evict_l2(timeout.saturating_sub(start.elapsed()))?;
         }
         self.blocks.flush(timeout.saturating_sub(start.elapsed()))
     }

@@ -27,8 +27,9 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let namespace = 0..3_u8;
-    // Two tokens only, so that prefixes are shared and split at every depth.
-    let tokens = prop::collection::vec(0..2_u32, 0..24);
+    // Two tokens, one of them rare, so that long prefixes are shared and split at every depth.
+    let token = prop_oneof![4 => Just(0_u32), 1 => Just(1)];
+    let tokens = prop::collection::vec(token, 0..24);
     let prompt = (namespace.clone(), tokens);
     prop_oneof![
         6 => prompt.clone().prop_map(|(namespace, tokens)| Step::Insert(namespace, tokens)),
@@ -51,6 +52,7 @@ struct World {
     /// The block at the end of each prefix; a partial block is one whose prefix does not end on a block border.
     held: BTreeMap<Prefix, u32>,
     locks: Vec<(LockId, Prefix)>,
+    given_back: Vec<LockId>,
     matches: Vec<(Match, Prefix, Vec<u32>)>,
     next_block: u32,
 }
@@ -63,6 +65,7 @@ impl World {
             tree: RadixTree::new(block_tokens, policy).expect("a valid block size"),
             held: BTreeMap::new(),
             locks: Vec::new(),
+            given_back: Vec::new(),
             matches: Vec::new(),
             next_block: 0,
         }
@@ -237,6 +240,9 @@ impl World {
         if !self.locks.is_empty() {
             let (lock, _) = self.locks.swap_remove(which % self.locks.len());
             prop_assert!(self.tree.unlock(lock).is_ok());
+            self.given_back.push(lock);
+        }
+        for &lock in &self.given_back {
             prop_assert!(matches!(self.tree.unlock(lock), Err(Error::NotLocked)));
         }
         Ok(())

@@ -24,7 +24,9 @@ impl PyPagedAllocator {
     #[pyo3(signature = (num_blocks, *, block_tokens=16, block_bytes=0))]
     fn new(num_blocks: usize, block_tokens: usize, block_bytes: usize) -> PyResult<Self> {
         let inner = PagedAllocator::new(num_blocks, block_tokens, block_bytes).or_raise()?;
-        Ok(Self { inner: Arc::new(Mutex::new(inner)) })
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+        })
     }
 
     /// A new sequence with room for `tokens` tokens; gives back its id.
@@ -36,12 +38,18 @@ impl PyPagedAllocator {
     /// Room for more tokens; gives back how many blocks were added.
     fn append_tokens(&self, sequence: u64, tokens: usize) -> PyResult<usize> {
         let mut inner = self.inner.lock();
-        Ok(inner.append_tokens(SequenceId(sequence), tokens).or_raise()?.added)
+        Ok(inner
+            .append_tokens(SequenceId(sequence), tokens)
+            .or_raise()?
+            .added)
     }
 
     /// Ends a sequence; gives back how many blocks became free.
     fn free_sequence(&self, sequence: u64) -> PyResult<usize> {
-        self.inner.lock().free_sequence(SequenceId(sequence)).or_raise()
+        self.inner
+            .lock()
+            .free_sequence(SequenceId(sequence))
+            .or_raise()
     }
 
     /// A new sequence that shares every block until one of the two writes.
@@ -51,7 +59,10 @@ impl PyPagedAllocator {
 
     /// Cuts a sequence to its first tokens; gives back how many blocks became free.
     fn truncate(&self, sequence: u64, tokens: usize) -> PyResult<usize> {
-        self.inner.lock().truncate(SequenceId(sequence), tokens).or_raise()
+        self.inner
+            .lock()
+            .truncate(SequenceId(sequence), tokens)
+            .or_raise()
     }
 
     /// Writes the bytes of whole tokens at a token position; gives back how many shared blocks were copied for it.
@@ -63,7 +74,10 @@ impl PyPagedAllocator {
         data: PyBuffer<u8>,
     ) -> PyResult<usize> {
         let bytes = data.to_vec(py)?;
-        self.inner.lock().write(SequenceId(sequence), position, &bytes).or_raise()
+        self.inner
+            .lock()
+            .write(SequenceId(sequence), position, &bytes)
+            .or_raise()
     }
 
     /// The bytes of tokens from a position on.
@@ -78,7 +92,9 @@ impl PyPagedAllocator {
         // Asked for first: an absurd number of tokens is an error, not an allocation.
         let held = inner.tokens(SequenceId(sequence)).or_raise()?;
         let mut out = vec![0; tokens.min(held) * inner.token_bytes()];
-        inner.read(SequenceId(sequence), position, tokens, &mut out).or_raise()?;
+        inner
+            .read(SequenceId(sequence), position, tokens, &mut out)
+            .or_raise()?;
         Ok(PyBytes::new(py, &out))
     }
 
@@ -101,6 +117,9 @@ impl PyPagedAllocator {
 
     /// Checks pool and sequences against each other; raises `AssertionError` with what is wrong.
     fn validate(&self) -> PyResult<()> {
-        self.inner.lock().validate().map_err(PyAssertionError::new_err)
+        self.inner
+            .lock()
+            .validate()
+            .map_err(PyAssertionError::new_err)
     }
 }

@@ -1,6 +1,9 @@
 //! The buffer protocol, both ways: cache buffers as Python buffers, so that tensors can be made over them without a copy, and
 //! items out of a caller's array.
-#![expect(unsafe_code, reason = "the buffer protocol is a raw C structure; every block has its SAFETY note")]
+#![expect(
+    unsafe_code,
+    reason = "the buffer protocol is a raw C structure; every block has its SAFETY note"
+)]
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -35,7 +38,9 @@ impl PyCacheBuffer {
     /// Byte offsets of K and V of each layer.
     fn offsets(&self) -> Vec<(usize, usize)> {
         let layout = self.inner.layout();
-        (0..layout.layers()).map(|layer| layout.tensors(layer).into()).collect()
+        (0..layout.layers())
+            .map(|layer| layout.tensors(layer).into())
+            .collect()
     }
 
     unsafe fn __getbuffer__(
@@ -63,7 +68,11 @@ impl PyCacheBuffer {
                 flags,
             )
         };
-        if status == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+        if status == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(slf.py()))
+        }
     }
 }
 

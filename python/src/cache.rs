@@ -18,7 +18,7 @@ use crate::error::OrRaise;
 use crate::stats;
 use crate::tokens::{Tokens, read_into};
 
-/// What a model's KV cache looks like: per layer (k_heads, k_dim, v_heads, v_dim), bytes of an element, tokens of a block.
+/// What a model's KV cache looks like: per layer `(k_heads, k_dim, v_heads, v_dim)`, bytes of an element, tokens of a block.
 #[pyclass(name = "KvLayout", module = "kvlab._core", frozen, eq)]
 #[derive(Clone, PartialEq)]
 pub(crate) struct PyKvLayout {
@@ -29,10 +29,19 @@ pub(crate) struct PyKvLayout {
 impl PyKvLayout {
     #[new]
     #[pyo3(signature = (layers, *, element_bytes, block_tokens=16))]
-    fn new(layers: Vec<(u32, u32, u32, u32)>, element_bytes: u32, block_tokens: u32) -> PyResult<Self> {
+    fn new(
+        layers: Vec<(u32, u32, u32, u32)>,
+        element_bytes: u32,
+        block_tokens: u32,
+    ) -> PyResult<Self> {
         let layers = layers
             .into_iter()
-            .map(|(k_heads, k_dim, v_heads, v_dim)| LayerLayout { k_heads, k_dim, v_heads, v_dim })
+            .map(|(k_heads, k_dim, v_heads, v_dim)| LayerLayout {
+                k_heads,
+                k_dim,
+                v_heads,
+                v_dim,
+            })
             .collect::<Vec<_>>();
         let inner = Layout::new(&layers, element_bytes, block_tokens).or_raise()?;
         Ok(Self { inner })
@@ -73,7 +82,9 @@ impl PyPrefixCache {
     /// The layout of its blocks and buffers.
     #[getter]
     fn layout(&self) -> PyKvLayout {
-        PyKvLayout { inner: self.inner.layout().clone() }
+        PyKvLayout {
+            inner: self.inner.layout().clone(),
+        }
     }
 
     /// Starts a request: the longest cached prefix of whole blocks, at most all but the last token, rounded down to `grid` tokens.
@@ -83,13 +94,19 @@ impl PyPrefixCache {
         let request = self.inner.begin(namespace, tokens.0, grid).or_raise()?;
         let prompt_tokens = request.prompt_tokens();
         let found = request.found();
-        Ok(PyRequest { prompt_tokens, found, inner: Mutex::new(Some(request)) })
+        Ok(PyRequest {
+            prompt_tokens,
+            found,
+            inner: Mutex::new(Some(request)),
+        })
     }
 
     /// A cache buffer for so many tokens.
     fn lease(&self, py: Python<'_>, tokens: usize) -> PyResult<PyCacheBuffer> {
         let inner = py.detach(|| self.inner.lease(tokens)).or_raise()?;
-        Ok(PyCacheBuffer { inner: Arc::new(inner) })
+        Ok(PyCacheBuffer {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Starts to pull what L3 has of the prompt into L2.
@@ -104,7 +121,8 @@ impl PyPrefixCache {
     /// Gives up L1 blocks to the tiers below (all that may go, by default); gives back how many went.
     #[pyo3(signature = (blocks=None))]
     fn evict(&self, py: Python<'_>, blocks: Option<usize>) -> PyResult<usize> {
-        py.detach(|| self.inner.evict(blocks.unwrap_or(usize::MAX))).or_raise()
+        py.detach(|| self.inner.evict(blocks.unwrap_or(usize::MAX)))
+            .or_raise()
     }
 
     /// Waits until every commit is in L1 and every accepted write in L3.
@@ -121,7 +139,9 @@ impl PyPrefixCache {
 
     /// Checks pool, sequences, tree and counters against each other; raises AssertionError with what is wrong.
     fn validate(&self) -> PyResult<()> {
-        self.inner.validate().map_err(pyo3::exceptions::PyAssertionError::new_err)
+        self.inner
+            .validate()
+            .map_err(pyo3::exceptions::PyAssertionError::new_err)
     }
 }
 
@@ -162,7 +182,11 @@ impl PyRequest {
     }
 
     /// Brings what was found into the buffer; waits until it is there and verified.
-    fn restore<'py>(&self, py: Python<'py>, buffer: &PyCacheBuffer) -> PyResult<Bound<'py, PyDict>> {
+    fn restore<'py>(
+        &self,
+        py: Python<'py>,
+        buffer: &PyCacheBuffer,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let restored = self.with(py, |request| request.restore(&buffer.inner))?;
         stats::restored(py, &restored)
     }

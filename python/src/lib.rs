@@ -3,11 +3,17 @@
 //! Every function here takes buffers and plain values, makes one call into `kvlab_core`, and turns its
 //! errors into the exceptions of `kvlab.errors`. Long waits, I/O and large copies release the GIL.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments are extracted from Python objects and belong to the call"
+)]
+
 mod allocator;
 mod argument;
 mod buffer;
 mod cache;
 mod error;
+mod logging;
 mod radix;
 mod sizing;
 mod stats;
@@ -38,7 +44,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::start_logging(module.py());
+        crate::logging::start(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 
@@ -63,17 +69,5 @@ mod _core {
     #[pyo3(signature = (size, /))]
     fn parse_size(size: ByteSize) -> u64 {
         size.0
-    }
-}
-
-/// Sends the records of the `log` crate to Python's `logging`, under the names `kvlab_core.*`.
-///
-/// Loggers are cached, levels are not, so that a level set later counts. A process that has a Rust logger
-/// already (a second copy of this module) keeps it.
-fn start_logging(py: Python<'_>) {
-    let logger = pyo3_log::Logger::new(py, pyo3_log::Caching::Loggers)
-        .map(|logger| logger.filter(log::LevelFilter::Info));
-    if let Ok(logger) = logger {
-        let _ = logger.install();
     }
 }

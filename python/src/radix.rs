@@ -54,7 +54,9 @@ pub(crate) struct PyPrefixMatch {
 }
 
 fn namespace(bytes: Option<&[u8]>) -> PyResult<BlockKey> {
-    bytes.map_or(Ok(BlockKey::default()), |bytes| BlockKey::from_slice(bytes).or_raise())
+    bytes.map_or(Ok(BlockKey::default()), |bytes| {
+        BlockKey::from_slice(bytes).or_raise()
+    })
 }
 
 #[pymethods]
@@ -66,7 +68,9 @@ impl PyRadixCache {
         let policy = policy::by_name(policy).or_raise()?;
         let tree = Mutex::new(RadixTree::new(block_tokens, policy).or_raise()?);
         let allocator = Arc::clone(&allocator.inner);
-        Ok(Self { shared: Arc::new(Shared { tree, allocator }) })
+        Ok(Self {
+            shared: Arc::new(Shared { tree, allocator }),
+        })
     }
 
     /// The longest prefix in whole blocks; counts as a use.
@@ -79,7 +83,11 @@ impl PyRadixCache {
         let namespace = self::namespace(namespace)?;
         with_tokens(tokens, |ids| {
             let found = self.shared.tree.lock().match_prefix(&namespace, ids);
-            Ok(PyPrefixMatch { shared: Arc::clone(&self.shared), found, lock: Mutex::default() })
+            Ok(PyPrefixMatch {
+                shared: Arc::clone(&self.shared),
+                found,
+                lock: Mutex::default(),
+            })
         })
     }
 
@@ -94,9 +102,14 @@ impl PyRadixCache {
         with_tokens(tokens, |ids| {
             let found = self.shared.tree.lock().match_partial(&namespace, ids);
             let shared = Arc::clone(&self.shared);
-            let whole = PyPrefixMatch { shared, found: found.whole, lock: Mutex::default() };
-            let (block, tokens) =
-                found.partial.map_or((None, 0), |part| (Some(part.block), part.tokens));
+            let whole = PyPrefixMatch {
+                shared,
+                found: found.whole,
+                lock: Mutex::default(),
+            };
+            let (block, tokens) = found
+                .partial
+                .map_or((None, 0), |part| (Some(part.block), part.tokens));
             Ok((whole, block, tokens))
         })
     }
@@ -193,7 +206,9 @@ impl PyRadixCache {
     fn validate(&self) -> PyResult<()> {
         let tree = self.shared.tree.lock();
         let allocator = self.shared.allocator.lock();
-        tree.validate().and_then(|()| allocator.validate()).map_err(PyAssertionError::new_err)
+        tree.validate()
+            .and_then(|()| allocator.validate())
+            .map_err(PyAssertionError::new_err)
     }
 }
 
@@ -212,7 +227,11 @@ impl PyPrefixMatch {
     /// The matched blocks' ids, in order.
     fn blocks(&self) -> PyResult<Vec<u32>> {
         let mut blocks = Vec::new();
-        self.shared.tree.lock().blocks_of(&self.found, &mut blocks).or_raise()?;
+        self.shared
+            .tree
+            .lock()
+            .blocks_of(&self.found, &mut blocks)
+            .or_raise()?;
         Ok(blocks)
     }
 
@@ -220,7 +239,9 @@ impl PyPrefixMatch {
     fn lock(&self) -> PyResult<()> {
         let mut held = self.lock.lock();
         if held.is_some() {
-            return Err(to_py(&Error::invalid("the match is locked already; match again for a second lock")));
+            return Err(to_py(&Error::invalid(
+                "the match is locked already; match again for a second lock",
+            )));
         }
         *held = Some(self.shared.tree.lock().lock(&self.found).or_raise()?);
         Ok(())
@@ -228,7 +249,11 @@ impl PyPrefixMatch {
 
     /// Gives the lock back.
     fn unlock(&self) -> PyResult<()> {
-        let lock = self.lock.lock().take().ok_or_else(|| to_py(&Error::NotLocked))?;
+        let lock = self
+            .lock
+            .lock()
+            .take()
+            .ok_or_else(|| to_py(&Error::NotLocked))?;
         self.shared.tree.lock().unlock(lock).or_raise()
     }
 
@@ -246,9 +271,11 @@ impl PyPrefixMatch {
 impl Drop for PyPrefixMatch {
     fn drop(&mut self) {
         // A match that is thrown away must not keep its path locked for ever.
-        if let Some(lock) = self.lock.lock().take()
-            && let Err(error) = self.shared.tree.lock().unlock(lock)
-        {
+        let Some(lock) = self.lock.lock().take() else {
+            return;
+        };
+        let unlocked = self.shared.tree.lock().unlock(lock);
+        if let Err(error) = unlocked {
             log::error!("a match could not be unlocked: {error}");
         }
     }

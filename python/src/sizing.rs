@@ -9,7 +9,10 @@ use crate::error::OrRaise;
 /// KV bytes, weight bytes and where they cross; the fields of `kvlab.sizing.KvSize`.
 #[pyfunction]
 #[pyo3(signature = (*, layers, kv_heads, head_dim, dtype, batch, seq_len, params, latent=None, memory=None))]
-#[expect(clippy::too_many_arguments, reason = "keyword-only, one for each of the model's numbers")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "keyword-only, one for each of the model's numbers"
+)]
 pub(crate) fn kv_size<'py>(
     py: Python<'py>,
     layers: u32,
@@ -26,7 +29,10 @@ pub(crate) fn kv_size<'py>(
         layers,
         kv_heads,
         head_dim,
-        latent: latent.map(|(kv_lora_rank, rope_dim)| Latent { kv_lora_rank, rope_dim }),
+        latent: latent.map(|(kv_lora_rank, rope_dim)| Latent {
+            kv_lora_rank,
+            rope_dim,
+        }),
         params,
         dtype: Dtype::by_name(dtype).or_raise()?,
     };
@@ -52,7 +58,12 @@ pub(crate) fn kv_presets(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         dict.set_item("head_dim", shape.head_dim)?;
         dict.set_item("dtype", shape.dtype.name())?;
         dict.set_item("params", shape.params)?;
-        dict.set_item("latent", shape.latent.map(|latent| (latent.kv_lora_rank, latent.rope_dim)))?;
+        dict.set_item(
+            "latent",
+            shape
+                .latent
+                .map(|latent| (latent.kv_lora_rank, latent.rope_dim)),
+        )?;
         presets.set_item(name, dict)?;
     }
     Ok(presets)

@@ -3,8 +3,8 @@
 use kvlab_core::block::PoolStats;
 use kvlab_core::buffer::BufferStats;
 use kvlab_core::cache::{CacheStats, L1Stats, Restored};
-use kvlab_core::tier::disk::RecoveryReport;
 use kvlab_core::store::{PrefetchProgress, StoreStats, TierStats};
+use kvlab_core::tier::disk::RecoveryReport;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -123,7 +123,16 @@ fn tier<'py>(py: Python<'py>, stats: TierStats) -> PyResult<Bound<'py, PyDict>> 
 
 /// The tiers below L1.
 pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<'py, PyDict>> {
-    let dict = fields!(py, stats, [demotions, dropped_victims, write_queue_bytes, write_queue_runs]);
+    let dict = fields!(
+        py,
+        stats,
+        [
+            demotions,
+            dropped_victims,
+            write_queue_bytes,
+            write_queue_runs
+        ]
+    );
     dict.set_item("l2", tier(py, stats.l2)?)?;
     dict.set_item("l3", tier(py, stats.l3)?)?;
     let refusals = fields!(
@@ -143,7 +152,9 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
     let prefetch = fields!(
         py,
         stats.prefetch,
-        [issued, loaded, claimed, stolen, cancelled, timed_out, failed, refused, held_bytes]
+        [
+            issued, loaded, claimed, stolen, cancelled, timed_out, failed, refused, held_bytes
+        ]
     );
     dict.set_item("prefetch", prefetch)?;
     Ok(dict)
@@ -172,10 +183,16 @@ pub(crate) fn recovery<'py>(
             index_rebuilt
         ]
     );
-    let moved = report.index_moved.as_ref().map(|path| path.display().to_string());
+    let moved = report
+        .index_moved
+        .as_ref()
+        .map(|path| path.display().to_string());
     dict.set_item("index_moved", moved)?;
-    let dropped =
-        fields!(py, report.rows_dropped, [damaged, no_segment, no_record, overlapping]);
+    let dropped = fields!(
+        py,
+        report.rows_dropped,
+        [damaged, no_segment, no_record, overlapping]
+    );
     dict.set_item("rows_dropped", dropped)?;
     Ok(Some(dict))
 }

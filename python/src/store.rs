@@ -69,7 +69,10 @@ fn expand(path: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
     };
     // Python's own rules for `~` and path-like objects.
     let os_path = path.py().import("os.path")?;
-    os_path.call_method1("expanduser", (path,))?.extract().map(Some)
+    os_path
+        .call_method1("expanduser", (path,))?
+        .extract()
+        .map(Some)
 }
 
 /// A store: prefix caches that share an L1 budget, over L2 in memory and L3 on disk.
@@ -116,7 +119,10 @@ impl PyStore {
             prefetch_timeout,
         };
         let config = settings.config()?;
-        let inner = cls.py().detach(|| Store::open(l1.0, &l1_policy, &config)).or_raise()?;
+        let inner = cls
+            .py()
+            .detach(|| Store::open(l1.0, &l1_policy, &config))
+            .or_raise()?;
         Ok(Self { inner })
     }
 
@@ -124,13 +130,17 @@ impl PyStore {
     #[pyo3(signature = (layout, *, l1=None))]
     fn prefix_cache(&self, layout: &PyKvLayout, l1: Option<ByteSize>) -> PyResult<PyPrefixCache> {
         let share = l1.map(|size| size.0);
-        Ok(PyPrefixCache { inner: self.inner.prefix_cache(&layout.inner, share).or_raise()? })
+        Ok(PyPrefixCache {
+            inner: self.inner.prefix_cache(&layout.inner, share).or_raise()?,
+        })
     }
 
     /// The block store below, without L1.
     #[getter]
     fn blocks(&self) -> PyBlockStore {
-        PyBlockStore { inner: self.inner.blocks().clone() }
+        PyBlockStore {
+            inner: self.inner.blocks().clone(),
+        }
     }
 
     /// Pushes what L1 holds ("l1") or L1 and L2 hold ("l2") to the tiers below, and waits until it is there.
@@ -151,7 +161,8 @@ impl PyStore {
 
     /// Drops the segments' pages from the operating system's cache; gives back the bytes that stayed.
     fn drop_page_cache(&self, py: Python<'_>) -> PyResult<u64> {
-        py.detach(|| self.inner.blocks().drop_page_cache()).or_raise()
+        py.detach(|| self.inner.blocks().drop_page_cache())
+            .or_raise()
     }
 
     /// Waits until every commit is in L1 and every accepted write in L3.
@@ -177,8 +188,10 @@ impl PyStore {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let (caches, below) = self.inner.stats().or_raise()?;
         let dict = stats::store(py, &below)?;
-        let caches =
-            caches.iter().map(|cache| stats::cache(py, cache)).collect::<PyResult<Vec<_>>>()?;
+        let caches = caches
+            .iter()
+            .map(|cache| stats::cache(py, cache))
+            .collect::<PyResult<Vec<_>>>()?;
         dict.set_item("caches", caches)?;
         Ok(dict)
     }
@@ -256,7 +269,9 @@ impl PyBlockStore {
         let key = BlockKey::from_slice(key).or_raise()?;
         let parent = parent.map(BlockKey::from_slice).transpose().or_raise()?;
         let bytes = data.to_vec(py)?;
-        let put = py.detach(|| self.inner.put_bytes(key, parent, &bytes)).or_raise()?;
+        let put = py
+            .detach(|| self.inner.put_bytes(key, parent, &bytes))
+            .or_raise()?;
         Ok(!matches!(put, Put::Refused(_)))
     }
 
@@ -285,7 +300,9 @@ impl PyBlockStore {
 
     /// Whether a key can be read.
     fn __contains__(&self, key: &[u8]) -> PyResult<bool> {
-        self.inner.contains(&BlockKey::from_slice(key).or_raise()?).or_raise()
+        self.inner
+            .contains(&BlockKey::from_slice(key).or_raise()?)
+            .or_raise()
     }
 
     /// Drops blocks for good; gives back how many runs went.
@@ -297,7 +314,9 @@ impl PyBlockStore {
     /// Starts to pull blocks from L3 into L2.
     fn prefetch(&self, keys: Vec<Vec<u8>>) -> PyResult<PyPrefetchTicket> {
         let keys = block_keys(&keys)?;
-        Ok(PyPrefetchTicket { inner: self.inner.prefetch(&keys).or_raise()? })
+        Ok(PyPrefetchTicket {
+            inner: self.inner.prefetch(&keys).or_raise()?,
+        })
     }
 
     /// Waits until every accepted write is in L3.
@@ -335,5 +354,8 @@ impl PyBlockStore {
 }
 
 fn block_keys(keys: &[Vec<u8>]) -> PyResult<Vec<BlockKey>> {
-    keys.iter().map(|key| BlockKey::from_slice(key)).collect::<kvlab_core::Result<_>>().or_raise()
+    keys.iter()
+        .map(|key| BlockKey::from_slice(key))
+        .collect::<kvlab_core::Result<_>>()
+        .or_raise()
 }

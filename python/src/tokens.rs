@@ -52,7 +52,10 @@ fn from_buffer(py: Python<'_>, buffer: PyUntypedBuffer, out: &mut Vec<u32>) -> P
         ))));
     }
     let format = buffer.format().to_string_lossy().into_owned();
-    match (format.trim_start_matches(['<', '=', '@']), buffer.item_size()) {
+    match (
+        format.trim_start_matches(['<', '=', '@']),
+        buffer.item_size(),
+    ) {
         ("q" | "l", 8) => narrow(py, &buffer.into_typed::<i64>()?, out, |token| token),
         ("i" | "l", 4) => narrow(py, &buffer.into_typed::<i32>()?, out, i64::from),
         ("I" | "L", 4) => narrow(py, &buffer.into_typed::<u32>()?, out, i64::from),
@@ -81,7 +84,10 @@ fn narrow<T: Element>(
         return Ok(());
     }
     out.clear();
-    let mut tokens = items(py, buffer).ok_or_else(contiguous)?.map(widen).enumerate();
+    let mut tokens = items(py, buffer)
+        .ok_or_else(contiguous)?
+        .map(widen)
+        .enumerate();
     let wrong = tokens.find(|(_, token)| u32::try_from(*token).is_err());
     let (index, token) = wrong.unwrap_or((0, bits));
     Err(out_of_range(index, token))

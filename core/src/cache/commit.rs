@@ -83,7 +83,12 @@ impl Committer {
             .name("kvlab-commit".to_owned())
             .spawn(move || work(&shared, &jobs, &count))
             .map_err(|error| Error::io("starting the commit worker", error))?;
-        Ok(Self { owner: std::process::id(), sender: Mutex::new(Some(sender)), pending, worker: Some(worker) })
+        Ok(Self {
+            owner: std::process::id(),
+            sender: Mutex::new(Some(sender)),
+            pending,
+            worker: Some(worker),
+        })
     }
 
     /// Queues a job. The queue is bounded by the buffers that its jobs hold.
@@ -108,8 +113,17 @@ impl Committer {
         let deadline = Instant::now() + timeout;
         let mut count = self.pending.count.lock();
         while *count > 0 {
-            if self.pending.changed.wait_until(&mut count, deadline).timed_out() && *count > 0 {
-                return Err(Error::Timeout { what: "committing to L1", seconds: timeout.as_secs_f64() });
+            if self
+                .pending
+                .changed
+                .wait_until(&mut count, deadline)
+                .timed_out()
+                && *count > 0
+            {
+                return Err(Error::Timeout {
+                    what: "committing to L1",
+                    seconds: timeout.as_secs_f64(),
+                });
             }
         }
         Ok(())
@@ -134,9 +148,14 @@ impl Drop for Committer {
 fn work(shared: &Arc<Shared>, jobs: &Receiver<Job>, pending: &Pending) {
     for job in jobs {
         if let Err(error) = shared.commit(&job) {
-            log::warn!("a commit of {} tokens was dropped: {error}", job.tokens.len());
+            log::warn!(
+                "a commit of {} tokens was dropped: {error}",
+                job.tokens.len()
+            );
         }
-        let Job { hold, buffer, done, .. } = job;
+        let Job {
+            hold, buffer, done, ..
+        } = job;
         if let Err(error) = shared.end_commit(hold) {
             log::error!("a hold could not be released: {error}");
         }
@@ -156,7 +175,9 @@ struct Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let Err(error) = self.shared.l1.lock().finish_eviction(&self.blocks) {
+        // Logged without the lock: a log record may wait for Python, which may wait for the lock.
+        let finished = self.shared.l1.lock().finish_eviction(&self.blocks);
+        if let Err(error) = finished {
             log::error!("evicted blocks could not be freed: {error}");
         }
         self.shared.blocks_freed.notify_all();
@@ -170,7 +191,11 @@ impl Shared {
         self.fill_l1(job, whole)?;
         let mut keys = Vec::with_capacity(whole / block_tokens);
         chain_keys(job.namespace, &job.tokens[..whole], block_tokens, &mut keys);
-        let held = self.l1.lock().sequence(job.hold).map_or(0, |(_, tokens)| tokens / block_tokens);
+        let held = self
+            .l1
+            .lock()
+            .sequence(job.hold)
+            .map_or(0, |(_, tokens)| tokens / block_tokens);
         self.store.forget_l2(&keys[..held.min(keys.len())])?;
         self.write_through(job, &keys)
     }
@@ -190,7 +215,12 @@ impl Shared {
             let first = at % block_tokens;
             let tokens = (block_tokens - first).min(appended.to - at);
             let block = appended.blocks[at / block_tokens];
-            let span = BlockSpan { offset: self.offset(block), first, tokens, at };
+            let span = BlockSpan {
+                offset: self.offset(block),
+                first,
+                tokens,
+                at,
+            };
             buffer_to_block(&self.layout, &self.arena, span, &job.buffer);
             at += tokens;
         }
@@ -213,7 +243,8 @@ impl Shared {
             }
             if l1.in_flight() > 0 {
                 // Blocks that wait for the disk: better a short wait than a prefix cut short.
-                self.blocks_freed.wait_for(&mut l1, Duration::from_millis(50));
+                self.blocks_freed
+                    .wait_for(&mut l1, Duration::from_millis(50));
                 continue;
             }
             if l1.reclaim_idle()? {
@@ -243,10 +274,17 @@ impl Shared {
         Ok(gone)
     }
 
-    fn demote(self: &Arc<Self>, evicted: Vec<Evicted>) {
+    fn demote(self: &Arc<Self>, mut evicted: Vec<Evicted>) {
+        if !self.store.tiers().0 {
+            // L3 takes a run only behind its parent, and leaves were evicted first.
+            evicted.reverse();
+        }
         for part in evicted {
             let blocks = part.blocks().iter().copied().map(BlockId).collect();
-            let leaving = Arc::new(Leaving { shared: Arc::clone(self), blocks });
+            let leaving = Arc::new(Leaving {
+                shared: Arc::clone(self),
+                blocks,
+            });
             // A partial block has no key: it goes nowhere.
             let Some(parent) = part.parent_key().copied() else {
                 continue;
@@ -257,8 +295,14 @@ impl Shared {
             chain_keys(parent, part.tokens(), block_tokens, &mut keys);
             let mut parent = parent;
             let run_blocks = self.layout.max_run_blocks();
-            for (keys, blocks) in keys.chunks(run_blocks).zip(leaving.blocks.chunks(run_blocks)) {
-                let offsets = blocks.iter().map(|block| self.offset(*block)).collect::<Vec<_>>();
+            for (keys, blocks) in keys
+                .chunks(run_blocks)
+                .zip(leaving.blocks.chunks(run_blocks))
+            {
+                let offsets = blocks
+                    .iter()
+                    .map(|block| self.offset(*block))
+                    .collect::<Vec<_>>();
                 let source = RunSource {
                     region: Arc::clone(&self.arena),
                     lease: Some(leaving.clone()),
@@ -266,7 +310,10 @@ impl Shared {
                         .map(|layer| self.layout.block_pieces(&offsets, layer))
                         .collect(),
                 };
-                match self.store.demote(self.header(namespace, parent, keys), source) {
+                match self
+                    .store
+                    .demote(self.header(namespace, parent, keys), source)
+                {
                     Ok(Put::Refused(reason)) => {
                         log::debug!("{} blocks were not demoted: {reason:?}", keys.len());
                         break;
@@ -289,16 +336,25 @@ impl Shared {
         }
         let block_tokens = self.layout.block_tokens();
         let stored = self.store.leading_in_l3(keys)?;
-        let mut parent = stored.checked_sub(1).map_or(job.namespace, |last| keys[last]);
+        let mut parent = stored
+            .checked_sub(1)
+            .map_or(job.namespace, |last| keys[last]);
         let mut at = stored;
         for keys in keys[stored..].chunks(self.layout.max_run_blocks()) {
             let tokens = keys.len() * block_tokens;
-            let window = RunWindow { run_tokens: tokens, kept: 0..tokens, at: at * block_tokens };
+            let window = RunWindow {
+                run_tokens: tokens,
+                kept: 0..tokens,
+                at: at * block_tokens,
+            };
             let source = RunSource {
                 region: Arc::clone(job.buffer.region()),
                 lease: Some(job.buffer.clone()),
                 slices: (0..self.layout.layers().len())
-                    .map(|layer| self.layout.buffer_pieces(job.buffer.layout(), layer, &window))
+                    .map(|layer| {
+                        self.layout
+                            .buffer_pieces(job.buffer.layout(), layer, &window)
+                    })
                     .collect(),
             };
             let header = self.header(job.namespace, parent, keys);

@@ -19,20 +19,35 @@ pub(super) struct BlockSpan {
 }
 
 /// Copies a block's tokens into the buffer.
-pub(super) fn block_to_buffer(layout: &Layout, arena: &Region, span: BlockSpan, buffer: &CacheBuffer) {
+pub(super) fn block_to_buffer(
+    layout: &Layout,
+    arena: &Region,
+    span: BlockSpan,
+    buffer: &CacheBuffer,
+) {
     for_each_row(layout, buffer, span, |block, place, len| {
         buffer.region().copy_from(place, arena, block, len);
     });
 }
 
 /// Copies the buffer's tokens into a block.
-pub(super) fn buffer_to_block(layout: &Layout, arena: &Region, span: BlockSpan, buffer: &CacheBuffer) {
+pub(super) fn buffer_to_block(
+    layout: &Layout,
+    arena: &Region,
+    span: BlockSpan,
+    buffer: &CacheBuffer,
+) {
     for_each_row(layout, buffer, span, |block, place, len| {
         arena.copy_from(block, buffer.region(), place, len);
     });
 }
 
-fn for_each_row(layout: &Layout, buffer: &CacheBuffer, span: BlockSpan, mut copy: impl FnMut(usize, usize, usize)) {
+fn for_each_row(
+    layout: &Layout,
+    buffer: &CacheBuffer,
+    span: BlockSpan,
+    mut copy: impl FnMut(usize, usize, usize),
+) {
     let block_tokens = layout.block_tokens();
     let capacity = buffer.layout().capacity();
     let mut head_start = span.offset;

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-
 use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
 use crate::error::Result;
 use crate::key::BlockKey;
@@ -21,7 +20,7 @@ struct Hold {
     idle: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Claim {
     sequence: SequenceId,
     path: Match,
@@ -99,10 +98,19 @@ impl L1 {
     }
 
     /// Matches whole blocks of `tokens`, locks the path and forks a sequence from it. Gives back the hold and the blocks.
-    pub(super) fn begin(&mut self, namespace: BlockKey, tokens: &[u32]) -> Result<(HoldId, Vec<BlockId>)> {
+    pub(super) fn begin(
+        &mut self,
+        namespace: BlockKey,
+        tokens: &[u32],
+    ) -> Result<(HoldId, Vec<BlockId>)> {
         let (claim, blocks) = self.claim(&namespace, tokens)?;
         self.reused_blocks += blocks.len() as u64;
-        let id = self.insert_hold(Hold { namespace, claim: Some(claim), users: 1, idle: false });
+        let id = self.insert_hold(Hold {
+            namespace,
+            claim: Some(claim),
+            users: 1,
+            idle: false,
+        });
         Ok((id, blocks))
     }
 
@@ -117,7 +125,14 @@ impl L1 {
         let path = self.tree.match_prefix(namespace, tokens);
         let lock = self.tree.lock(&path)?;
         match self.sequence_over(&path) {
-            Ok((sequence, blocks)) => Ok((Claim { sequence, path, lock }, blocks)),
+            Ok((sequence, blocks)) => Ok((
+                Claim {
+                    sequence,
+                    path,
+                    lock,
+                },
+                blocks,
+            )),
             Err(error) => {
                 self.tree.unlock(lock)?;
                 Err(error)
@@ -129,7 +144,9 @@ impl L1 {
         let mut ids = Vec::with_capacity(path.blocks());
         self.tree.blocks_of(path, &mut ids)?;
         let blocks = ids.into_iter().map(BlockId).collect::<Vec<_>>();
-        let sequence = self.sequences.from_blocks(&mut self.pool, &blocks, path.tokens())?;
+        let sequence = self
+            .sequences
+            .from_blocks(&mut self.pool, &blocks, path.tokens())?;
         Ok((sequence, blocks))
     }
 
@@ -195,8 +212,17 @@ impl L1 {
         let sequence = self.sequences.fork(&mut self.pool, claim.sequence)?;
         let lock = self.tree.lock(&path)?;
         self.reused_blocks += self.sequences.blocks(sequence)?.len() as u64;
-        let claim = Some(Claim { sequence, path, lock });
-        let id = self.insert_hold(Hold { namespace, claim, users: 1, idle: false });
+        let claim = Some(Claim {
+            sequence,
+            path,
+            lock,
+        });
+        let id = self.insert_hold(Hold {
+            namespace,
+            claim,
+            users: 1,
+            idle: false,
+        });
         self.set_idle(id);
         Ok(Some(id))
     }
@@ -214,26 +240,34 @@ impl L1 {
             return Ok(());
         };
         let namespace = hold.namespace;
-        let held = self.sequence(id).map(|(_, tokens)| tokens);
-        if held.is_some_and(|held| held % self.block_tokens != 0) {
+        let before = self.sequence(id).map(|(_, tokens)| tokens);
+        if before.is_some_and(|before| before % self.block_tokens != 0) {
             return Ok(());
         }
         let (claim, blocks) = self.claim(&namespace, tokens)?;
-        if held.is_some_and(|held| held >= blocks.len() * self.block_tokens) {
+        if before.is_some_and(|before| before >= blocks.len() * self.block_tokens) {
             return self.give_up(claim);
         }
-        let before = self.holds.get_mut(&id).and_then(|hold| hold.claim.replace(claim));
+        let before = self
+            .holds
+            .get_mut(&id)
+            .and_then(|hold| hold.claim.replace(claim));
         before.map_or(Ok(()), |claim| self.give_up(claim))
     }
 
     /// Lengthens the hold's sequence to `tokens` tokens.
     pub(super) fn append(&mut self, id: HoldId, tokens: usize) -> Result<Appended> {
         let Some(claim) = self.holds.get(&id).and_then(|hold| hold.claim.as_ref()) else {
-            return Ok(Appended { from: tokens, to: tokens, blocks: Vec::new() });
+            return Ok(Appended {
+                from: tokens,
+                to: tokens,
+                blocks: Vec::new(),
+            });
         };
         let from = self.sequences.tokens(claim.sequence)?;
         if tokens > from {
-            self.sequences.append(&mut self.pool, claim.sequence, tokens - from)?;
+            self.sequences
+                .append(&mut self.pool, claim.sequence, tokens - from)?;
         }
         Ok(Appended {
             from,
@@ -250,7 +284,9 @@ impl L1 {
         // A shared partial tail would be copied first: one block of the free ones goes there.
         let copied = usize::from(
             tokens % self.block_tokens != 0
-                && blocks.last().is_some_and(|block| self.pool.ref_count(*block) > 1),
+                && blocks
+                    .last()
+                    .is_some_and(|block| self.pool.ref_count(*block) > 1),
         );
         match self.pool.free().checked_sub(copied) {
             Some(free) => (blocks.len() + free) * self.block_tokens,
@@ -295,7 +331,8 @@ impl L1 {
         self.tree.evict_keyed(wanted, &mut evicted);
         for part in &evicted {
             self.evicted_blocks += part.blocks().len() as u64;
-            self.in_flight.extend(part.blocks().iter().copied().map(BlockId));
+            self.in_flight
+                .extend(part.blocks().iter().copied().map(BlockId));
         }
         evicted
     }
@@ -345,7 +382,9 @@ impl L1 {
         L1Stats {
             evictable: tree.evictable_blocks(),
             protected: tree.protected_blocks,
-            private: pool.used.saturating_sub(tree.total_blocks + self.in_flight.len()),
+            private: pool
+                .used
+                .saturating_sub(tree.total_blocks + self.in_flight.len()),
             in_flight: self.in_flight.len(),
             nodes: tree.nodes,
             reused_blocks: self.reused_blocks,
@@ -371,16 +410,27 @@ impl L1 {
     pub(super) fn validate(&self) -> std::result::Result<(), String> {
         self.tree.validate()?;
         let mut external = HashMap::<BlockId, u32>::new();
-        for block in self.tree.all_blocks().map(BlockId).chain(self.in_flight.iter().copied()) {
+        for block in self
+            .tree
+            .all_blocks()
+            .map(BlockId)
+            .chain(self.in_flight.iter().copied())
+        {
             *external.entry(block).or_default() += 1;
         }
         self.sequences
-            .validate(&self.pool, |block| external.get(&block).copied().unwrap_or(0))
+            .validate(&self.pool, |block| {
+                external.get(&block).copied().unwrap_or(0)
+            })
             .map_err(|error| format!("sequences: {error}"))?;
         let stats = self.stats();
-        let sum = stats.pool.free + stats.evictable + stats.protected + stats.private + stats.in_flight;
+        let sum =
+            stats.pool.free + stats.evictable + stats.protected + stats.private + stats.in_flight;
         if sum != stats.pool.blocks {
-            return Err(format!("blocks do not add up to {}: {stats:?}", stats.pool.blocks));
+            return Err(format!(
+                "blocks do not add up to {}: {stats:?}",
+                stats.pool.blocks
+            ));
         }
         Ok(())
     }

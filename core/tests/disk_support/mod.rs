@@ -1,5 +1,6 @@
 //! Runs with bytes that follow from their keys, and a store to put them in.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::expect_used, reason = "a helper of tests")]
 
 use std::fs;
 use std::path::Path;

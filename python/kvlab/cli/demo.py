@@ -82,7 +82,7 @@ def demo(
     lengths = read_tokens(tokens)
     dtypes = read_dtypes(dtype)
     # Imported after the arguments were read: it brings torch, which takes seconds.
-    from kvlab.demo.run import run  # noqa: PLC0415
+    from kvlab.demo.run import run
 
     run(
         model=model,

@@ -20,7 +20,7 @@ from kvlab.errors import KvlabError
 from kvlab.models import resolve
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 _LENGTHS = (512, 1024, 2048, 4096)
 _DTYPES = ("fp32", "bf16")
@@ -118,7 +118,7 @@ def _headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _in_new_process(plan: Plan) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "runs.json"
-        done = subprocess.run(  # noqa: S603 - this very interpreter, on our own module
+        done = subprocess.run(
             [sys.executable, "-m", "kvlab.demo.measure", str(answer)],
             input=json.dumps(asdict(plan)),
             text=True,

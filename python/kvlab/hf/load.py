@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from kvlab import models
-from kvlab.errors import ConfigError
 from kvlab._quiet import quiet_transformers
+from kvlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

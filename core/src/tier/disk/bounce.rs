@@ -31,13 +31,12 @@ impl BouncePool {
         let pooled = (len <= BOUNCE_BYTES)
             .then(|| self.idle.lock().pop())
             .flatten();
-        let region = match pooled {
-            Some(region) => region,
-            None => {
-                let region = Region::new(len.max(BOUNCE_BYTES))?;
-                region.prefault();
-                Arc::new(region)
-            }
+        let region = if let Some(region) = pooled {
+            region
+        } else {
+            let region = Region::new(len.max(BOUNCE_BYTES))?;
+            region.prefault();
+            Arc::new(region)
         };
         Ok(Bounce { region, pool: self })
     }

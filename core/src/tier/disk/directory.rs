@@ -375,6 +375,11 @@ impl Directory {
         self.policy.victim()
     }
 
+    /// How many leaves could go.
+    pub(super) fn evictable(&self) -> usize {
+        self.policy.candidates()
+    }
+
     /// What is held.
     pub(super) fn totals(&self) -> Totals {
         Totals {

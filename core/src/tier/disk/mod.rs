@@ -39,7 +39,7 @@ use stats::Counters;
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
-use super::{DurableTier, PinnedRun, Put, Tier, TierId, TierUsage};
+use super::{PinnedRun, Put, Tier, TierId};
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -113,6 +113,8 @@ impl DiskTier {
     /// if it cannot be made, read or written.
     pub fn open(config: &DiskConfig) -> Result<(Self, RecoveryReport)> {
         let (inner, report) = recovery::open(config)?;
+        let index = inner.index()?;
+        inner.trim(&index);
         let tier = Self {
             inner: Arc::new(inner),
         };
@@ -155,21 +157,21 @@ impl DiskTier {
 
     /// What the tier holds and has done.
     pub fn stats(&self) -> DiskStats {
-        let mut stats = DiskStats {
+        let mut out = DiskStats {
             capacity: self.inner.capacity,
             direct: self.inner.direct,
             ..DiskStats::default()
         };
-        self.inner.counters.fill(&mut stats);
+        self.inner.counters.fill(&mut out);
         let state = self.inner.state.lock();
         let totals = state.directory.totals();
-        stats.runs = totals.runs;
-        stats.blocks = totals.blocks;
-        stats.live_bytes = totals.live_bytes;
-        stats.pinned = totals.pinned;
-        stats.segments = state.space.len();
-        stats.used_bytes = state.space.used() + state.index_bytes;
-        stats
+        out.runs = totals.runs;
+        out.blocks = totals.blocks;
+        out.live_bytes = totals.live_bytes;
+        out.pinned = totals.pinned;
+        out.segments = state.space.len();
+        out.used_bytes = state.space.used() + state.index_bytes;
+        out
     }
 
     /// The segment files, oldest first.
@@ -216,7 +218,10 @@ impl DiskTier {
         extents.sort_unstable();
         state.space.validate(&extents)?;
         let idle = state.flights.is_empty() && !state.growing;
-        if idle && state.space.used() + state.index_bytes > self.inner.capacity {
+        if idle
+            && state.directory.evictable() > 0
+            && state.space.used() + state.index_bytes > self.inner.capacity
+        {
             return Err(format!(
                 "segments and index take {} bytes of {}",
                 state.space.used() + state.index_bytes,
@@ -224,31 +229,6 @@ impl DiskTier {
             ));
         }
         Ok(())
-    }
-}
-
-impl DurableTier for DiskTier {
-    fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
-        self.clear(namespace)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.flush()
-    }
-
-    fn close(&self) -> Result<()> {
-        self.close()
-    }
-
-    fn usage(&self) -> TierUsage {
-        let stats = self.stats();
-        TierUsage {
-            capacity: stats.capacity,
-            used: stats.used_bytes,
-            runs: stats.runs,
-            blocks: stats.blocks,
-            evictions: stats.evictions,
-        }
     }
 }
 
@@ -383,9 +363,23 @@ impl Inner {
             .and_then(|()| index.set_meta(Meta::Checkpoint, u64::from(checkpoint)))
             .map_err(|error| self.index_error(error))?;
         index.sync()?;
-        let bytes = index.bytes();
-        self.state.lock().index_bytes = bytes;
+        self.trim(&index);
         Ok(())
+    }
+
+    /// Evicts what is over the capacity: it may have been larger before, and the index grows on its own.
+    fn trim(&self, index: &Index) {
+        let index_bytes = index.bytes();
+        loop {
+            let over = {
+                let mut state = self.state.lock();
+                state.index_bytes = index_bytes;
+                (state.space.used() + index_bytes).saturating_sub(self.capacity)
+            };
+            if over == 0 || self.evict(over) == 0 {
+                return;
+            }
+        }
     }
 
     fn close(&self) -> Result<()> {

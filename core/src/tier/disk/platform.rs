@@ -66,13 +66,10 @@ fn open_direct(path: &Path, options: &OpenOptions) -> Option<(File, IoMode)> {
             offset: 512,
         }),
     };
-    match mode {
-        Some(mode) => Some((file, mode)),
-        None => {
-            rustix::fs::fcntl_setfl(&file, OFlags::empty()).ok()?;
-            Some((file, IoMode::Buffered))
-        }
+    if mode.is_none() {
+        rustix::fs::fcntl_setfl(&file, OFlags::empty()).ok()?;
     }
+    Some((file, mode.unwrap_or(IoMode::Buffered)))
 }
 
 #[cfg(not(target_os = "linux"))]

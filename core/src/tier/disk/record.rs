@@ -213,3 +213,115 @@ impl Fields<'_> {
         self.take().map(u64::from_le_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Identity, Record, header_bytes, padded, record_bytes, seal};
+    use crate::key::BlockKey;
+    use crate::memory::PAGE;
+    use crate::run::RunHeader;
+    use proptest::prelude::*;
+
+    fn record() -> Record {
+        Record {
+            identity: Identity {
+                store: 0x1122_3344_5566_7788,
+                segment: 0x0102_0304,
+                offset: 0x5000,
+                serial: 0x0a0b_0c0d,
+            },
+            header: RunHeader {
+                namespace: BlockKey([1; 32]),
+                parent: BlockKey([2; 32]),
+                keys: [BlockKey([3; 32]), BlockKey([4; 32])].into(),
+                block_tokens: 16,
+                slices: [5000, 4096].into(),
+            },
+            sums: [0x1111_2222_3333_4444, 0x5555_6666_7777_8888].into(),
+        }
+    }
+
+    #[test]
+    fn golden_record_header() {
+        let bytes = record().encode();
+        let mut expected = b"KVLABRUN".to_vec();
+        expected.extend(0x6dd3_2df7_494c_05cb_u64.to_le_bytes());
+        expected.extend([1, 0, 0, 0]);
+        expected.extend([0, 0x10, 0, 0]);
+        expected.extend([0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+        expected.extend([0x0d, 0x0c, 0x0b, 0x0a, 0, 0, 0, 0]);
+        expected.extend([0, 0x50, 0, 0, 0, 0, 0, 0]);
+        expected.extend([4, 3, 2, 1]);
+        expected.extend([0; 4]);
+        expected.extend([0, 0x30, 0, 0, 0, 0, 0, 0]);
+        expected.extend([16, 0, 0, 0]);
+        expected.extend([2, 0, 0, 0]);
+        expected.extend([2, 0, 0, 0]);
+        expected.extend([0; 4]);
+        expected.extend((1..=4_u8).flat_map(|byte| [byte; 32]));
+        expected.extend([0x88, 0x13, 0, 0, 0, 0, 0, 0]);
+        expected.extend(0x1111_2222_3333_4444_u64.to_le_bytes());
+        expected.extend([0, 0x10, 0, 0, 0, 0, 0, 0]);
+        expected.extend(0x5555_6666_7777_8888_u64.to_le_bytes());
+        assert_eq!(expected.len(), 144 + 2 * 32 + 2 * 16);
+        expected.resize(PAGE, 0);
+        assert!(bytes == expected, "{:02x?}", &bytes[..240]);
+        assert_eq!(Record::decode(&bytes), Some(record()));
+        assert_eq!(record_bytes(&record().header), 4096 + 8192 + 4096);
+    }
+
+    #[test]
+    fn headers_grow_by_pages() {
+        assert_eq!(header_bytes(1, 1), PAGE);
+        assert_eq!(header_bytes(123, 1), PAGE);
+        assert_eq!(header_bytes(124, 1), 2 * PAGE);
+        assert_eq!([1, 4096, 4097].map(padded), [4096, 4096, 8192]);
+    }
+
+    #[test]
+    fn lies_under_a_right_checksum_are_refused() {
+        // Version, header length, codec, payload length, no blocks, too many blocks, no slices, an empty slice.
+        for (at, value) in [
+            (16, 2_u32),
+            (20, 8192),
+            (20, 0),
+            (20, u32::MAX),
+            (52, 1),
+            (56, 4096),
+            (68, 0),
+            (68, u32::MAX),
+            (72, 0),
+            (72, 1025),
+            (208, 0),
+        ] {
+            let mut bytes = record().encode();
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+            seal(&mut bytes);
+            assert_eq!(Record::decode(&bytes), None, "{value} at {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_without_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..300),
+            cut in 0..4097_usize,
+            at in 0..240_usize,
+            value: u8,
+            sealed: bool,
+        ) {
+            prop_assert_eq!(Record::decode(&bytes), None);
+            bytes.clear();
+            let mut bytes = record().encode();
+            bytes[at] = value;
+            if sealed {
+                seal(&mut bytes);
+            }
+            bytes.truncate(cut);
+            if let Some(found) = Record::decode(&bytes) {
+                prop_assert!(found.header.validate().is_ok());
+                prop_assert_eq!(found.encode().len(), bytes.len());
+            }
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Opening a store: rows are read, checked against the segments, and repaired both ways after an unclean end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::bounce::BouncePool;
 use super::directory::Directory;
 use super::flight::Flights;
-use super::index::{Index, Meta, Row};
+use super::index::{HELD, Index, Meta, Row};
 use super::lock::StoreDirectory;
 use super::platform;
 use super::record::Record;
@@ -190,11 +190,13 @@ fn open_index(directory: &Path, expected: bool, report: &mut RecoveryReport) -> 
     });
     let index = match readable {
         Ok(index) => index,
-        Err(reason) if existed => {
-            let moved = (1_u32..)
-                .map(|number| directory.join(format!("index.corrupt-{number}")))
-                .find(|candidate| !candidate.exists())
-                .unwrap_or_else(|| directory.join("index.corrupt"));
+        Err(reason) if existed && !reason.contains(HELD) => {
+            let mut number = 1;
+            let mut moved = directory.join("index.corrupt-1");
+            while moved.exists() {
+                number += 1;
+                moved = directory.join(format!("index.corrupt-{number}"));
+            }
             log::error!(
                 "{}: the index does not open ({reason}); it is moved to {} and rebuilt",
                 path.display(),
@@ -219,6 +221,10 @@ fn restrict(path: &Path) {
     }
 }
 
+fn index_error(error: sled::Error) -> Error {
+    Error::io("repairing the index", error.into())
+}
+
 struct Recovery<'a> {
     bounces: &'a BouncePool,
     segments: BTreeMap<u32, Found>,
@@ -229,17 +235,9 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    fn index_error(&self, error: sled::Error) -> Error {
-        Error::io("repairing the index", error.into())
-    }
-
     /// The rows that hold, in order of their last use. What the index lacks or has too much is repaired in it.
     fn rows(&mut self) -> Result<Vec<Row>> {
-        let meta = |meta| {
-            self.index
-                .meta(meta)
-                .map_err(|error| self.index_error(error))
-        };
+        let meta = |meta| self.index.meta(meta).map_err(index_error);
         let clean = meta(Meta::Clean)?;
         let checkpoint = meta(Meta::Checkpoint)?.unwrap_or(0);
         let fresh = clean.is_none() && self.segments.is_empty();
@@ -249,7 +247,7 @@ impl Recovery<'_> {
         self.index
             .set_meta(Meta::Clean, 0)
             .and_then(|()| self.index.flush())
-            .map_err(|error| self.index_error(error))?;
+            .map_err(index_error)?;
         let loaded = self
             .index
             .load()
@@ -257,13 +255,16 @@ impl Recovery<'_> {
         self.report.rows_dropped.damaged = loaded.damaged.len();
         let mut dropped = loaded.damaged;
         // Rows that make no sense may belong to any record.
-        let all = self.report.index_rebuilt || !dropped.is_empty();
-        let first = match (self.report.clean, all) {
-            (_, true) => Some(0),
-            (true, false) => None,
-            (false, false) => Some(checkpoint),
+        let doubtful = self.report.index_rebuilt || !dropped.is_empty();
+        let first = match (self.report.clean, doubtful) {
+            (_, true) => 0,
+            (true, false) => u64::MAX,
+            (false, false) => checkpoint,
         };
-        let mut scanned = self.scan(first)?;
+        // A segment that no row speaks of is searched before it is taken for empty.
+        let known = loaded.rows.iter().map(|row| row.segment);
+        let known = known.collect::<HashSet<_>>();
+        let mut scanned = self.scan(|id| u64::from(id) >= first || !known.contains(&id));
         let mut rows = Vec::with_capacity(loaded.rows.len());
         for row in loaded.rows {
             let counts = &mut self.report.rows_dropped;
@@ -293,9 +294,7 @@ impl Recovery<'_> {
             }
             rows.push(row);
         }
-        self.index
-            .remove_unread(&dropped)
-            .map_err(|error| self.index_error(error))?;
+        self.index.remove_unread(&dropped).map_err(index_error)?;
         for (segment, records) in scanned {
             for (offset, record) in records {
                 let row = Row {
@@ -305,9 +304,7 @@ impl Recovery<'_> {
                     offset,
                     header: record.header,
                 };
-                self.index
-                    .insert(&row)
-                    .map_err(|error| self.index_error(error))?;
+                self.index.insert(&row).map_err(index_error)?;
                 rows.push(row);
                 self.report.rows_rebuilt += 1;
             }
@@ -317,26 +314,30 @@ impl Recovery<'_> {
         Ok(rows)
     }
 
-    /// Searches the segments from `first` on for records; by segment and offset.
-    fn scan(&mut self, first: Option<u64>) -> Result<HashMap<u32, BTreeMap<u64, Record>>> {
+    /// Searches the segments that are `wanted` for records; by segment and offset. What cannot be read is left alone.
+    fn scan(&mut self, wanted: impl Fn(u32) -> bool) -> HashMap<u32, BTreeMap<u64, Record>> {
         let mut scanned = HashMap::new();
-        let Some(first) = first else {
-            return Ok(scanned);
-        };
-        for (id, found) in &self.segments {
-            if u64::from(*id) < first {
-                continue;
+        let (bounces, report) = (self.bounces, &mut self.report);
+        self.segments.retain(|id, found| {
+            if !wanted(*id) {
+                return true;
             }
-            let scan = found.segment.scan(self.bounces).map_err(|error| {
-                let path = found.segment.path.display();
-                Error::io(format!("{path}: searching it for records"), error)
-            })?;
-            let records = scan.into_iter();
-            let records = records.map(|record| (record.identity.offset, record));
-            scanned.insert(*id, records.collect());
-            self.report.segments_scanned += 1;
-        }
-        Ok(scanned)
+            report.segments_scanned += 1;
+            match found.segment.scan(bounces) {
+                Ok(records) => {
+                    let records = records.into_iter();
+                    let records = records.map(|record| (record.identity.offset, record));
+                    scanned.insert(*id, records.collect());
+                    true
+                }
+                Err(error) => {
+                    log::warn!("{}: left alone: {error}", found.segment.path.display());
+                    report.foreign_segments += 1;
+                    false
+                }
+            }
+        });
+        scanned
     }
 
     /// Of records that lie over each other the newer one goes: offsets are never given out twice, so one of them is not real.
@@ -355,9 +356,7 @@ impl Recovery<'_> {
             kept
         });
         self.report.rows_dropped.overlapping = dropped.len();
-        self.index
-            .remove_unread(&dropped)
-            .map_err(|error| self.index_error(error))
+        self.index.remove_unread(&dropped).map_err(index_error)
     }
 
     /// Fills directory and segment table. Segments left open are sealed, empty ones go, and what no record takes is given back.
@@ -367,7 +366,7 @@ impl Recovery<'_> {
         let mut clock = self
             .index
             .meta(Meta::Clock)
-            .map_err(|error| self.index_error(error))?
+            .map_err(index_error)?
             .unwrap_or(0);
         for row in rows {
             let Some(found) = self.segments.get(&row.segment) else {
@@ -382,17 +381,13 @@ impl Recovery<'_> {
             directory.insert(row.serial, row.header, place, Some(row.last_use));
         }
         directory.resume_clock(clock);
-        let next = self
-            .index
-            .meta(Meta::NextSegment)
-            .map_err(|error| self.index_error(error))?;
+        let next = self.index.meta(Meta::NextSegment).map_err(index_error)?;
         space.next_id = self.free_id.max(next.unwrap_or(1) as u32);
         for (id, found) in std::mem::take(&mut self.segments) {
             let mut extents = live.remove(&id).unwrap_or_default();
             extents.sort_unstable();
-            if let Err(error) = self.settle(&mut space, &found, extents) {
-                let path = found.segment.path.display();
-                return Err(Error::io(format!("{path}: repairing it"), error));
+            if let Err(error) = self.settle(&mut space, &found, &extents) {
+                log::warn!("{}: repairing it: {error}", found.segment.path.display());
             }
         }
         self.index
@@ -402,7 +397,7 @@ impl Recovery<'_> {
                     .set_meta(Meta::Checkpoint, u64::from(space.checkpoint()))
             })
             .and_then(|()| self.index.flush())
-            .map_err(|error| self.index_error(error))?;
+            .map_err(index_error)?;
         let totals = directory.totals();
         self.report.runs = totals.runs;
         self.report.blocks = totals.blocks;
@@ -418,26 +413,28 @@ impl Recovery<'_> {
         })
     }
 
-    fn settle(&self, space: &mut Space, found: &Found, live: Vec<Extent>) -> io::Result<()> {
+    /// Takes a segment over: seals it if it was left open, gives back what no record takes, removes it if that is all.
+    fn settle(&self, space: &mut Space, found: &Found, live: &[Extent]) -> io::Result<()> {
         let segment = &found.segment;
         if live.is_empty() {
             return fs::remove_file(&segment.path);
         }
-        let (size, end, records) = match &found.contents {
-            Some((end, records)) => (found.size, *end, records.clone()),
-            None => {
-                let end = live.last().map_or(FIRST_RECORD, Extent::end);
-                (segment.seal(end, &live, self.bounces)?, end, live.clone())
-            }
+        let (size, end, records) = if let Some((end, records)) = &found.contents {
+            (found.size, *end, records.clone())
+        } else {
+            let end = live.last().map_or(FIRST_RECORD, Extent::end);
+            // Without its table it is searched page by page the next time.
+            let size = segment.seal(end, live, self.bounces).unwrap_or(found.size);
+            (size, end, live.to_vec())
         };
         space.adopt(Arc::clone(segment), size, end, records, live.len());
         let mut from = FIRST_RECORD;
-        let gaps = live.iter().map(|extent| {
+        let before = live.iter().map(|extent| {
             let gap = from..extent.offset;
             from = extent.end();
             gap
         });
-        let mut gaps = gaps.collect::<Vec<_>>();
+        let mut gaps = before.collect::<Vec<_>>();
         gaps.push(from..end);
         for gap in gaps {
             let len = gap.end.saturating_sub(gap.start);

@@ -86,9 +86,9 @@ impl Segment {
             file,
             mode,
         };
-        let made = platform::preallocate(&segment.file, size)
+        let outcome = platform::preallocate(&segment.file, size)
             .and_then(|()| segment.write_at(0, &segment.header_page(), pool));
-        if let Err(error) = made {
+        if let Err(error) = outcome {
             // The error that counts is the first one.
             let _ = std::fs::remove_file(&segment.path);
             return Err(error);
@@ -344,3 +344,62 @@ impl Segment {
 }
 
 const _: () = assert!(MAX_HEADER_BYTES <= BOUNCE_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::super::bounce::BouncePool;
+    use super::super::record::is_sealed;
+    use super::{Extent, Segment, contents_bytes, file_name, parse_file_name};
+
+    #[test]
+    fn golden_segment_header_and_contents() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let pool = BouncePool::default();
+        let store = 0x1122_3344_5566_7788;
+        let segment = Segment::create(directory.path(), store, 7, 1 << 20, false, &pool);
+        let segment = segment.expect("made");
+        let records = [(4096, 8192), (12288, 4096)].map(|(offset, len)| Extent { offset, len });
+        let size = segment.seal(16384, &records, &pool).expect("sealed");
+        let bytes = std::fs::read(directory.path().join("00000007.seg")).expect("there");
+        assert_eq!((bytes.len() as u64, size), (5 * 4096, 5 * 4096));
+        let tail = |magic: &[u8]| {
+            let mut fixed = magic.to_vec();
+            fixed.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+            fixed.extend([0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+            fixed
+        };
+        let mut header = tail(b"KVLABSEG");
+        header.resize(4096 - 8, 0);
+        assert_eq!([&bytes[..8], &bytes[16..4096]].concat(), header);
+        let table = &bytes[16384..];
+        let mut expected = tail(b"KVLABTOC");
+        expected.extend([2, 0, 0, 0, 0, 0, 0, 0]);
+        expected.resize(64 - 8, 0);
+        for field in [4096_u64, 8192, 12288, 4096] {
+            expected.extend(field.to_le_bytes());
+        }
+        expected.resize(4096 - 8 - 16, 0);
+        expected.extend(16384_u64.to_le_bytes());
+        expected.extend((!16384_u64).to_le_bytes());
+        assert_eq!([&table[..8], &table[16..]].concat(), expected);
+        assert!(is_sealed(&bytes[..4096]) && is_sealed(table));
+        let found = segment.read_contents(&pool).expect("readable");
+        assert_eq!(found, Some((16384, records.to_vec())));
+    }
+
+    #[test]
+    fn names_and_sizes() {
+        assert_eq!(file_name(0xab), "000000ab.seg");
+        assert_eq!(parse_file_name("000000ab.seg"), Some(0xab));
+        for name in [
+            "ab.seg",
+            "000000AB.seg",
+            "000000ab.sst",
+            "+00000ab.seg",
+            "x",
+        ] {
+            assert_eq!(parse_file_name(name), None, "{name}");
+        }
+        assert_eq!([1, 251, 252].map(contents_bytes), [4096, 4096, 8192]);
+    }
+}

@@ -59,7 +59,9 @@ impl Inner {
         if let Put::Refused(refusal) = put {
             self.counters.refused(refusal);
         }
-        self.save_uses(&index, UNSAVED_USES)?;
+        if let Err(error) = self.save_uses(&index, UNSAVED_USES) {
+            log::warn!("{}: saving uses: {error}", self.path.display());
+        }
         Ok(put)
     }
 
@@ -123,13 +125,13 @@ impl Inner {
             header: header.clone(),
         };
         if let Err(refusal) = self.write(index, &row, &place, source) {
-            self.abandon(index, row, &place);
+            self.abandon(index, &row, &place);
             return Err(refusal);
         }
         let mut state = self.state.lock();
         if state.flights.is_cancelled(ticket.id) {
             drop(state);
-            self.abandon(index, row, &place);
+            self.abandon(index, &row, &place);
             return Err(Refusal::Unavailable);
         }
         let job = state.space.finish_write(&place);
@@ -220,7 +222,7 @@ impl Inner {
     }
 
     /// Gives up a reserved record: no row, no header and no bytes of it stay.
-    fn abandon(&self, index: &Index, row: Row, place: &Place) {
+    fn abandon(&self, index: &Index, row: &Row, place: &Place) {
         let head = header_bytes(row.header.keys.len(), row.header.slices.len());
         let cleaned = index
             .remove_unread(&[row.serial])

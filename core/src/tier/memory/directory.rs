@@ -95,10 +95,10 @@ impl Directory {
         let mut last = None;
         for key in &header.keys {
             let slot = self.rows.get(key).map(|row| row.slot);
-            if slot != last {
-                slot.into_iter().for_each(|slot| self.policy.touch(slot));
-                last = slot;
+            if let Some(slot) = slot.filter(|_| slot != last) {
+                self.policy.touch(slot);
             }
+            last = slot;
         }
         true
     }

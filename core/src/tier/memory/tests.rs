@@ -95,7 +95,7 @@ fn check(tier: &MemoryTier, keys: &[Vec<BlockKey>], model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn holds_what_was_put_or_nothing(script in prop::collection::vec(ops(), 1..60)) {
@@ -312,15 +312,15 @@ fn bad_arguments_are_refused() {
     let keys = chain(&space, 1, 0, 2);
     let good = header(&space, &keys, 0..2, &[100, 200]);
     let tier = tier(2);
-    let mut short = source(&good);
-    short.slices.pop();
+    let mut fewer = source(&good);
+    fewer.slices.pop();
     let mut outside = source(&good);
     outside.slices[0][0].offset = usize::MAX;
-    let mut spare = source(&good);
-    spare.slices[1][0].spare = true;
+    let mut unkept = source(&good);
+    unkept.slices[1][0].spare = true;
     let mut uneven = source(&good);
     uneven.slices[0][0].len -= 1;
-    for bad in [short, outside, spare, uneven] {
+    for bad in [fewer, outside, unkept, uneven] {
         assert!(tier.put(&good, &bad).is_err());
     }
     assert!(MemoryTier::new(1, "lru").is_err() && MemoryTier::new(1 << 20, "nonesuch").is_err());

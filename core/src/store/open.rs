@@ -1,0 +1,72 @@
+//! Opening a store on a cache directory: where the disk tier becomes its L3.
+
+use std::sync::Arc;
+
+use super::BlockStore;
+use crate::config::StoreConfig;
+use crate::error::Result;
+use crate::key::BlockKey;
+use crate::tier::disk::{DiskTier, RecoveryReport};
+use crate::tier::{DurableTier, TierUsage};
+
+impl BlockStore {
+    /// Opens a store: L2 unless `config.l2_bytes` is 0, L3 if `config.disk` is given, repaired if it was not closed cleanly.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] for settings that cannot be used; what [`DiskTier::open`] gives for a directory that cannot
+    /// be; [`crate::Error::Io`] if memory or threads cannot be had.
+    pub fn open(config: &StoreConfig) -> Result<Self> {
+        let Some(disk) = &config.disk else {
+            return Self::with_l3(config, None);
+        };
+        let (disk, report) = DiskTier::open(disk)?;
+        let disk = Arc::new(disk);
+        let l3 = Arc::clone(&disk) as Arc<dyn DurableTier>;
+        Self::build(config, Some(l3), Some((disk, report)))
+    }
+
+    /// What opening found and repaired on disk; none without a disk.
+    pub fn recovery(&self) -> Option<&RecoveryReport> {
+        self.handle.disk.as_ref().map(|(_, report)| report)
+    }
+
+    /// Drops what the operating system caches of L3's files; gives back the bytes that stayed all the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io), [`Error::Closed`](crate::Error::Closed), [`Error::Forked`](crate::Error::Forked).
+    pub fn drop_page_cache(&self) -> Result<u64> {
+        self.core()?;
+        let disk = self.handle.disk.as_ref();
+        disk.map_or(Ok(0), |(tier, _)| tier.drop_page_cache())
+    }
+
+    /// The disk tier, for inspection (its files, its page cache, its own statistics); none without a disk.
+    pub fn disk(&self) -> Option<&DiskTier> {
+        self.handle.disk.as_ref().map(|(disk, _)| disk.as_ref())
+    }
+}
+
+impl DurableTier for DiskTier {
+    fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
+        Self::clear(self, namespace)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Self::flush(self)
+    }
+
+    fn close(&self) -> Result<()> {
+        Self::close(self)
+    }
+
+    fn usage(&self) -> TierUsage {
+        let stats = self.stats();
+        TierUsage {
+            capacity: stats.capacity,
+            used: stats.used_bytes,
+            runs: stats.runs,
+            blocks: stats.blocks,
+            evictions: stats.evictions,
+        }
+    }
+}

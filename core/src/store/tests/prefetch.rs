@@ -1,0 +1,221 @@
+use std::time::Duration;
+
+use super::{LONG, config, demote, open, read, requests, until, write_all};
+use crate::config::StoreConfig;
+use crate::key::BlockKey;
+use crate::run::RunHeader;
+use crate::store::BlockStore;
+use crate::tier::TierId;
+use crate::tier::memory::ARENA_PAGE;
+use crate::tier::testing::{FakeDisk, arrived, chain, header, namespace};
+
+const PAGE: u64 = ARENA_PAGE as u64;
+
+/// A chain of one-block runs of one page each, in L3.
+fn stored(store: &BlockStore, blocks: usize) -> (Vec<BlockKey>, Vec<RunHeader>) {
+    let space = namespace(0);
+    let keys = chain(&space, 1, 0, blocks);
+    let runs = (0..blocks)
+        .map(|block| header(&space, &keys, block..block + 1, &[30_000, 30_000]))
+        .collect::<Vec<_>>();
+    write_all(store, &runs);
+    (keys, runs)
+}
+
+fn held(store: &BlockStore) -> u64 {
+    store.stats().expect("stats").prefetch.held_bytes
+}
+
+/// Whether everything in L2 can be evicted: nothing is pinned.
+fn l2_is_free(store: &BlockStore) -> bool {
+    store.evict_l2(LONG).expect("evict");
+    store.flush(LONG).expect("flush");
+    store.evict_l2(LONG).expect("evict");
+    let stats = store.stats().expect("stats").l2;
+    (stats.runs, stats.used) == (0, 0)
+}
+
+#[test]
+fn reading_claims_what_was_loaded() {
+    let disk = FakeDisk::new(1 << 30);
+    let store = open(&config(16), &disk);
+    let (keys, _) = stored(&store, 4);
+    let ticket = store.prefetch(&keys).expect("prefetch");
+    assert!(ticket.wait(LONG));
+    let progress = ticket.progress();
+    assert_eq!(
+        (progress.wanted, progress.loaded, progress.bytes),
+        (4, 4, 240_000)
+    );
+    assert_eq!(held(&store), 4 * PAGE);
+    assert_eq!(store.evict_l2(LONG).expect("evict"), 0, "held runs stay");
+    let (plan, outcome) = read(&store, &keys);
+    assert!(plan.steps.iter().all(|step| step.tier == TierId::L2));
+    assert_eq!(outcome.l2.blocks, 4);
+    drop(plan);
+    let stats = store.stats().expect("stats").prefetch;
+    assert_eq!(
+        (stats.issued, stats.loaded, stats.claimed, stats.held_bytes),
+        (4, 4, 4, 0)
+    );
+    assert!(l2_is_free(&store));
+    ticket.cancel();
+    assert_eq!(
+        store.stats().expect("stats").prefetch.cancelled,
+        0,
+        "nothing is left to cancel"
+    );
+}
+
+#[test]
+fn cancelling_ends_the_holds_unless_another_ticket_wants_them() {
+    let disk = FakeDisk::new(1 << 30);
+    let store = open(&config(16), &disk);
+    let (keys, _) = stored(&store, 4);
+    let one = store.prefetch(&keys).expect("prefetch");
+    let two = store.prefetch(&keys[..2]).expect("prefetch");
+    assert!(one.wait(LONG) && two.wait(LONG));
+    one.cancel();
+    one.cancel();
+    assert_eq!(held(&store), 2 * PAGE);
+    two.cancel();
+    assert_eq!(held(&store), 0);
+    let stats = store.stats().expect("stats").prefetch;
+    assert_eq!((stats.issued, stats.cancelled), (4, 4));
+    assert!(l2_is_free(&store));
+}
+
+#[test]
+fn what_has_not_begun_is_cancelled_before_it_is_read() {
+    let disk = FakeDisk::new(1 << 30);
+    let one_worker = StoreConfig {
+        io_workers: 1,
+        ..config(16)
+    };
+    let store = open(&one_worker, &disk);
+    let (keys, _) = stored(&store, 4);
+    disk.reads.shut();
+    let ticket = store.prefetch(&keys).expect("prefetch");
+    until("the first load", || disk.reads.waiting() == 1);
+    ticket.cancel();
+    disk.reads.open();
+    assert!(ticket.wait(LONG));
+    until("the load under way", || {
+        store.stats().expect("stats").prefetch.loaded == 1
+    });
+    assert_eq!(disk.journal.lock().len(), 1);
+    assert_eq!(held(&store), 0);
+    assert!(l2_is_free(&store));
+}
+
+#[test]
+fn holds_time_out() {
+    let disk = FakeDisk::new(1 << 30);
+    let short = StoreConfig {
+        prefetch_timeout: Duration::from_millis(1),
+        ..config(16)
+    };
+    let store = open(&short, &disk);
+    let (keys, runs) = stored(&store, 3);
+    // One is in L2 already, and held by the caller's thread.
+    demote(&store, &runs[2]);
+    let ticket = store.prefetch(&keys).expect("prefetch");
+    assert!(ticket.wait(LONG));
+    until("the end of the holds", || {
+        store.stats().expect("stats").prefetch.timed_out == 3
+    });
+    assert_eq!(held(&store), 0);
+    assert!(l2_is_free(&store));
+}
+
+#[test]
+fn at_most_half_of_l2_is_held() {
+    let disk = FakeDisk::new(1 << 30);
+    let store = open(&config(8), &disk);
+    let (keys, _) = stored(&store, 7);
+    let ticket = store.prefetch(&keys).expect("prefetch");
+    assert_eq!(ticket.progress().wanted, 4);
+    assert_eq!(held(&store), 4 * PAGE);
+    let other = store.prefetch(&keys[4..]).expect("prefetch");
+    assert_eq!(other.progress().wanted, 0);
+    assert!(ticket.wait(LONG) && other.wait(LONG));
+    ticket.cancel();
+    let other = store.prefetch(&keys[4..]).expect("prefetch");
+    assert!(other.wait(LONG));
+    assert_eq!(other.progress().loaded, 3);
+}
+
+#[test]
+fn a_plan_waits_for_a_load_under_way_and_takes_over_one_that_has_not_begun() {
+    let disk = FakeDisk::new(1 << 30);
+    // Two workers: one for prefetches, one for reads.
+    let two_workers = StoreConfig {
+        io_workers: 2,
+        ..config(16)
+    };
+    let store = open(&two_workers, &disk);
+    let (keys, _) = stored(&store, 2);
+    disk.reads.shut();
+    let ticket = store.prefetch(&keys).expect("prefetch");
+    until("the first load", || disk.reads.waiting() == 1);
+    let plan = store.plan(&keys).expect("plan");
+    let tiers = plan.steps.iter().map(|step| step.tier).collect::<Vec<_>>();
+    assert_eq!(tiers, [TierId::L2, TierId::L3]);
+    let (requests, targets) = requests(plan);
+    let reading = store.read(requests).expect("read");
+    disk.reads.open();
+    let outcome = reading.wait();
+    assert_eq!((outcome.steps_ok, outcome.failure), (2, None));
+    assert!(
+        targets
+            .iter()
+            .all(|(header, target)| arrived(header, target))
+    );
+    assert!(ticket.wait(LONG));
+    let stats = store.stats().expect("stats").prefetch;
+    assert_eq!((stats.claimed, stats.stolen, stats.held_bytes), (1, 1, 0));
+    assert_eq!(disk.journal.lock().len(), 2, "each run was read once");
+    drop(reading);
+    assert!(l2_is_free(&store));
+}
+
+#[test]
+fn damage_ends_a_load_and_the_reader_that_waits_for_it() {
+    let disk = FakeDisk::new(1 << 30);
+    let two_workers = StoreConfig {
+        io_workers: 2,
+        ..config(16)
+    };
+    let store = open(&two_workers, &disk);
+    let (keys, _) = stored(&store, 1);
+    disk.damage(&keys[0]);
+    disk.reads.shut();
+    let ticket = store.prefetch(&keys).expect("prefetch");
+    until("the load", || disk.reads.waiting() == 1);
+    let (requests, _) = requests(store.plan(&keys).expect("plan"));
+    let reading = store.read(requests).expect("read");
+    disk.reads.open();
+    assert_eq!(reading.wait().steps_ok, 0);
+    assert!(ticket.wait(LONG));
+    assert_eq!(ticket.progress().loaded, 0);
+    assert_eq!(held(&store), 0);
+    drop(reading);
+    assert!(l2_is_free(&store));
+}
+
+#[test]
+fn a_clear_is_not_undone_by_a_load_under_way() {
+    let disk = FakeDisk::new(1 << 30);
+    let store = open(&config(16), &disk);
+    let (keys, _) = stored(&store, 3);
+    disk.reads.shut();
+    let ticket = store.prefetch(&keys).expect("prefetch");
+    until("the loads", || disk.reads.waiting() == 2);
+    assert_eq!(store.clear(None).expect("clear"), 3);
+    disk.reads.open();
+    assert!(ticket.wait(LONG));
+    until("the loads' end", || {
+        store.stats().expect("stats").l2.used == 0
+    });
+    assert!(store.plan(&keys).expect("plan").steps.is_empty());
+}

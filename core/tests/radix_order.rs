@@ -1,0 +1,135 @@
+//! In which order leaves go: least recently used first, a path ageing from its leaf.
+
+#![expect(clippy::expect_used, reason = "a test may fail loudly")]
+
+use kvlab_core::key::{BlockKey, chain_end};
+use kvlab_core::policy::by_name;
+use kvlab_core::radix::{Inserted, RadixTree};
+
+const NAMESPACE: BlockKey = BlockKey([1; 32]);
+
+/// A tree of one-token blocks; every inserted block's id is its position in the prompt plus `base`.
+struct Tree(RadixTree);
+
+impl Tree {
+    fn new() -> Self {
+        Self(RadixTree::new(1, by_name("lru").expect("a known policy")).expect("a block size"))
+    }
+
+    fn insert(&mut self, tokens: &[u32], base: u32) -> Inserted {
+        let blocks: Vec<u32> = (base..).take(tokens.len()).collect();
+        let inserted = self.0.insert(&NAMESPACE, tokens, &blocks);
+        inserted.expect("whole blocks")
+    }
+
+    fn find(&mut self, tokens: &[u32]) -> usize {
+        self.0.match_prefix(&NAMESPACE, tokens).tokens()
+    }
+
+    /// The blocks of each leaf that goes.
+    fn evict(&mut self, wanted: usize) -> Vec<Vec<u32>> {
+        let mut evicted = Vec::new();
+        self.0.evict(wanted, &mut evicted);
+        assert_eq!(self.0.validate(), Ok(()));
+        evicted.iter().map(|run| run.blocks().to_vec()).collect()
+    }
+}
+
+#[test]
+fn a_parent_goes_after_its_child_and_before_what_was_used_later() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2], 10);
+    tree.insert(&[1, 2, 3], 20);
+    tree.insert(&[5], 30);
+    assert_eq!(tree.evict(9), [vec![22], vec![10, 11], vec![30]]);
+}
+
+#[test]
+fn a_parent_that_becomes_childless_enters_at_its_own_last_use() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2], 10);
+    tree.insert(&[1, 2, 3], 20);
+    tree.insert(&[5], 30);
+    tree.insert(&[6], 40);
+    assert_eq!(tree.find(&[1, 2]), 2);
+    tree.insert(&[7], 50);
+    assert_eq!(
+        tree.evict(9),
+        [vec![22], vec![30], vec![40], vec![10, 11], vec![50]]
+    );
+}
+
+#[test]
+fn a_use_that_ends_inside_a_node_is_a_use_of_all_of_it() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2, 3, 4], 10);
+    tree.insert(&[5], 30);
+    assert_eq!(tree.find(&[1, 2, 9]), 2);
+    tree.insert(&[6], 40);
+    assert_eq!(tree.evict(9), [vec![30], vec![10, 11, 12, 13], vec![40]]);
+}
+
+#[test]
+fn both_parts_of_a_split_node_keep_its_last_use() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2, 3, 4], 10);
+    let inside = tree.0.match_prefix(&NAMESPACE, &[1, 2, 3]);
+    tree.insert(&[5], 30);
+    let lock = tree.0.lock(&inside).expect("held");
+    tree.0.unlock(lock).expect("locked");
+    assert_eq!(tree.evict(9), [vec![13], vec![10, 11, 12], vec![30]]);
+}
+
+#[test]
+fn a_long_leaf_gives_up_only_its_last_blocks_and_keeps_its_rank() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2, 3, 4], 10);
+    tree.insert(&[5], 30);
+    assert_eq!(tree.evict(1), [vec![13]]);
+    assert_eq!(tree.find(&[1, 2, 3, 4]), 3);
+    tree.find(&[5]);
+    assert_eq!(tree.evict(2), [vec![11, 12]]);
+    assert_eq!(tree.evict(2), [vec![10], vec![30]]);
+}
+
+#[test]
+fn locks_keep_a_path_and_giving_them_back_is_no_use() {
+    let mut tree = Tree::new();
+    let path = tree.insert(&[1, 2], 10).path;
+    let lock = tree.0.lock(&path).expect("held");
+    tree.insert(&[1, 2, 3], 20);
+    tree.insert(&[5], 30);
+    assert_eq!(tree.0.stats().evictable_blocks(), 2);
+    assert_eq!(tree.evict(1), [vec![22]]);
+    tree.0.unlock(lock).expect("locked");
+    assert_eq!(tree.evict(9), [vec![10, 11], vec![30]]);
+}
+
+#[test]
+fn a_remembered_key_is_used_and_goes_with_the_blocks_it_stands_for() {
+    let mut tree = Tree::new();
+    let path = tree.insert(&[1, 2, 3], 10).path;
+    // Not the true key: only so can be told that it is the remembered one that is used.
+    let marked = BlockKey([9; 32]);
+    tree.0.remember_key(&path, marked).expect("held");
+    assert_eq!(tree.0.path_key(&path).expect("held"), marked);
+    assert_eq!(
+        tree.0.keys_for(&path, &[4]).expect("held"),
+        [chain_end(marked, &[4], 1)]
+    );
+    tree.evict_one_keyed();
+    let shorter = tree.0.match_prefix(&NAMESPACE, &[1, 2, 3]);
+    assert_eq!(
+        tree.0.path_key(&shorter).expect("held"),
+        chain_end(NAMESPACE, &[1, 2], 1)
+    );
+}
+
+impl Tree {
+    fn evict_one_keyed(&mut self) {
+        let mut evicted = Vec::new();
+        self.0.evict_keyed(1, &mut evicted);
+        let parent = chain_end(NAMESPACE, &[1, 2], 1);
+        assert_eq!(evicted[0].parent_key(), Some(&parent));
+    }
+}
