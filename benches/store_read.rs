@@ -56,7 +56,7 @@ fn main() -> Result<()> {
             ..StoreConfig::default()
         })?;
         for (header, pieces) in &prompt.runs {
-            store.write_through(header.clone(), prompt.source(&buffer, pieces))?;
+            store.write_through(header.clone(), Prompt::source(&buffer, pieces))?;
         }
         store.flush(LIMIT)?;
         for round in 0..=rounds {
@@ -76,7 +76,10 @@ fn main() -> Result<()> {
                 Ok(())
             })?;
             store.disk().ok_or("no disk")?.drop_page_cache()?;
-            arm("plan", &mut || Ok(drop(store.plan(&prompt.keys)?)))?;
+            arm("plan", &mut || {
+                store.plan(&prompt.keys)?;
+                Ok(())
+            })?;
             arm("read L3, first layer", &mut || {
                 prompt.read(&store, &buffer, 1)
             })?;
@@ -97,7 +100,7 @@ fn main() -> Result<()> {
             store.evict_l2(LIMIT)?;
             arm("demote to L2", &mut || {
                 for (header, pieces) in &prompt.runs {
-                    store.demote(header.clone(), prompt.source(&buffer, pieces))?;
+                    store.demote(header.clone(), Prompt::source(&buffer, pieces))?;
                 }
                 Ok(())
             })?;
@@ -172,7 +175,7 @@ impl Prompt {
         }
     }
 
-    fn source(&self, buffer: &CacheBuffer, pieces: &[Vec<Piece>]) -> RunSource {
+    fn source(buffer: &CacheBuffer, pieces: &[Vec<Piece>]) -> RunSource {
         RunSource {
             region: Arc::clone(buffer.region()),
             lease: None,
