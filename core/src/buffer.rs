@@ -62,10 +62,20 @@ impl BufferPool {
     /// given back if the budget asks for it. New memory is touched once here.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the buffers in use leave too little, [`Error::Io`] if the system has no memory.
+    /// [`Error::InvalidArgument`] for no tokens, [`Error::OutOfMemory`] if the buffers in use leave too little, [`Error::Io`]
+    /// if the system has no memory.
     pub fn lease(&self, layout: &Layout, tokens: usize) -> Result<CacheBuffer> {
         let block = layout.block_tokens();
-        let capacity = tokens.max(1).div_ceil(block) * block;
+        if tokens == 0 {
+            return Err(Error::invalid(
+                "a cache buffer for 0 tokens cannot be leased; ask for 1 or more",
+            ));
+        }
+        let capacity = tokens.div_ceil(block).saturating_mul(block);
+        let least = (capacity as u64).saturating_mul(layout.token_bytes() as u64);
+        if least > self.shared.budget {
+            return Err(self.shared.too_little(least, &self.shared.state.lock()));
+        }
         let layout = BufferLayout::new(layout, capacity);
         let bytes = page_align(layout.bytes());
         let region = match self.take_idle(bytes) {
@@ -101,13 +111,7 @@ impl BufferPool {
                 state.mapped -= region.len() as u64;
             }
             if state.mapped + wanted > self.shared.budget {
-                return Err(Error::OutOfMemory {
-                    what: "cache buffers",
-                    requested: wanted,
-                    available: self.shared.budget - state.mapped,
-                    budget: self.shared.budget,
-                    remedy: "close other sessions and caches, or open the store with a larger l1",
-                });
+                return Err(self.shared.too_little(wanted, &state));
             }
             state.mapped += wanted;
         }
@@ -130,6 +134,23 @@ impl BufferPool {
             budget: self.shared.budget,
             mapped: state.mapped,
             idle: state.idle.iter().map(|region| region.len() as u64).sum(),
+        }
+    }
+}
+
+impl Shared {
+    fn too_little(&self, requested: u64, state: &State) -> Error {
+        let idle = state
+            .idle
+            .iter()
+            .map(|region| region.len() as u64)
+            .sum::<u64>();
+        Error::OutOfMemory {
+            what: "cache buffers",
+            requested,
+            available: self.budget - (state.mapped - idle),
+            budget: self.budget,
+            remedy: "close other sessions and caches, or open the store with a larger l1",
         }
     }
 }

@@ -48,10 +48,8 @@ impl Store {
     /// # Errors
     /// [`Error::OutOfMemory`] if other layouts have taken the budget, [`Error::Config`] if it holds no block, [`Error::Closed`].
     pub fn prefix_cache(&self, layout: &Layout, l1_bytes: Option<u64>) -> Result<PrefixCache> {
+        self.blocks.check_usable()?;
         let mut state = self.state.lock();
-        if state.closed {
-            return Err(Error::Closed);
-        }
         if let Some(cache) = state.caches.iter().find(|cache| cache.layout() == layout) {
             return Ok(cache.clone());
         }
@@ -83,6 +81,7 @@ impl Store {
     }
 
     fn caches(&self) -> Result<Vec<PrefixCache>> {
+        self.blocks.check_process()?;
         let state = self.state.lock();
         if state.closed {
             return Err(Error::Closed);
@@ -133,8 +132,9 @@ impl Store {
     /// Drains and closes; a second call does nothing.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if writes were still under way at the limit: they are lost, nothing is damaged.
+    /// [`Error::Timeout`] if writes were still under way at the limit: they are lost, nothing is damaged. [`Error::Forked`].
     pub fn close(&self, timeout: Duration) -> Result<()> {
+        self.blocks.check_process()?;
         let start = Instant::now();
         let caches = {
             let mut state = self.state.lock();

@@ -1,8 +1,37 @@
-"""The Rust core of kvlab. Private: use the names that `kvlab` exports."""
+"""The Rust core of kvlab. Private: use the names that `kvlab` exports.
 
-from typing import Any, Final
+Every argument that can never be right raises `InvalidArgumentError` or `ConfigError` with its name, its value and what to
+give instead; a value of another type raises `TypeError`. What raises changes nothing, unless its docstring says so.
+"""
+
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
+
+from typing_extensions import Buffer
+
+from kvlab._types import (
+    BlockStoreStats,
+    CacheStats,
+    PoolStats,
+    PrefetchProgress,
+    RadixStats,
+    RecoveryReport,
+    Restored,
+    StoreStats,
+    Tier,
+)
 
 __version__: Final[str]
+
+class _Tensor(Protocol):
+    """Anything with a `numpy()`, such as a CPU tensor of torch."""
+
+    def numpy(self) -> Any: ...
+
+_Tokens: TypeAlias = Buffer | _Tensor | Iterable[int]
+"""Token ids, `[tokens]`: a contiguous numpy array or `array.array` of int64, int32, uint32 or uint16, a CPU tensor of such a dtype
+(read at once, whatever its length), or any iterable of ints (read item by item). Each id is 0 to 2**32 - 1."""
 
 def build_info() -> dict[str, str]:
     """What this extension was built as: `version`, `profile`, `os`, `arch`."""
@@ -30,8 +59,774 @@ def kv_size(
     """The fields of `kvlab.sizing.KvSize`; those that need `params` or `memory` may be None.
 
     Raises:
-        InvalidArgumentError: a size of 0, an unknown dtype, or a result beyond 64 bits.
+        InvalidArgumentError: a size of 0 or below, an unknown dtype, or a result beyond 64 bits.
     """
 
 def kv_presets() -> dict[str, dict[str, Any]]:
     """The fields of `kvlab.sizing.ModelShape` of each published model, by name."""
+
+@final
+class PagedAllocator:
+    """A fixed pool of blocks, and sequences over it as tables of blocks, with fork and copy-on-write.
+
+    The idea is PagedAttention's (Kwon et al., 2023, "Efficient Memory Management for Large Language Model Serving with
+    PagedAttention", section 4): a sequence takes blocks as it grows instead of its maximum length at once, sequences share
+    blocks by counting references, and a write to a shared block copies it first. The code is this project's own.
+
+    Memory is reserved when it is made and committed page by page when it is first written. Safe from many threads; each call is
+    atomic.
+
+    Args:
+        num_blocks: Blocks, 1 to 2**32 - 1.
+        block_tokens: Tokens in a block, 1 to 2**32 - 1.
+        block_bytes: Bytes of a block, a multiple of `block_tokens`; 0 for an allocator that only counts.
+
+    Raises:
+        InvalidArgumentError: a size that cannot be.
+        StoreIOError: the operating system refuses the memory.
+    """
+
+    def __new__(cls, num_blocks: int, *, block_tokens: int = 16, block_bytes: int = 0) -> Self: ...
+    def allocate_sequence(self, tokens: int = 0) -> int:
+        """A new sequence with room for `tokens` tokens, their bytes unspecified.
+
+        Returns:
+            Its id, never given out twice by this allocator.
+
+        Raises:
+            CapacityError: too few blocks are free.
+            InvalidArgumentError: a negative number, or one beyond 64 bits.
+        """
+
+    def append_tokens(self, sequence: int, tokens: int) -> int:
+        """Makes room for more tokens; a partial last block that is shared is copied first.
+
+        Returns:
+            How many blocks were added; the copy is not counted.
+
+        Raises:
+            CapacityError: too few blocks are free.
+            NotFoundError: no such sequence.
+            InvalidArgumentError: a number that cannot be.
+        """
+
+    def free_sequence(self, sequence: int) -> int:
+        """Ends a sequence.
+
+        Returns:
+            How many blocks became free; the others are held by forks or a `RadixCache`.
+
+        Raises:
+            NotFoundError: no such sequence, or it was freed already.
+        """
+
+    def fork(self, sequence: int) -> int:
+        """A new sequence that shares every block until one of the two writes to it; copies nothing.
+
+        Returns:
+            Its id.
+
+        Raises:
+            NotFoundError: no such sequence.
+        """
+
+    def truncate(self, sequence: int, tokens: int) -> int:
+        """Cuts a sequence to its first `tokens` tokens.
+
+        Returns:
+            How many blocks became free.
+
+        Raises:
+            NotFoundError: no such sequence.
+            InvalidArgumentError: it is shorter than that.
+        """
+
+    def write(self, sequence: int, position: int, data: Buffer) -> int:
+        """Writes whole tokens; shared blocks in the way are copied first.
+
+        Args:
+            sequence: Which one.
+            position: The first token to write.
+            data: uint8, contiguous, a multiple of `block_bytes / block_tokens` bytes.
+
+        Returns:
+            How many blocks were copied.
+
+        Raises:
+            NotFoundError: no such sequence.
+            InvalidArgumentError: not whole tokens, or beyond the sequence's end.
+            CapacityError: too few blocks are free for the copies.
+        """
+
+    def read(self, sequence: int, position: int, tokens: int) -> bytes:
+        """The bytes of `tokens` tokens from token `position` on.
+
+        Raises:
+            NotFoundError: no such sequence.
+            InvalidArgumentError: beyond the sequence's end.
+        """
+
+    def block_table(self, sequence: int) -> list[int]:
+        """The block ids of a sequence, in token order.
+
+        Raises:
+            NotFoundError: no such sequence.
+        """
+
+    def tokens(self, sequence: int) -> int:
+        """Tokens of a sequence.
+
+        Raises:
+            NotFoundError: no such sequence.
+        """
+
+    def stats(self) -> PoolStats:
+        """What is held; taken in O(1)."""
+
+    def validate(self) -> None:
+        """Checks pool and sequences against each other, in O(blocks).
+
+        Raises:
+            AssertionError: with what is wrong.
+        """
+
+@final
+class RadixCache:
+    """The longest cached prefix of token sequences, over the blocks of one allocator.
+
+    A radix tree as in SGLang's RadixAttention (Zheng et al., 2024, "SGLang: Efficient Execution of Structured Language Model
+    Programs", section 3), with nodes that begin and end on block borders. Eviction gives up leaves first, in O(log n) each;
+    `toys/radix_cache.py` is the same cache in plain Python. Namespaces are separate roots: 32 bytes each, None for the default
+    one. The cache holds one reference to each of its blocks. Safe from many threads.
+
+    Args:
+        allocator: Whose blocks are kept.
+        policy: The order in which leaves go: `"lru"`.
+
+    Raises:
+        ConfigError: an unknown policy.
+        InvalidArgumentError: blocks of more than 65,536 tokens.
+    """
+
+    def __new__(cls, allocator: PagedAllocator, *, policy: str = "lru") -> Self: ...
+    def match_prefix(self, tokens: _Tokens, namespace: bytes | None = None) -> PrefixMatch:
+        """The longest cached prefix, in whole blocks. Counts as a use of its path.
+
+        Args:
+            tokens: `[tokens]`; may be empty.
+            namespace: 32 bytes.
+
+        Returns:
+            A place in the tree; lock it to keep it.
+
+        Raises:
+            InvalidArgumentError: a wrong dtype, shape or token id, or a namespace that is not 32 bytes.
+            TypeError: neither a buffer nor ints.
+        """
+
+    def match_partial(
+        self, tokens: _Tokens, namespace: bytes | None = None
+    ) -> tuple[PrefixMatch, int | None, int]:
+        """As `match_prefix`, and the block that shares the most tokens beyond it.
+
+        Returns:
+            The match, the id of a block to copy from (None if there is none), and how many of its tokens fit.
+
+        Raises:
+            InvalidArgumentError: as for `match_prefix`.
+        """
+
+    def request(self, tokens: _Tokens, namespace: bytes | None = None) -> tuple[list[int], int]:
+        """What a request can reuse and what it has to compute; the last token is always computed.
+
+        Returns:
+            The ids of the blocks to share, and the number of tokens to compute.
+
+        Raises:
+            InvalidArgumentError: as for `match_prefix`.
+        """
+
+    def insert(
+        self, tokens: _Tokens, blocks: Sequence[int] | Buffer, namespace: bytes | None = None
+    ) -> int:
+        """Keeps a prompt whose KV stands in `blocks`, by reference. Counts as a use of its path.
+
+        Args:
+            tokens: `[tokens]`, at least one.
+            blocks: `[ceil(tokens / block_tokens)]`, ids of allocated blocks in token order; the last one may be partial.
+            namespace: 32 bytes.
+
+        Returns:
+            How many of the tokens were there already; their blocks were not taken.
+
+        Raises:
+            InvalidArgumentError: no tokens, another number of blocks, or as for `match_prefix`.
+            NotFoundError: a block that is not allocated.
+        """
+
+    def evict(self, blocks: int) -> int:
+        """Gives up blocks, the least recently used leaves first; of the last leaf only its tail.
+
+        Returns:
+            How many went: `blocks`, or all that are not locked.
+
+        Raises:
+            InvalidArgumentError: a negative number.
+        """
+
+    def clear(self, namespace: bytes | None = None) -> int:
+        """Drops what a namespace holds; locked prefixes stay.
+
+        Returns:
+            How many blocks went.
+
+        Raises:
+            InvalidArgumentError: a namespace that is not 32 bytes.
+        """
+
+    def stats(self) -> RadixStats:
+        """Nodes, leaves and blocks; kept incrementally."""
+
+    def validate(self) -> None:
+        """Checks tree and allocator, in O(blocks).
+
+        Raises:
+            AssertionError: with what is wrong.
+        """
+
+@final
+class PrefixMatch:
+    """A matched prefix: a place in the tree. As a context manager it is locked inside the block."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that matched, in whole blocks."""
+
+    def __len__(self) -> int:
+        """As `tokens`."""
+
+    def blocks(self) -> list[int]:
+        """The matched blocks' ids, in order.
+
+        Raises:
+            InvalidArgumentError: some of them were evicted since.
+        """
+
+    def lock(self) -> None:
+        """Protects the matched path from eviction until `unlock`, or until this object is gone.
+
+        Raises:
+            InvalidArgumentError: it is locked already, or some of its blocks were evicted since.
+        """
+
+    def unlock(self) -> None:
+        """Gives the lock back.
+
+        Raises:
+            StateError: it is not locked.
+        """
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_error: object) -> None: ...
+
+@final
+class KvLayout:
+    """What a model's KV cache looks like. Equal layouts of one store share a prefix cache.
+
+    Args:
+        layers: For each layer `(k_heads, k_dim, v_heads, v_dim)`; K and V may differ.
+        element_bytes: Bytes of one element, such as 4 for float32.
+        block_tokens: Tokens in a block.
+
+    Raises:
+        InvalidArgumentError: no layers, a size of 0 or below, or a block of more than 1 GiB.
+    """
+
+    def __new__(
+        cls,
+        layers: Sequence[tuple[int, int, int, int]],
+        *,
+        element_bytes: int,
+        block_tokens: int = 16,
+    ) -> Self: ...
+    @property
+    def token_bytes(self) -> int:
+        """KV bytes of one token over all layers."""
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens in a block."""
+
+    @property
+    def block_bytes(self) -> int:
+        """KV bytes of one block."""
+
+    def describe(self) -> bytes:
+        """The bytes that tell this layout from any other: a field of the namespace."""
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    __hash__: None  # type: ignore[assignment]
+
+@final
+class CacheBuffer(Buffer):
+    """The contiguous per-layer memory that a model computes from: page-aligned, pooled, writable.
+
+    The buffer protocol gives its `nbytes` bytes; `numpy.frombuffer` and `torch.frombuffer` make arrays over them without a copy.
+    For each layer K is `[k_heads, capacity, k_dim]` and V `[v_heads, capacity, v_dim]`, each from its own offset on. The memory
+    goes back to its pool when the last array over it is gone.
+    """
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit: what was asked for, rounded up to whole blocks."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in all, the padding between tensors included."""
+
+    def offsets(self) -> list[tuple[int, int]]:
+        """For each layer the byte offsets of K and of V; each is on a page."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class PrefixCache:
+    """The prefix cache of one KV layout: token ids to the longest cached prefix, over all tiers. See `Store.prefix_cache`.
+
+    The way of a request: `begin`, `lease` a buffer, `Request.restore` into it, compute the rest there, `Request.commit`, `Request.close`.
+    A worker then fills L1 and writes through. Blocks below L1 are found by key, the chain
+    `SHA-256(parent || token ids as uint32 little-endian)` of SGLang's storage keys, whose first parent is the namespace. Safe from
+    many threads.
+    """
+
+    @property
+    def layout(self) -> KvLayout:
+        """The layout of its blocks and buffers."""
+
+    def begin(self, tokens: _Tokens, namespace: bytes, *, grid: int = 0) -> Request:
+        """Starts a request: finds the longest cached prefix and locks what L1 has of it.
+
+        A hit is whole blocks, ends before the last token (whose logits the caller is after), and is rounded down to `grid`.
+
+        Args:
+            tokens: `[tokens]`, the whole prompt, at least one.
+            namespace: 32 bytes that stand for everything that the KV bytes depend on.
+            grid: A multiple of the block's tokens; 0 for the block.
+
+        Returns:
+            The request; close it.
+
+        Raises:
+            InvalidArgumentError: an empty prompt, a wrong dtype, shape or token id, another namespace or grid.
+            StoreClosedError: the store is closed.
+            ForkedProcessError: the store is a parent process's.
+        """
+
+    def lease(self, tokens: int) -> CacheBuffer:
+        """A cache buffer; waits for commits and writes that hold memory if none is left. The GIL is released.
+
+        Args:
+            tokens: How many are to fit, prompt and what is generated, at least 1.
+
+        Raises:
+            InvalidArgumentError: 0 or a negative number.
+            CapacityError: buffers in use leave too little, or the budget is too small for it.
+            StoreClosedError: the store is closed.
+        """
+
+    def prefetch(self, tokens: _Tokens, namespace: bytes) -> PrefetchTicket:
+        """Starts to pull what L3 has of the prompt beyond L1 into L2, best effort; at most half of L2 is held.
+
+        Raises:
+            InvalidArgumentError: as for `begin`.
+            StoreClosedError: the store is closed.
+        """
+
+    def evict(self, blocks: int | None = None) -> int:
+        """Gives up L1 blocks to the tiers below; all that are not locked by default. The GIL is released.
+
+        Returns:
+            How many went.
+
+        Raises:
+            InvalidArgumentError: a negative number.
+            StoreClosedError: the store is closed.
+            StoreTimeoutError: commits under way did not end.
+        """
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Waits until every commit is in L1 and every accepted write in L3. The GIL is released.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            StoreTimeoutError: it took longer.
+            InvalidArgumentError: a negative timeout.
+            StoreClosedError: the store is closed.
+        """
+
+    def stats(self) -> CacheStats:
+        """What L1 and the cache buffers hold; answers after a close, too."""
+
+    def validate(self) -> None:
+        """Checks pool, sequences, tree and counters against each other.
+
+        Raises:
+            AssertionError: with what is wrong.
+        """
+
+@final
+class Request:
+    """A request: what L1 has of its prompt stays locked, shared by reference, until it is closed.
+
+    Once committed or forked its blocks may be given up under memory pressure; it then restores nothing and forks to None.
+    """
+
+    @property
+    def prompt_tokens(self) -> int:
+        """The prompt's length in tokens."""
+
+    @property
+    def found(self) -> tuple[int, int, int]:
+        """Tokens found, as `(l1, l2, l3)`."""
+
+    def restore(self, buffer: CacheBuffer) -> Restored:
+        """Brings what was found into the buffer, from its first token on; waits until it is there and verified.
+
+        Damaged bytes below shorten the prefix; that is no exception but `failure` and a counter. What L2 and L3 gave is read once:
+        a second call brings L1's part only. The GIL is released.
+
+        Args:
+            buffer: Leased from the same cache, with room for the prompt.
+
+        Raises:
+            InvalidArgumentError: too small, or of another layout.
+            StoreClosedError: the request or the store is closed.
+        """
+
+    def commit(self, tokens: _Tokens, buffer: CacheBuffer) -> None:
+        """Hands over tokens whose KV stands in the buffer: a worker puts them into L1 and the tiers below.
+
+        The rows of these tokens must not change until `wait_committed`; rows behind them may. Writes to L3 hold the buffer until
+        they are done.
+
+        Args:
+            tokens: `[tokens]`, from the first token of the prompt on; they begin with what was found in L1, restored or committed.
+            buffer: Leased from the same cache.
+
+        Raises:
+            InvalidArgumentError: tokens that do not go on from there or do not fit; a buffer of another layout.
+            StoreClosedError: the request or the store is closed.
+        """
+
+    def wait_committed(self, timeout: float = 60.0) -> bool:
+        """Waits until the last commit is in L1 and the buffer's rows are no longer read for it. The GIL is released.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            False if the time ran out.
+
+        Raises:
+            InvalidArgumentError: a negative timeout.
+            StoreClosedError: the request is closed.
+        """
+
+    def fork(self, timeout: float = 60.0) -> Request | None:
+        """A second request on the same blocks; the two go on without touching each other.
+
+        It finds in L1 what this one holds, commits included, which are waited for.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            None if the blocks were given up under memory pressure: begin again instead.
+
+        Raises:
+            StoreTimeoutError: the last commit did not end in time.
+            InvalidArgumentError: a negative timeout.
+            StoreClosedError: the request or the store is closed.
+        """
+
+    def sequence(self) -> tuple[list[int], int]:
+        """The block ids of this request's sequence now, and its tokens; empty once given up.
+
+        Raises:
+            StoreClosedError: the request is closed.
+        """
+
+    def close(self) -> None:
+        """Gives up the lock and the sequence; a second call does nothing. Commits under way go on."""
+
+@final
+class PrefetchTicket:
+    """A prefetch under way. Dropping it changes nothing: what it asked for is still loaded and held for its time."""
+
+    def progress(self) -> PrefetchProgress:
+        """Blocks wanted and loaded, and bytes loaded, so far."""
+
+    def wait(self, timeout: float = 60.0) -> bool:
+        """Waits until all is loaded or given up. The GIL is released.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            False if the time ran out.
+
+        Raises:
+            InvalidArgumentError: a negative timeout.
+        """
+
+    def cancel(self) -> None:
+        """Stops it; what was loaded loses its pin."""
+
+@final
+class Store:
+    """A hierarchical store: prefix caches that share an L1 budget, over L2 in memory and L3 on disk.
+
+    A context manager; leaving it closes the store. A store that is still open when the interpreter ends is closed then, within
+    10 seconds.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str] | None = None,
+        *,
+        l1: int | str = "512MiB",
+        l2: int | str = "2GiB",
+        l3: int | str = "20GiB",
+        policy: str = "lru",
+        write_policy: str = "write_through",
+        durable: bool = False,
+        direct: bool = True,
+        free_reserve: int | str = "1GiB",
+        io_workers: int = 4,
+        prefetch_timeout: float = 30.0,
+    ) -> Store:
+        """Opens a store. The directory is this process's alone until it is closed.
+
+        Args:
+            path: The cache directory, made (0700) if missing, `~` expanded; None for a store in memory only.
+            l1: Bytes of L1: blocks and cache buffers of all prefix caches.
+            l2: Bytes of L2; 0 for none.
+            l3: Bytes of L3 on disk; 0 for none, 1 MiB at least.
+            policy: Which runs and blocks go first: `"lru"`.
+            write_policy: `"write_through"` writes to L3 at once, in the background; `"write_back"` when L2 gives a run up.
+            durable: Wait for stable storage before a write counts as done.
+            direct: Bypass the page cache where the file system allows it.
+            free_reserve: Bytes of the file system to leave free.
+            io_workers: Threads that read, 1 to 64.
+            prefetch_timeout: Seconds that a prefetched run is held for.
+
+        Raises:
+            ConfigError: an unknown policy, or a setting that cannot be used.
+            InvalidArgumentError: a size or time that cannot be.
+            StoreLockedError: another process has the directory open; the message names it.
+            FormatError: a directory that is not a store, or one of a newer format; it is left as it is.
+            StoreIOError: the directory cannot be made or written, or memory cannot be had.
+        """
+
+    def prefix_cache(self, layout: KvLayout, *, l1: int | str | None = None) -> PrefixCache:
+        """The prefix cache of a layout: the one that exists, or a new one.
+
+        Args:
+            layout: Of its blocks.
+            l1: Bytes of L1 for a new one, half for blocks and half for cache buffers; default: all that is left.
+
+        Raises:
+            CapacityError: other layouts have taken L1.
+            ConfigError: L1 is too small for one block.
+            StoreClosedError: the store is closed.
+        """
+
+    @property
+    def blocks(self) -> BlockStore:
+        """L2 and L3, without L1."""
+
+    def evict(self, tier: Literal["l1", "l2"] = "l2", *, timeout: float = 60.0) -> None:
+        """Pushes what L1 holds (`"l1"`), or L1 and L2 (`"l2"`), to the tiers below, and waits. The GIL is released.
+
+        Raises:
+            InvalidArgumentError: another tier, or a negative timeout in seconds.
+            StoreTimeoutError: it took longer.
+            StoreClosedError: the store is closed.
+        """
+
+    def drop_page_cache(self) -> int:
+        """Drops what the operating system caches of L3's files: for measuring cold reads.
+
+        Returns:
+            Bytes that stayed in the cache all the same.
+
+        Raises:
+            StoreClosedError: the store is closed.
+            StoreIOError: the operating system refused.
+        """
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Waits until every commit is in L1 and every accepted write in L3. The GIL is released.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            StoreTimeoutError: it took longer.
+            InvalidArgumentError: a negative timeout.
+            StoreClosedError: the store is closed.
+        """
+
+    def clear(self) -> None:
+        """Forgets everything in every tier, for good; what open requests have locked in L1 stays until they close.
+
+        Raises:
+            StoreClosedError: the store is closed.
+            StoreIOError: L3 could not write it down.
+        """
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Finishes accepted writes and closes; a second call does nothing. The GIL is released.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            StoreTimeoutError: writes were still under way then; they are lost, nothing is damaged.
+            InvalidArgumentError: a negative timeout.
+            ForkedProcessError: the store is a parent process's.
+        """
+
+    def stats(self) -> StoreStats:
+        """What each cache and tier holds and has done.
+
+        Raises:
+            StoreClosedError: the store is closed.
+        """
+
+    def recovery(self) -> RecoveryReport | None:
+        """What opening found on disk; None without L3."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_error: object) -> None: ...
+
+@final
+class BlockStore:
+    """Block key to bytes over L2 and L3, for engines that bring their own keys of 32 bytes.
+
+    A context manager; leaving it closes the store, as the end of the interpreter does, within 10 seconds. Safe from many threads.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: str | PathLike[str] | None = None,
+        *,
+        l2: int | str = "2GiB",
+        l3: int | str = "20GiB",
+        policy: str = "lru",
+        write_policy: str = "write_through",
+        durable: bool = False,
+        direct: bool = True,
+        free_reserve: int | str = "1GiB",
+        io_workers: int = 4,
+        prefetch_timeout: float = 30.0,
+    ) -> BlockStore:
+        """Opens a block store; arguments and errors are those of `Store.open`."""
+
+    def put(self, key: bytes, data: Buffer, *, parent: bytes | None = None) -> bool:
+        """Keeps a block: in L2 at once, in L3 as the write policy says. A key that is there keeps its bytes.
+
+        Args:
+            key: 32 bytes.
+            data: uint8, contiguous, 1 byte to 4 GiB.
+            parent: The key of the block before it: it is evicted after this one, and L3 takes this one only with it.
+
+        Returns:
+            Whether it is kept, or was there. `stats()["refusals"]` counts why it is not.
+
+        Raises:
+            InvalidArgumentError: a key of another length, or no bytes.
+            StoreClosedError: the store is closed.
+            ForkedProcessError: the store is a parent process's.
+        """
+
+    def get(self, key: bytes) -> bytes | None:
+        """The bytes of a key; None for a miss. Damaged bytes are a miss and a counter. The GIL is released.
+
+        Raises:
+            InvalidArgumentError: a key of another length, or of a model's run.
+            StoreClosedError: the store is closed.
+        """
+
+    def lookup(self, keys: Sequence[bytes]) -> list[Tier | None]:
+        """Where each key is: `"l2"`, `"l3"`, `"pending"` (accepted, not written yet) or None. Answered from memory.
+
+        Raises:
+            InvalidArgumentError: a key of another length.
+            StoreClosedError: the store is closed.
+        """
+
+    def __contains__(self, key: bytes, /) -> bool:
+        """Whether a key can be read, or will be once it is written.
+
+        Raises:
+            InvalidArgumentError: a key of another length.
+            StoreClosedError: the store is closed.
+        """
+
+    def remove(self, keys: Sequence[bytes]) -> int:
+        """Drops blocks from every tier, for good.
+
+        Returns:
+            How many of the keys were there.
+
+        Raises:
+            InvalidArgumentError: a key of another length.
+            StoreClosedError: the store is closed.
+        """
+
+    def prefetch(self, keys: Sequence[bytes]) -> PrefetchTicket:
+        """Starts to pull the leading keys that can be found from L3 into L2, best effort; at most half of L2 is held.
+
+        Raises:
+            InvalidArgumentError: a key of another length.
+            StoreClosedError: the store is closed.
+        """
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Waits until every accepted write is in L3. The GIL is released.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            StoreTimeoutError: it took longer.
+            InvalidArgumentError: a negative timeout.
+            StoreClosedError: the store is closed.
+        """
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Finishes accepted writes and closes; a second call does nothing. The GIL is released.
+
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            StoreTimeoutError: writes were still under way then; they are lost, nothing is damaged.
+            InvalidArgumentError: a negative timeout.
+            ForkedProcessError: the store is a parent process's.
+        """
+
+    def stats(self) -> BlockStoreStats:
+        """What each tier holds and has done; answers after a close, too."""
+
+    def recovery(self) -> RecoveryReport | None:
+        """What opening found on disk; None without L3."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_error: object) -> None: ...

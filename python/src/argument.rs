@@ -2,7 +2,7 @@
 
 use kvlab_core::Error;
 use kvlab_core::config::parse_size;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyString};
 
@@ -34,13 +34,75 @@ impl<'py> FromPyObject<'_, 'py> for ByteSize {
     }
 }
 
+/// An integer of Python, of whatever size: what cannot be is an error that names the parameter, not an `OverflowError`.
+#[derive(Clone, Debug)]
+pub(crate) struct Int(Result<u64, String>);
+
+impl<'py> FromPyObject<'_, 'py> for Int {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match object.extract::<u64>() {
+            Ok(value) => Ok(Self(Ok(value))),
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
+                Ok(Self(Err(object.to_string())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl From<u64> for Int {
+    fn from(value: u64) -> Self {
+        Self(Ok(value))
+    }
+}
+
+impl Int {
+    /// The number, if it is within what `T` holds.
+    ///
+    /// Raises `InvalidArgumentError` that names the parameter, the value and the range.
+    pub(crate) fn get<T: TryFrom<u64> + Limit>(self, name: &str) -> PyResult<T> {
+        let value = self
+            .0
+            .and_then(|value| T::try_from(value).map_err(|_| value.to_string()));
+        value.map_err(|value| {
+            to_py(&Error::invalid(format!(
+                "{name} = {value} cannot be; give a whole number from 0 to {}",
+                T::LARGEST
+            )))
+        })
+    }
+}
+
+/// The largest value of a type, to be named in an error.
+pub(crate) trait Limit {
+    /// That value.
+    const LARGEST: u64;
+}
+
+impl Limit for u32 {
+    const LARGEST: u64 = Self::MAX as u64;
+}
+
+impl Limit for u64 {
+    const LARGEST: u64 = Self::MAX;
+}
+
+impl Limit for usize {
+    const LARGEST: u64 = Self::MAX as u64;
+}
+
+/// Waiting longer than this, 31 years, is waiting for ever; a clock can still count it.
+const FOREVER: f64 = 1e9;
+
 /// A time limit in seconds.
 ///
-/// Raises `InvalidArgumentError` for a negative or endless one.
+/// Raises `InvalidArgumentError` for a negative one, or what is no number.
 pub(crate) fn seconds(value: f64) -> PyResult<std::time::Duration> {
-    std::time::Duration::try_from_secs_f64(value).map_err(|_| {
+    std::time::Duration::try_from_secs_f64(value.min(FOREVER)).map_err(|_| {
         to_py(&Error::invalid(format!(
-            "a timeout of {value} s cannot be waited for; give seconds from 0 up"
+            "a timeout of {value} s cannot be waited for; give 0 or more seconds"
         )))
     })
 }

@@ -7,14 +7,16 @@ use kvlab_core::Error;
 use kvlab_core::cache::{HitTokens, PrefixCache, Request};
 use kvlab_core::key::BlockKey;
 use kvlab_core::layout::{LayerLayout, Layout};
+use kvlab_core::stack::Store;
 use kvlab_core::store::PrefetchTicket;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::argument::seconds;
+use crate::argument::{Int, seconds};
 use crate::buffer::PyCacheBuffer;
 use crate::error::OrRaise;
+use crate::exit::Unlocked;
 use crate::stats;
 use crate::tokens::{Tokens, read_into};
 
@@ -28,21 +30,31 @@ pub(crate) struct PyKvLayout {
 #[pymethods]
 impl PyKvLayout {
     #[new]
-    #[pyo3(signature = (layers, *, element_bytes, block_tokens=16))]
+    #[pyo3(
+        signature = (layers, *, element_bytes, block_tokens=Int::from(16)),
+        text_signature = "(layers, *, element_bytes, block_tokens=16)"
+    )]
     fn new(
-        layers: Vec<(u32, u32, u32, u32)>,
-        element_bytes: u32,
-        block_tokens: u32,
+        layers: Vec<(Int, Int, Int, Int)>,
+        element_bytes: Int,
+        block_tokens: Int,
     ) -> PyResult<Self> {
         let layers = layers
             .into_iter()
-            .map(|(k_heads, k_dim, v_heads, v_dim)| LayerLayout {
-                k_heads,
-                k_dim,
-                v_heads,
-                v_dim,
+            .enumerate()
+            .map(|(index, (k_heads, k_dim, v_heads, v_dim))| {
+                Ok(LayerLayout {
+                    k_heads: k_heads.get(&format!("k_heads of layer {index}"))?,
+                    k_dim: k_dim.get(&format!("k_dim of layer {index}"))?,
+                    v_heads: v_heads.get(&format!("v_heads of layer {index}"))?,
+                    v_dim: v_dim.get(&format!("v_dim of layer {index}"))?,
+                })
             })
-            .collect::<Vec<_>>();
+            .collect::<PyResult<Vec<_>>>()?;
+        let (element_bytes, block_tokens) = (
+            element_bytes.get("element_bytes")?,
+            block_tokens.get("block_tokens")?,
+        );
         let inner = Layout::new(&layers, element_bytes, block_tokens).or_raise()?;
         Ok(Self { inner })
     }
@@ -74,7 +86,9 @@ impl PyKvLayout {
 /// The prefix cache of one KV layout; namespaces are separate roots in it.
 #[pyclass(name = "PrefixCache", module = "kvlab._core", frozen)]
 pub(crate) struct PyPrefixCache {
-    pub(crate) inner: PrefixCache,
+    pub(crate) inner: Unlocked<PrefixCache>,
+    /// Open as long as one of its caches is in use.
+    pub(crate) _store: Unlocked<Arc<Store>>,
 }
 
 #[pymethods]
@@ -88,8 +102,12 @@ impl PyPrefixCache {
     }
 
     /// Starts a request: the longest cached prefix of whole blocks, at most all but the last token, rounded down to `grid` tokens.
-    #[pyo3(signature = (tokens, namespace, *, grid=0))]
-    fn begin(&self, tokens: Tokens, namespace: &[u8], grid: usize) -> PyResult<PyRequest> {
+    #[pyo3(
+        signature = (tokens, namespace, *, grid=Int::from(0)),
+        text_signature = "($self, tokens, namespace, *, grid=0)"
+    )]
+    fn begin(&self, tokens: Tokens, namespace: &[u8], grid: Int) -> PyResult<PyRequest> {
+        let grid = grid.get("grid")?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
         let request = self.inner.begin(namespace, tokens.0, grid).or_raise()?;
         let prompt_tokens = request.prompt_tokens();
@@ -97,12 +115,13 @@ impl PyPrefixCache {
         Ok(PyRequest {
             prompt_tokens,
             found,
-            inner: Mutex::new(Some(request)),
+            inner: Unlocked::new(Mutex::new(Some(request))),
         })
     }
 
     /// A cache buffer for so many tokens.
-    fn lease(&self, py: Python<'_>, tokens: usize) -> PyResult<PyCacheBuffer> {
+    fn lease(&self, py: Python<'_>, tokens: Int) -> PyResult<PyCacheBuffer> {
+        let tokens = tokens.get("tokens")?;
         let inner = py.detach(|| self.inner.lease(tokens)).or_raise()?;
         Ok(PyCacheBuffer {
             inner: Arc::new(inner),
@@ -120,9 +139,9 @@ impl PyPrefixCache {
 
     /// Gives up L1 blocks to the tiers below (all that may go, by default); gives back how many went.
     #[pyo3(signature = (blocks=None))]
-    fn evict(&self, py: Python<'_>, blocks: Option<usize>) -> PyResult<usize> {
-        py.detach(|| self.inner.evict(blocks.unwrap_or(usize::MAX)))
-            .or_raise()
+    fn evict(&self, py: Python<'_>, blocks: Option<Int>) -> PyResult<usize> {
+        let blocks = blocks.map_or(Ok(usize::MAX), |blocks| blocks.get("blocks"))?;
+        py.detach(|| self.inner.evict(blocks)).or_raise()
     }
 
     /// Waits until every commit is in L1 and every accepted write in L3.
@@ -137,7 +156,7 @@ impl PyPrefixCache {
         stats::cache(py, &self.inner.stats())
     }
 
-    /// Checks pool, sequences, tree and counters against each other; raises AssertionError with what is wrong.
+    /// Checks pool, sequences, tree and counters against each other; raises `AssertionError` with what is wrong.
     fn validate(&self) -> PyResult<()> {
         self.inner
             .validate()
@@ -150,7 +169,7 @@ impl PyPrefixCache {
 pub(crate) struct PyRequest {
     prompt_tokens: usize,
     found: HitTokens,
-    inner: Mutex<Option<Request>>,
+    inner: Unlocked<Mutex<Option<Request>>>,
 }
 
 impl PyRequest {
@@ -211,7 +230,7 @@ impl PyRequest {
         Ok(forked.map(|request| Self {
             prompt_tokens: request.prompt_tokens(),
             found: request.found(),
-            inner: Mutex::new(Some(request)),
+            inner: Unlocked::new(Mutex::new(Some(request))),
         }))
     }
 

@@ -13,6 +13,7 @@ mod argument;
 mod buffer;
 mod cache;
 mod error;
+mod exit;
 mod logging;
 mod radix;
 mod sizing;
@@ -45,6 +46,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::logging::start(module.py())?;
+        crate::exit::register(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::allocator::PyPagedAllocator;
+use crate::argument::Int;
 use crate::error::{OrRaise, to_py};
 use crate::tokens::{Tokens, read_into};
 
@@ -166,12 +167,13 @@ impl PyRadixCache {
     }
 
     /// Gives up so many blocks, least recently used leaves first, or all that may go; gives back how many went.
-    fn evict(&self, blocks: usize) -> PyResult<usize> {
+    fn evict(&self, blocks: Int) -> PyResult<usize> {
+        let blocks = blocks.get("blocks")?;
         let mut tree = self.shared.tree.lock();
         let mut evicted = Vec::new();
         let gone = tree.evict(blocks, &mut evicted);
         let mut allocator = self.shared.allocator.lock();
-        for block in evicted.iter().flat_map(|part| part.blocks()) {
+        for block in evicted.iter().flat_map(kvlab_core::radix::Evicted::blocks) {
             allocator.let_go(BlockId(*block)).or_raise()?;
         }
         Ok(gone)

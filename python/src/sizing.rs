@@ -4,6 +4,7 @@ use kvlab_core::sizing::{Dtype, Latent, ModelShape, PRESETS};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::argument::Int;
 use crate::error::OrRaise;
 
 /// KV bytes, weight bytes and where they cross; the fields of `kvlab.sizing.KvSize`.
@@ -15,27 +16,34 @@ use crate::error::OrRaise;
 )]
 pub(crate) fn kv_size<'py>(
     py: Python<'py>,
-    layers: u32,
-    kv_heads: u32,
-    head_dim: u32,
+    layers: Int,
+    kv_heads: Int,
+    head_dim: Int,
     dtype: &str,
-    batch: u64,
-    seq_len: u64,
-    params: Option<u64>,
-    latent: Option<(u32, u32)>,
-    memory: Option<u64>,
+    batch: Int,
+    seq_len: Int,
+    params: Option<Int>,
+    latent: Option<(Int, Int)>,
+    memory: Option<Int>,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let latent = latent
+        .map(|(kv_lora_rank, rope_dim)| {
+            PyResult::Ok(Latent {
+                kv_lora_rank: kv_lora_rank.get("kv_lora_rank of latent")?,
+                rope_dim: rope_dim.get("rope_dim of latent")?,
+            })
+        })
+        .transpose()?;
     let shape = ModelShape {
-        layers,
-        kv_heads,
-        head_dim,
-        latent: latent.map(|(kv_lora_rank, rope_dim)| Latent {
-            kv_lora_rank,
-            rope_dim,
-        }),
-        params,
+        layers: layers.get("layers")?,
+        kv_heads: kv_heads.get("kv_heads")?,
+        head_dim: head_dim.get("head_dim")?,
+        latent,
+        params: params.map(|params| params.get("params")).transpose()?,
         dtype: Dtype::by_name(dtype).or_raise()?,
     };
+    let memory = memory.map(|memory| memory.get("memory")).transpose()?;
+    let (batch, seq_len) = (batch.get("batch")?, seq_len.get("seq_len")?);
     let size = shape.size(batch, seq_len, memory).or_raise()?;
     let dict = PyDict::new(py);
     dict.set_item("kv_bytes_per_token", size.kv_bytes_per_token)?;

@@ -1,6 +1,7 @@
 //! `Store`, what users open, and `BlockStore`, what other engines plug into.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvlab_core::Error;
@@ -13,9 +14,10 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 
-use crate::argument::{ByteSize, seconds};
+use crate::argument::{ByteSize, Int, seconds};
 use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache};
 use crate::error::{OrRaise, to_py};
+use crate::exit::{Unlocked, close_block_store, close_store};
 use crate::stats;
 
 const DRAIN_SECONDS: f64 = 60.0;
@@ -30,19 +32,13 @@ struct Settings {
     durable: bool,
     direct: bool,
     free_reserve: ByteSize,
-    io_workers: usize,
+    io_workers: Int,
     prefetch_timeout: f64,
 }
 
 impl Settings {
     fn config(self) -> PyResult<StoreConfig> {
-        if self.io_workers == 0 || self.io_workers > 64 {
-            return Err(to_py(&Error::Config {
-                name: "io_workers",
-                value: self.io_workers.to_string(),
-                remedy: "use 1 to 64 threads, 2 to 4 as a rule".to_owned(),
-            }));
-        }
+        let io_workers = self.io_workers.get("io_workers")?;
         let disk = self.path.filter(|_| self.l3.0 > 0).map(|path| DiskConfig {
             capacity: self.l3.0,
             free_reserve: self.free_reserve.0,
@@ -56,7 +52,7 @@ impl Settings {
             disk,
             write_policy: WritePolicy::by_name(&self.write_policy).or_raise()?,
             policy: self.policy,
-            io_workers: self.io_workers,
+            io_workers,
             prefetch_timeout: seconds(self.prefetch_timeout)?,
             ..StoreConfig::default()
         })
@@ -78,7 +74,7 @@ fn expand(path: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
 /// A store: prefix caches that share an L1 budget, over L2 in memory and L3 on disk.
 #[pyclass(name = "Store", module = "kvlab._core", frozen)]
 pub(crate) struct PyStore {
-    inner: Store,
+    inner: Unlocked<Arc<Store>>,
 }
 
 #[pymethods]
@@ -88,8 +84,9 @@ impl PyStore {
     #[pyo3(signature = (
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=4, prefetch_timeout=30.0
-    ))]
+        io_workers=Int::from(4), prefetch_timeout=30.0
+    ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
+        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -102,7 +99,7 @@ impl PyStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
-        io_workers: usize,
+        io_workers: Int,
         prefetch_timeout: f64,
     ) -> PyResult<Self> {
         let l1_policy = policy.clone();
@@ -123,7 +120,11 @@ impl PyStore {
             .py()
             .detach(|| Store::open(l1.0, &l1_policy, &config))
             .or_raise()?;
-        Ok(Self { inner })
+        let inner = Arc::new(inner);
+        close_store(&inner);
+        Ok(Self {
+            inner: Unlocked::new(inner),
+        })
     }
 
     /// The prefix cache of a layout; the first call for a layout takes its share of L1.
@@ -131,7 +132,8 @@ impl PyStore {
     fn prefix_cache(&self, layout: &PyKvLayout, l1: Option<ByteSize>) -> PyResult<PyPrefixCache> {
         let share = l1.map(|size| size.0);
         Ok(PyPrefixCache {
-            inner: self.inner.prefix_cache(&layout.inner, share).or_raise()?,
+            inner: Unlocked::new(self.inner.prefix_cache(&layout.inner, share).or_raise()?),
+            _store: Unlocked::new(Arc::clone(&self.inner)),
         })
     }
 
@@ -139,12 +141,12 @@ impl PyStore {
     #[getter]
     fn blocks(&self) -> PyBlockStore {
         PyBlockStore {
-            inner: self.inner.blocks().clone(),
+            inner: Unlocked::new(Arc::new(self.inner.blocks().clone())),
         }
     }
 
     /// Pushes what L1 holds ("l1") or L1 and L2 hold ("l2") to the tiers below, and waits until it is there.
-    #[pyo3(signature = (tier="l2", *, timeout=DRAIN_SECONDS))]
+    #[pyo3(signature = (tier="l2", *, timeout=60.0))]
     fn evict(&self, py: Python<'_>, tier: &str, timeout: f64) -> PyResult<()> {
         let tier = match tier {
             "l1" => TierId::L1,
@@ -166,7 +168,7 @@ impl PyStore {
     }
 
     /// Waits until every commit is in L1 and every accepted write in L3.
-    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    #[pyo3(signature = (timeout=60.0))]
     fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout = seconds(timeout)?;
         py.detach(|| self.inner.flush(timeout)).or_raise()
@@ -178,7 +180,7 @@ impl PyStore {
     }
 
     /// Drains and closes; a second call does nothing.
-    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    #[pyo3(signature = (timeout=60.0))]
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout = seconds(timeout)?;
         py.detach(|| self.inner.close(timeout)).or_raise()
@@ -214,7 +216,7 @@ impl PyStore {
 /// Block key to bytes over L2 and L3, for engines that bring their own keys.
 #[pyclass(name = "BlockStore", module = "kvlab._core", frozen)]
 pub(crate) struct PyBlockStore {
-    inner: BlockStore,
+    inner: Unlocked<Arc<BlockStore>>,
 }
 
 #[pymethods]
@@ -224,8 +226,9 @@ impl PyBlockStore {
     #[pyo3(signature = (
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=4, prefetch_timeout=30.0
-    ))]
+        io_workers=Int::from(4), prefetch_timeout=30.0
+    ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
+        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -237,7 +240,7 @@ impl PyBlockStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
-        io_workers: usize,
+        io_workers: Int,
         prefetch_timeout: f64,
     ) -> PyResult<Self> {
         let settings = Settings {
@@ -254,7 +257,11 @@ impl PyBlockStore {
         };
         let config = settings.config()?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;
-        Ok(Self { inner })
+        let inner = Arc::new(inner);
+        close_block_store(&inner);
+        Ok(Self {
+            inner: Unlocked::new(inner),
+        })
     }
 
     /// Keeps bytes under a 32-byte key; `parent` is the key of the block before. True if they are kept (or were there).
@@ -320,14 +327,14 @@ impl PyBlockStore {
     }
 
     /// Waits until every accepted write is in L3.
-    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    #[pyo3(signature = (timeout=60.0))]
     fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout: Duration = seconds(timeout)?;
         py.detach(|| self.inner.flush(timeout)).or_raise()
     }
 
     /// Drains and closes; a second call does nothing.
-    #[pyo3(signature = (timeout=DRAIN_SECONDS))]
+    #[pyo3(signature = (timeout=60.0))]
     fn close(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout: Duration = seconds(timeout)?;
         py.detach(|| self.inner.close(timeout)).or_raise()

@@ -2,7 +2,7 @@
 
 use kvlab_core::Error;
 use pyo3::buffer::{Element, PyBuffer, PyUntypedBuffer};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::buffer::items;
@@ -24,7 +24,7 @@ impl<'py> FromPyObject<'_, 'py> for Tokens {
 
 /// Reads token ids into `out`, which is cleared first.
 ///
-/// Raises `TypeError` for what holds no integers, `InvalidArgumentError` for a wrong shape or an id out of range.
+/// Raises `TypeError` for what holds no integers, `InvalidArgumentError` for a wrong dtype or shape or an id out of range.
 pub(crate) fn read_into(object: &Bound<'_, PyAny>, out: &mut Vec<u32>) -> PyResult<()> {
     out.clear();
     if let Ok(buffer) = PyUntypedBuffer::get(object) {
@@ -36,10 +36,17 @@ pub(crate) fn read_into(object: &Bound<'_, PyAny>, out: &mut Vec<u32>) -> PyResu
     }
     for (index, item) in object.try_iter()?.enumerate() {
         let item = item?;
-        let token = item.extract::<i64>().map_err(|_| {
-            PyTypeError::new_err(format!("token {index} is {item}, not an integer token id"))
-        })?;
-        out.push(u32::try_from(token).map_err(|_| out_of_range(index, token))?);
+        match item.extract::<u32>() {
+            Ok(token) => out.push(token),
+            Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
+                return Err(out_of_range(index, &item));
+            }
+            Err(_) => {
+                return Err(PyTypeError::new_err(format!(
+                    "token {index} is {item}, not an integer token id"
+                )));
+            }
+        }
     }
     Ok(())
 }
@@ -47,8 +54,9 @@ pub(crate) fn read_into(object: &Bound<'_, PyAny>, out: &mut Vec<u32>) -> PyResu
 fn from_buffer(py: Python<'_>, buffer: PyUntypedBuffer, out: &mut Vec<u32>) -> PyResult<()> {
     if buffer.dimensions() != 1 || !buffer.is_c_contiguous() {
         return Err(to_py(&Error::invalid(format!(
-            "token ids must be one contiguous row, got shape {:?}; pass ids[0] or ids.ravel()",
-            buffer.shape()
+            "token ids must be one contiguous row, got shape {:?} and strides {:?} in bytes; pass ids[0] or a contiguous copy",
+            buffer.shape(),
+            buffer.strides()
         ))));
     }
     let format = buffer.format().to_string_lossy().into_owned();
@@ -60,9 +68,9 @@ fn from_buffer(py: Python<'_>, buffer: PyUntypedBuffer, out: &mut Vec<u32>) -> P
         ("i" | "l", 4) => narrow(py, &buffer.into_typed::<i32>()?, out, i64::from),
         ("I" | "L", 4) => narrow(py, &buffer.into_typed::<u32>()?, out, i64::from),
         ("H", 2) => narrow(py, &buffer.into_typed::<u16>()?, out, i64::from),
-        _ => Err(PyTypeError::new_err(format!(
-            "token ids must be int64, int32, uint32 or uint16, got a buffer of format {format:?}"
-        ))),
+        _ => Err(to_py(&Error::invalid(format!(
+            "token ids must be int64, int32, uint32 or uint16, got a buffer of format {format:?}; convert it first"
+        )))),
     }
 }
 
@@ -93,7 +101,7 @@ fn narrow<T: Element>(
     Err(out_of_range(index, token))
 }
 
-fn out_of_range(index: usize, token: i64) -> PyErr {
+fn out_of_range(index: usize, token: impl std::fmt::Display) -> PyErr {
     to_py(&Error::invalid(format!(
         "token {index} is {token}: token ids are between 0 and {}",
         u32::MAX

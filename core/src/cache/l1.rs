@@ -18,6 +18,8 @@ struct Hold {
     /// The request, and each commit of it that waits.
     users: u32,
     idle: bool,
+    /// Restores that are reading its blocks just now.
+    copies: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,12 +99,8 @@ impl L1 {
         })
     }
 
-    /// Matches whole blocks of `tokens`, locks the path and forks a sequence from it. Gives back the hold and the blocks.
-    pub(super) fn begin(
-        &mut self,
-        namespace: BlockKey,
-        tokens: &[u32],
-    ) -> Result<(HoldId, Vec<BlockId>)> {
+    /// Matches whole blocks of `tokens`, locks the path and forks a sequence from it. Gives back the hold and the tokens that matched.
+    pub(super) fn begin(&mut self, namespace: BlockKey, tokens: &[u32]) -> Result<(HoldId, usize)> {
         let (claim, blocks) = self.claim(&namespace, tokens)?;
         self.reused_blocks += blocks.len() as u64;
         let id = self.insert_hold(Hold {
@@ -110,8 +108,9 @@ impl L1 {
             claim: Some(claim),
             users: 1,
             idle: false,
+            copies: 0,
         });
-        Ok((id, blocks))
+        Ok((id, blocks.len() * self.block_tokens))
     }
 
     fn insert_hold(&mut self, hold: Hold) -> HoldId {
@@ -186,12 +185,32 @@ impl L1 {
         }
     }
 
+    /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`]. None if they were given up.
+    pub(super) fn start_copy(&mut self, id: HoldId) -> Option<Vec<BlockId>> {
+        let blocks = self.sequence(id)?.0.to_vec();
+        self.holds.get_mut(&id)?.copies += 1;
+        Some(blocks)
+    }
+
+    pub(super) fn end_copy(&mut self, id: HoldId) {
+        if let Some(hold) = self.holds.get_mut(&id) {
+            hold.copies -= 1;
+        }
+    }
+
     /// Gives up the hold that has been idle longest.
     pub(super) fn reclaim_idle(&mut self) -> Result<bool> {
-        while let Some(id) = self.idle.pop_front() {
+        for _ in 0..self.idle.len() {
+            let Some(id) = self.idle.pop_front() else {
+                break;
+            };
             let Some(hold) = self.holds.get_mut(&id).filter(|hold| hold.idle) else {
                 continue;
             };
+            if hold.copies > 0 {
+                self.idle.push_back(id);
+                continue;
+            }
             if let Some(claim) = hold.claim.take() {
                 self.give_up(claim)?;
                 return Ok(true);
@@ -200,8 +219,8 @@ impl L1 {
         Ok(false)
     }
 
-    /// A second hold on the same blocks. None if the first was given up under pressure.
-    pub(super) fn fork(&mut self, id: HoldId) -> Result<Option<HoldId>> {
+    /// A second hold on the same blocks, and its tokens. None if the first was given up under pressure.
+    pub(super) fn fork(&mut self, id: HoldId) -> Result<Option<(HoldId, usize)>> {
         let Some(hold) = self.holds.get(&id) else {
             return Ok(None);
         };
@@ -211,6 +230,7 @@ impl L1 {
         let path = claim.path;
         let sequence = self.sequences.fork(&mut self.pool, claim.sequence)?;
         let lock = self.tree.lock(&path)?;
+        let tokens = self.sequences.tokens(sequence)?;
         self.reused_blocks += self.sequences.blocks(sequence)?.len() as u64;
         let claim = Some(Claim {
             sequence,
@@ -222,9 +242,10 @@ impl L1 {
             claim,
             users: 1,
             idle: false,
+            copies: 0,
         });
         self.set_idle(id);
-        Ok(Some(id))
+        Ok(Some((id, tokens)))
     }
 
     /// Blocks and tokens of a hold's sequence.

@@ -69,7 +69,6 @@ pub(crate) struct Shared {
     l1: Mutex<L1>,
     /// Told whenever evicted blocks are free again.
     blocks_freed: Condvar,
-    owner: u32,
 }
 
 impl PrefixCache {
@@ -99,7 +98,6 @@ impl PrefixCache {
             store,
             buffers: BufferPool::new(config.buffer_bytes),
             arena,
-            owner: std::process::id(),
         });
         let committer = Arc::new(Committer::start(Arc::clone(&shared))?);
         Ok(Self { shared, committer })
@@ -121,7 +119,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::InvalidArgument`] for an empty prompt or a grid that is no multiple of the block.
     pub fn begin(&self, namespace: BlockKey, tokens: Vec<u32>, grid: usize) -> Result<Request> {
-        self.shared.check_process()?;
+        self.shared.store.check_usable()?;
         Request::begin(self, namespace, tokens, grid)
     }
 
@@ -130,7 +128,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::OutOfMemory`] if buffers in use leave too little.
     pub fn lease(&self, tokens: usize) -> Result<CacheBuffer> {
-        self.shared.check_process()?;
+        self.shared.store.check_usable()?;
         match self.shared.buffers.lease(&self.shared.layout, tokens) {
             // Commits and writes under way hold buffers: better a wait than a refusal.
             Err(Error::OutOfMemory { .. }) => {
@@ -146,7 +144,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::InvalidArgument`] for an empty prompt, [`Error::Closed`].
     pub fn prefetch(&self, namespace: BlockKey, tokens: &[u32]) -> Result<PrefetchTicket> {
-        self.shared.check_process()?;
+        self.shared.store.check_usable()?;
         let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
         self.shared.store.prefetch(&keys)
     }
@@ -156,7 +154,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::Closed`].
     pub fn evict(&self, blocks: usize) -> Result<usize> {
-        self.shared.check_process()?;
+        self.shared.store.check_usable()?;
         self.committer.flush(Duration::from_secs(60))?;
         self.shared.evict(blocks)
     }
@@ -166,7 +164,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::Timeout`] if commits under way do not end.
     pub fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
-        self.shared.check_process()?;
+        self.shared.store.check_usable()?;
         self.committer.flush(Duration::from_secs(60))?;
         self.shared.l1.lock().clear(namespace)
     }
@@ -176,7 +174,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::Timeout`].
     pub fn flush(&self, timeout: Duration) -> Result<()> {
-        self.shared.check_process()?;
+        self.shared.store.check_usable()?;
         let start = Instant::now();
         self.committer.flush(timeout)?;
         self.shared
@@ -189,6 +187,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::Timeout`].
     pub fn close(&self, timeout: Duration) -> Result<()> {
+        self.shared.store.check_process()?;
         self.committer.close();
         self.committer.flush(timeout)
     }
@@ -208,18 +207,5 @@ impl PrefixCache {
     /// A description of the first thing that is wrong.
     pub fn validate(&self) -> std::result::Result<(), String> {
         self.shared.l1.lock().validate()
-    }
-}
-
-impl Shared {
-    fn check_process(&self) -> Result<()> {
-        let child = std::process::id();
-        if child == self.owner {
-            return Ok(());
-        }
-        Err(Error::Forked {
-            owner: self.owner,
-            child,
-        })
     }
 }

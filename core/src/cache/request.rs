@@ -11,7 +11,7 @@ use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
 use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
-use crate::layout::RunWindow;
+use crate::layout::{BufferLayout, RunWindow};
 use crate::run::RunTarget;
 use crate::store::{ReadRequest, Step};
 use crate::tier::TierId;
@@ -59,12 +59,13 @@ pub struct Request {
     cache: PrefixCache,
     namespace: BlockKey,
     tokens: Vec<u32>,
+    /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
+    held: usize,
     hold: HoldId,
-    blocks: Vec<BlockId>,
+    /// What hits are rounded down to; a multiple of the block.
+    grid: usize,
     steps: Vec<Step>,
     found: HitTokens,
-    /// Leading tokens whose KV this request has restored or committed.
-    restored: Option<usize>,
     last_commit: Option<Arc<Done>>,
 }
 
@@ -78,52 +79,63 @@ impl Request {
         let shared = &cache.shared;
         let block_tokens = shared.layout.block_tokens();
         if tokens.is_empty() {
-            return Err(Error::invalid("the prompt is empty"));
+            return Err(Error::invalid(
+                "the prompt is empty; a request needs 1 token or more",
+            ));
         }
-        let grid = grid.max(1).next_multiple_of(block_tokens).max(grid);
+        let grid = if grid <= 1 { block_tokens } else { grid };
         if !grid.is_multiple_of(block_tokens) {
             return Err(Error::invalid(format!(
-                "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens"
+                "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens; use 0 or a multiple"
             )));
         }
         // The last token is always computed: its logits are what the caller is after.
         let usable = (tokens.len() - 1) / grid * grid;
-        let (hold, mut blocks) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
-        let mut steps = Vec::new();
-        let mut found = HitTokens {
-            l1: blocks.len() * block_tokens,
-            ..HitTokens::default()
-        };
-        if found.l1 < usable {
-            let keys = shared.keys(namespace, &tokens[..usable], blocks.len());
-            steps = shared.store.plan(&keys)?.steps;
-        }
-        let below = steps.iter().map(|step| step.blocks).sum::<usize>();
-        let hit = (blocks.len() + below) * block_tokens / grid * grid;
-        let mut left = hit / block_tokens;
-        blocks.truncate(left);
-        left -= blocks.len();
-        found.l1 = blocks.len() * block_tokens;
-        steps.retain_mut(|step| {
-            step.blocks = step.blocks.min(left);
-            left -= step.blocks;
-            match step.tier {
-                TierId::L2 => found.l2 += step.blocks * block_tokens,
-                _ => found.l3 += step.blocks * block_tokens,
-            }
-            step.blocks > 0
-        });
-        Ok(Self {
+        let (hold, held) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
+        let mut request = Self {
             cache: cache.clone(),
             namespace,
             tokens,
+            held,
             hold,
-            blocks,
-            steps,
-            found,
-            restored: None,
+            grid,
+            steps: Vec::new(),
+            found: HitTokens::default(),
             last_commit: None,
-        })
+        };
+        if held < usable {
+            let first = held / block_tokens;
+            let keys = shared.keys(namespace, &request.tokens[..usable], first);
+            request.steps = shared.store.plan(&keys)?.steps;
+        }
+        let below = request.steps.iter().map(|step| step.blocks).sum::<usize>();
+        request.found = request.part(held, held + below * block_tokens);
+        let mut left = (request.found.l2 + request.found.l3) / block_tokens;
+        request.steps.retain_mut(|step| {
+            step.blocks = step.blocks.min(left);
+            left -= step.blocks;
+            step.blocks > 0
+        });
+        Ok(request)
+    }
+
+    /// What of `arrived` leading tokens, of which L1 has `l1`, can be used on the grid, by tier.
+    fn part(&self, l1: usize, arrived: usize) -> HitTokens {
+        let mut left = arrived / self.grid * self.grid;
+        let mut hit = HitTokens {
+            l1: l1.min(left),
+            ..HitTokens::default()
+        };
+        left -= hit.l1;
+        for step in &self.steps {
+            let tokens = (step.blocks * self.cache.shared.layout.block_tokens()).min(left);
+            left -= tokens;
+            match step.tier {
+                TierId::L2 => hit.l2 += tokens,
+                _ => hit.l3 += tokens,
+            }
+        }
+        hit
     }
 
     /// Tokens found, by tier, in whole blocks.
@@ -137,10 +149,11 @@ impl Request {
     }
 
     /// Brings what was found into `buffer`, from its first token on; blocks until all of it arrived and is verified. Damaged
-    /// runs cut the prefix short, which is no error.
+    /// runs cut the prefix short, which is no error, and so does L1 memory that was given up since (after a commit or fork).
+    /// What the tiers below gave is read once: a second call brings L1's part only.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the buffer is too small for the prompt.
+    /// [`Error::InvalidArgument`] if the buffer is too small for the prompt or of another layout, [`Error::Closed`].
     pub fn restore(&mut self, buffer: &Arc<CacheBuffer>) -> Result<Restored> {
         let start = Instant::now();
         self.check_buffer(buffer, self.tokens.len())?;
@@ -152,41 +165,56 @@ impl Request {
         } else {
             Some(shared.store.read(requests)?)
         };
-        for (index, block) in self.blocks.iter().enumerate() {
-            let at = index * block_tokens;
+        let there = self.copy_l1(buffer);
+        let mut restored = Restored {
+            l1_time: start.elapsed(),
+            failure: (!there)
+                .then(|| "its L1 blocks were given up under memory pressure".to_owned()),
+            ..Restored::default()
+        };
+        let mut arrived = self.found.l1;
+        if let Some(ticket) = ticket {
+            let outcome = ticket.wait();
+            let whole = self.steps[..outcome.steps_ok].iter();
+            arrived += whole.map(|step| step.blocks * block_tokens).sum::<usize>();
+            restored.l2_bytes = outcome.l2.bytes;
+            restored.l3_bytes = outcome.l3.bytes;
+            let failure = outcome.failure.map(|failure| failure.to_string());
+            restored.failure = restored.failure.or(failure);
+            restored.below_time = start.elapsed();
+        }
+        if there {
+            restored.tokens = self.part(self.found.l1, arrived);
+        }
+        self.steps.clear();
+        self.held = self.held.max(restored.tokens.total());
+        restored.time = start.elapsed();
+        Ok(restored)
+    }
+
+    /// Copies what L1 has of the hit into the buffer; false if the blocks are no longer there.
+    fn copy_l1(&self, buffer: &Arc<CacheBuffer>) -> bool {
+        let shared = &self.cache.shared;
+        let block_tokens = shared.layout.block_tokens();
+        let wanted = self.found.l1 / block_tokens;
+        if wanted == 0 {
+            return true;
+        }
+        let Some(blocks) = shared.l1.lock().start_copy(self.hold) else {
+            return false;
+        };
+        let there = blocks.len() >= wanted;
+        for (index, block) in blocks.iter().take(wanted).enumerate().filter(|_| there) {
             let span = BlockSpan {
                 offset: shared.offset(*block),
                 first: 0,
                 tokens: block_tokens,
-                at,
+                at: index * block_tokens,
             };
             block_to_buffer(&shared.layout, &shared.arena, span, buffer);
         }
-        let mut restored = Restored {
-            tokens: HitTokens {
-                l1: self.found.l1,
-                ..HitTokens::default()
-            },
-            l1_time: start.elapsed(),
-            ..Restored::default()
-        };
-        if let Some(ticket) = ticket {
-            let outcome = ticket.wait();
-            for step in &self.steps[..outcome.steps_ok] {
-                match step.tier {
-                    TierId::L2 => restored.tokens.l2 += step.blocks * block_tokens,
-                    _ => restored.tokens.l3 += step.blocks * block_tokens,
-                }
-            }
-            restored.l2_bytes = outcome.l2.bytes;
-            restored.l3_bytes = outcome.l3.bytes;
-            restored.failure = outcome.failure.map(|failure| failure.to_string());
-            restored.below_time = start.elapsed();
-        }
-        self.steps.clear();
-        self.restored = Some(restored.tokens.total());
-        restored.time = start.elapsed();
-        Ok(restored)
+        shared.l1.lock().end_copy(self.hold);
+        there
     }
 
     fn read_requests(&self, buffer: &Arc<CacheBuffer>) -> Vec<ReadRequest> {
@@ -220,28 +248,34 @@ impl Request {
     /// buffer's rows of these tokens must not change until then (see [`Self::wait_committed`]).
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] if the tokens are not a continuation of what this request restored or committed, or do not fit.
+    /// [`Error::InvalidArgument`] if the tokens are not a continuation of what this request found in L1, restored or
+    /// committed, if they do not fit, or for a buffer of another layout; [`Error::Closed`].
     pub fn commit(&mut self, tokens: Vec<u32>, buffer: &Arc<CacheBuffer>) -> Result<()> {
         self.check_buffer(buffer, tokens.len())?;
-        let known = self.restored.unwrap_or(0).min(self.tokens.len());
-        if tokens.len() < known || tokens[..known] != self.tokens[..known] {
+        let held = self.held;
+        if !tokens.starts_with(&self.tokens[..held]) {
             return Err(Error::invalid(format!(
-                "the {} tokens to commit do not begin with the {known} that this request restored or committed before",
+                "the {} tokens to commit do not begin with the {held} that this request found in L1, restored or committed; begin another request for them",
                 tokens.len()
             )));
         }
         self.cache.shared.l1.lock().retain(self.hold);
         let done = Arc::new(Done::default());
-        self.last_commit = Some(Arc::clone(&done));
-        self.restored = Some(tokens.len());
-        self.tokens.clone_from(&tokens);
-        self.cache.committer.submit(Job {
+        let submitted = self.cache.committer.submit(Job {
             namespace: self.namespace,
             hold: self.hold,
-            tokens,
+            tokens: tokens.clone(),
             buffer: Arc::clone(buffer),
-            done,
-        })
+            done: Arc::clone(&done),
+        });
+        if let Err(error) = submitted {
+            self.cache.shared.l1.lock().release(self.hold)?;
+            return Err(error);
+        }
+        self.last_commit = Some(done);
+        self.held = tokens.len();
+        self.tokens = tokens;
+        Ok(())
     }
 
     /// Waits until the last commit of this request no longer reads its buffer for L1; false if the time ran out.
@@ -252,11 +286,12 @@ impl Request {
     }
 
     /// A second request on the same blocks, to go on from this one's tokens without touching it. What this one committed is
-    /// waited for. None if the blocks were given up under memory pressure: match again instead.
+    /// waited for, and is found by the fork, in L1. None if the blocks were given up under memory pressure: begin again instead.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if the last commit does not end in time.
+    /// [`Error::Timeout`] if the last commit does not end in time, [`Error::Closed`], [`Error::Forked`].
     pub fn fork(&self, timeout: Duration) -> Result<Option<Self>> {
+        self.cache.shared.store.check_usable()?;
         if !self.wait_committed(timeout) {
             return Err(Error::Timeout {
                 what: "the commit before the fork",
@@ -264,16 +299,21 @@ impl Request {
             });
         }
         let forked = self.cache.shared.l1.lock().fork(self.hold)?;
-        Ok(forked.map(|hold| Self {
-            cache: self.cache.clone(),
-            namespace: self.namespace,
-            tokens: self.tokens.clone(),
-            hold,
-            blocks: self.blocks.clone(),
-            steps: Vec::new(),
-            found: self.found,
-            restored: self.restored,
-            last_commit: None,
+        Ok(forked.map(|(hold, held)| {
+            let mut fork = Self {
+                cache: self.cache.clone(),
+                namespace: self.namespace,
+                tokens: self.tokens.clone(),
+                held,
+                hold,
+                grid: self.grid,
+                steps: Vec::new(),
+                found: HitTokens::default(),
+                last_commit: None,
+            };
+            let usable = held.min(self.tokens.len() - 1);
+            fork.found = fork.part(usable, usable);
+            fork
         }))
     }
 
@@ -287,8 +327,13 @@ impl Request {
     }
 
     fn check_buffer(&self, buffer: &CacheBuffer, tokens: usize) -> Result<()> {
-        self.cache.shared.check_process()?;
+        self.cache.shared.store.check_usable()?;
         let capacity = buffer.layout().capacity();
+        if *buffer.layout() != BufferLayout::new(&self.cache.shared.layout, capacity) {
+            return Err(Error::invalid(
+                "the cache buffer has another KV layout; lease it from this request's own cache",
+            ));
+        }
         if capacity < tokens {
             return Err(Error::invalid(format!(
                 "{tokens} tokens do not fit into a cache buffer of {capacity}"
@@ -323,7 +368,9 @@ impl super::Shared {
         tokens: &[u32],
     ) -> Result<Vec<BlockKey>> {
         if tokens.is_empty() {
-            return Err(Error::invalid("the prompt is empty"));
+            return Err(Error::invalid(
+                "the prompt is empty; a prefetch needs 1 token or more",
+            ));
         }
         let block_tokens = self.layout.block_tokens();
         let usable = &tokens[..(tokens.len() - 1) / block_tokens * block_tokens];

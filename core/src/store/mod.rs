@@ -132,6 +132,22 @@ impl BlockStore {
         Ok(&self.handle.core)
     }
 
+    /// Whether the store may be used, by this process and at all.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn check_usable(&self) -> Result<()> {
+        self.core().map(|_| ())
+    }
+
+    /// Whether this process is the one that opened the store. Takes no lock, so that it is safe to ask in a forked child.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn check_process(&self) -> Result<()> {
+        self.handle.check_process()
+    }
+
     /// Where each of these blocks is; answered from memory, changes nothing.
     ///
     /// # Errors

@@ -1,0 +1,314 @@
+"""What the dictionaries that `kvlab` hands out hold: plain types, for annotations."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+Tier = Literal["l2", "l3", "pending"]
+
+
+class PoolStats(TypedDict):
+    """A block pool and its sequences.
+
+    Attributes:
+        blocks: Blocks in all.
+        block_tokens: Tokens in a block.
+        block_bytes: Bytes of a block.
+        used: Blocks with at least one reference.
+        free: Blocks with none.
+        shared: Blocks with more than one.
+        saved: References beyond the first of each block: blocks needed on top if nothing were shared.
+        sequences: Live sequences.
+        tokens: Tokens of all sequences, shared ones counted for each.
+        filled: Token slots in use, a shared block counted once.
+        utilisation: `filled` over the token slots of used blocks, 0 to 1; 0 if none is used.
+        wasted_bytes: Bytes of the token slots of used blocks that hold no token.
+        copies: Blocks copied on write so far.
+    """
+
+    blocks: int
+    block_tokens: int
+    block_bytes: int
+    used: int
+    free: int
+    shared: int
+    saved: int
+    sequences: int
+    tokens: int
+    filled: int
+    utilisation: float
+    wasted_bytes: int
+    copies: int
+
+
+class L1Stats(PoolStats):
+    """L1: `free + evictable + protected + private + in_flight == blocks`.
+
+    Attributes:
+        evictable: Blocks in the tree that may go.
+        protected: Blocks in the tree that are locked.
+        private: Blocks that only sequences hold, such as partial tails.
+        in_flight: Blocks on their way to the tiers below.
+        nodes: Nodes of the tree.
+        reused_blocks: Blocks that requests took by reference instead of computing them, so far.
+        saved_blocks: Blocks that sequences hold now beyond the distinct ones.
+        evicted_blocks: Blocks that left for the tiers below or were dropped, so far.
+        refused_blocks: Blocks that could not be kept for want of room, so far.
+    """
+
+    evictable: int
+    protected: int
+    private: int
+    in_flight: int
+    nodes: int
+    reused_blocks: int
+    saved_blocks: int
+    evicted_blocks: int
+    refused_blocks: int
+
+
+class BufferStats(TypedDict):
+    """Cache buffers, in bytes.
+
+    Attributes:
+        budget: The most that may be mapped.
+        mapped: Mapped now, in use or idle.
+        idle: Mapped and idle.
+    """
+
+    budget: int
+    mapped: int
+    idle: int
+
+
+class CacheStats(TypedDict):
+    """A prefix cache.
+
+    Attributes:
+        l1: The block arena and what is in it.
+        buffers: The cache buffers.
+        pending_commits: Commits that wait or are under way.
+    """
+
+    l1: L1Stats
+    buffers: BufferStats
+    pending_commits: int
+
+
+class RadixStats(TypedDict):
+    """A radix cache.
+
+    Attributes:
+        nodes: Nodes that hold blocks.
+        leaves: Nodes without children.
+        total_blocks: Blocks held: `evictable_blocks + protected_blocks`.
+        evictable_blocks: Blocks that eviction can free.
+        protected_blocks: Blocks of locked nodes.
+    """
+
+    nodes: int
+    leaves: int
+    total_blocks: int
+    evictable_blocks: int
+    protected_blocks: int
+
+
+class Restored(TypedDict):
+    """What a restore brought.
+
+    Attributes:
+        tokens: Tokens that stand in the buffer now, as `(l1, l2, l3)`; the tiers' parts need not be
+            in that order below L1.
+        l2_bytes: Payload bytes read from L2.
+        l3_bytes: Payload bytes read from L3.
+        l1_ms: Milliseconds until the L1 blocks were copied.
+        below_ms: Milliseconds until the last byte from L2 or L3 was there and verified.
+        ms: Milliseconds of all of it.
+        failure: Why fewer tokens came than were found; None if all came.
+    """
+
+    tokens: tuple[int, int, int]
+    l2_bytes: int
+    l3_bytes: int
+    l1_ms: float
+    below_ms: float
+    ms: float
+    failure: str | None
+
+
+class PrefetchProgress(TypedDict):
+    """What a prefetch has done so far.
+
+    Attributes:
+        wanted: Blocks that were found below L1 and fit into what prefetch may hold.
+        loaded: Of them: in L2 now, or read from there since.
+        bytes: Payload bytes of the runs that were loaded.
+    """
+
+    wanted: int
+    loaded: int
+    bytes: int
+
+
+class TierStats(TypedDict):
+    """One tier below L1; counts since the store was opened.
+
+    Attributes:
+        capacity: Bytes that it may take.
+        used: Bytes that it takes.
+        runs: Runs that can be read.
+        blocks: Blocks that can be read.
+        hit_blocks: Blocks that lookups for reading found here.
+        reads: Reads, each of a run or a slice of one.
+        read_bytes: Payload bytes read.
+        read_micros: Microseconds that threads spent on that.
+        writes: Runs written.
+        write_bytes: Payload bytes written.
+        write_micros: Microseconds that threads spent on that.
+        evictions: Runs given up for others.
+        corrupt: Reads that found damaged bytes; their runs were dropped.
+        io_errors: Reads that the operating system failed.
+    """
+
+    capacity: int
+    used: int
+    runs: int
+    blocks: int
+    hit_blocks: int
+    reads: int
+    read_bytes: int
+    read_micros: int
+    writes: int
+    write_bytes: int
+    write_micros: int
+    evictions: int
+    corrupt: int
+    io_errors: int
+
+
+class Refusals(TypedDict):
+    """Runs that a tier did not keep, by reason.
+
+    Attributes:
+        too_large: Larger than the whole tier.
+        nothing_to_evict: Everything that could go was pinned.
+        no_space: The disk was full or at its reserve.
+        write_failed: The operating system refused the write.
+        queue_full: The write queue was at its bound.
+        parent_missing: The block before it was not there, so nothing could find it.
+        unavailable: There is no such tier, or it was closing or being cleared.
+    """
+
+    too_large: int
+    nothing_to_evict: int
+    no_space: int
+    write_failed: int
+    queue_full: int
+    parent_missing: int
+    unavailable: int
+
+
+class PrefetchStats(TypedDict):
+    """Prefetched runs, by what became of them.
+
+    Attributes:
+        issued: Asked for.
+        loaded: Read into L2.
+        claimed: Taken by a request.
+        stolen: Read by a request before the prefetch had begun.
+        cancelled: Cancelled.
+        timed_out: Loaded, but claimed by nobody in time.
+        failed: Not readable.
+        refused: Not loaded because L2 had no room.
+        held_bytes: Bytes held in L2 for prefetches now.
+    """
+
+    issued: int
+    loaded: int
+    claimed: int
+    stolen: int
+    cancelled: int
+    timed_out: int
+    failed: int
+    refused: int
+    held_bytes: int
+
+
+class BlockStoreStats(TypedDict):
+    """The tiers below L1.
+
+    Attributes:
+        demotions: Runs that L1 gave up and these tiers kept.
+        dropped_victims: Runs that L2 evicted and L3 neither had nor took.
+        write_queue_bytes: Payload bytes accepted for L3 and not written yet.
+        write_queue_runs: Runs accepted for L3 and not written yet.
+        l2: Host memory; all zero without L2.
+        l3: Local disk; all zero without L3.
+        refusals: Runs that were not kept.
+        prefetch: Prefetched runs.
+    """
+
+    demotions: int
+    dropped_victims: int
+    write_queue_bytes: int
+    write_queue_runs: int
+    l2: TierStats
+    l3: TierStats
+    refusals: Refusals
+    prefetch: PrefetchStats
+
+
+class StoreStats(BlockStoreStats):
+    """A whole store.
+
+    Attributes:
+        caches: Its prefix caches, in the order in which they were made.
+    """
+
+    caches: list[CacheStats]
+
+
+class RowsDropped(TypedDict):
+    """Index rows that were dropped at opening.
+
+    Attributes:
+        damaged: The rows made no sense.
+        no_segment: The segment file was missing, foreign or too short.
+        no_record: The segment had no such record.
+        overlapping: The record lay over another one.
+    """
+
+    damaged: int
+    no_segment: int
+    no_record: int
+    overlapping: int
+
+
+class RecoveryReport(TypedDict):
+    """What opening L3 found and repaired.
+
+    Attributes:
+        clean: The store was closed cleanly, or is new.
+        runs: Runs that can be found now.
+        blocks: Blocks that can be found now.
+        bytes: Bytes of their records.
+        segments: Segment files.
+        segments_scanned: Segment files that were searched for records.
+        foreign_segments: Files with a segment's name that are not this store's; they are left alone.
+        rows_rebuilt: Runs that were found in segments only.
+        index_rebuilt: The index was rebuilt from the segments alone.
+        index_moved: Where an index that could not be opened was moved; None if it could.
+        rows_dropped: Rows that were dropped.
+    """
+
+    clean: bool
+    runs: int
+    blocks: int
+    bytes: int
+    segments: int
+    segments_scanned: int
+    foreign_segments: int
+    rows_rebuilt: int
+    index_rebuilt: bool
+    index_moved: str | None
+    rows_dropped: RowsDropped
