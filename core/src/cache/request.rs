@@ -32,6 +32,13 @@ impl HitTokens {
     pub fn total(self) -> usize {
         self.l1 + self.l2 + self.l3
     }
+
+    /// Gives up what is beyond the first `total` tokens, the lowest tier's first.
+    fn cut(&mut self, total: usize) {
+        self.l1 = self.l1.min(total);
+        self.l2 = self.l2.min(total - self.l1);
+        self.l3 = self.l3.min(total - self.l1 - self.l2);
+    }
 }
 
 /// What a restore brought.
@@ -53,7 +60,8 @@ pub struct Restored {
     pub failure: Option<String>,
 }
 
-/// A request: its L1 path is locked and forked as a sequence until it is dropped.
+/// A request: its L1 path is locked and forked as a sequence until it is dropped. Once restored or committed, that may be
+/// given up under pressure.
 #[derive(Debug)]
 pub struct Request {
     cache: PrefixCache,
@@ -63,6 +71,8 @@ pub struct Request {
     blocks: Vec<BlockId>,
     steps: Vec<Step>,
     found: HitTokens,
+    /// Hits are whole multiples of so many tokens.
+    grid: usize,
     /// Leading tokens whose KV this request has restored or committed.
     restored: Option<usize>,
     last_commit: Option<Arc<Done>>,
@@ -80,7 +90,7 @@ impl Request {
         if tokens.is_empty() {
             return Err(Error::invalid("the prompt is empty"));
         }
-        let grid = grid.max(1).next_multiple_of(block_tokens).max(grid);
+        let grid = if grid <= 1 { block_tokens } else { grid };
         if !grid.is_multiple_of(block_tokens) {
             return Err(Error::invalid(format!(
                 "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens"
@@ -121,6 +131,7 @@ impl Request {
             blocks,
             steps,
             found,
+            grid,
             restored: None,
             last_commit: None,
         })
@@ -183,8 +194,13 @@ impl Request {
             restored.failure = outcome.failure.map(|failure| failure.to_string());
             restored.below_time = start.elapsed();
         }
+        restored
+            .tokens
+            .cut(restored.tokens.total() / self.grid * self.grid);
         self.steps.clear();
         self.restored = Some(restored.tokens.total());
+        // The bytes are copied: whoever needs the blocks may have them.
+        shared.l1.lock().set_idle(self.hold);
         restored.time = start.elapsed();
         Ok(restored)
     }
@@ -272,6 +288,7 @@ impl Request {
             blocks: self.blocks.clone(),
             steps: Vec::new(),
             found: self.found,
+            grid: self.grid,
             restored: self.restored,
             last_commit: None,
         }))
@@ -300,6 +317,10 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
+        // A forked child has only a copy, whose mutex may have been held by a thread that the child does not have.
+        if self.cache.shared.check_process().is_err() {
+            return;
+        }
         let released = self.cache.shared.l1.lock().release(self.hold);
         if let Err(error) = released {
             log::error!("a request's hold could not be released: {error}");
