@@ -333,5 +333,5 @@ fn live(slots: &mut [Slot], id: BlockId) -> Result<&mut Slot> {
     slots
         .get_mut(id.0 as usize)
         .filter(|slot| slot.references > 0)
-        .ok_or_else(|| Error::UnknownBlock(id.0))
+        .ok_or(Error::UnknownBlock(id.0))
 }

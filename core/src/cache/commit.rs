@@ -99,6 +99,11 @@ impl Committer {
         sender.send(job).map_err(|_| Error::Closed)
     }
 
+    /// Whether jobs are taken no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.lock().is_none()
+    }
+
     /// Takes no more jobs.
     pub(super) fn close(&self) {
         *self.sender.lock() = None;
