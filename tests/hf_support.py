@@ -67,8 +67,7 @@ def state(store: Store) -> dict[str, Any]:
     """What every tier holds, without the counters of what was done."""
     stats = store.stats()
     held: dict[str, Any] = {
-        tier: {name: stats[tier][name] for name in ("used", "runs", "blocks")}
-        for tier in ("l2", "l3")
+        tier: {name: stats[tier][name] for name in ("runs", "blocks")} for tier in ("l2", "l3")
     }
     held["l1"] = [
         {name: cache["l1"][name] for name in ("used", "nodes", "evictable", "protected", "private")}

@@ -79,7 +79,10 @@ LEFT_ALONE: dict[str, tuple[Any, str]] = {
         "the padding token 0",
     ),
     "beams": (lambda _model, ids: {"input_ids": ids, "num_beams": 2}, "beam search"),
-    "no cache": (lambda _model, ids: {"input_ids": ids, "use_cache": False}, "turns the KV cache off"),
+    "no cache": (
+        lambda _model, ids: {"input_ids": ids, "use_cache": False},
+        "turns the KV cache off",
+    ),
     "own cache": (
         lambda _model, ids: {"input_ids": ids, "past_key_values": DynamicCache()},
         "past_key_values of its own",
@@ -162,6 +165,7 @@ def test_a_generation_config_is_read_and_left_alone(tmp_path: Path) -> None:
         assert config.to_dict() == before
 
 
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default:UserWarning")
 def test_without_any_length_generation_ends_where_that_of_transformers_does(tmp_path: Path) -> None:
     model, ids = build("llama"), prompt(40)
     with open_store(tmp_path) as store, attach(model, store) as session:
