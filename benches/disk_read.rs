@@ -52,10 +52,13 @@ fn main() -> Result<()> {
     config.capacity = 2 << 30;
     config.free_reserve = 0;
     let (tier, _) = DiskTier::open(&config)?;
+    fill(buffer.region());
+    let start = Instant::now();
     let restore = store(&tier, &layout, &buffer)?;
+    let written = restore.bytes as f64 / start.elapsed().as_secs_f64() / 1e9;
     let files = tier.segment_files();
     println!(
-        "{:.1} MB in {} runs of {LAYERS} slices, {} segment files, direct: {}",
+        "{:.1} MB in {} runs of {LAYERS} slices, {} segment files, written at {written:.2} GB/s, direct: {}",
         restore.bytes as f64 / 1e6,
         restore.runs.len(),
         files.len(),
@@ -109,20 +112,23 @@ fn arguments() -> Result<(PathBuf, usize)> {
     Ok((directory, rounds))
 }
 
+fn fill(region: &Region) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let noise = (0..region.len() / 8).flat_map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    region.write(0, &noise.collect::<Vec<_>>());
+}
+
 /// Writes the buffer's tokens as runs, and plans how they come back to where they were.
 fn store(
     tier: &DiskTier,
     layout: &Layout,
     buffer: &kvlab_core::buffer::CacheBuffer,
 ) -> Result<Restore> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let noise = (0..buffer.region().len() / 8).flat_map(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    buffer.region().write(0, &noise.collect::<Vec<_>>());
     let namespace = namespace_digest([("bench", b"disk_read".as_slice())]);
     let mut parent = namespace;
     let mut runs = Vec::new();

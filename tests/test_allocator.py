@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -290,3 +294,14 @@ def test_fifty_sequences_waste_little_paged_and_nearly_all_reserved(
     assert stats["wasted_bytes"] / (padded * row) < bound
     assert stats["utilisation"] == pytest.approx(sum(lengths) / padded)
     allocator.validate()
+
+
+def test_the_toy_shows_the_same() -> None:
+    toy = Path(__file__).parent.parent / "toys" / "fragmentation.py"
+    done = subprocess.run(
+        [sys.executable, toy, "--quick", "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    (sixteen,) = (row for row in shown["paged"] if row["block_tokens"] == 16)
+    assert sixteen["wasted"] < 0.05 < 0.9 < shown["reserved_wasted"]

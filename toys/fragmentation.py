@@ -52,7 +52,7 @@ def page(lengths: list[int], block_tokens: int, step: int) -> Paged:
             if held < length:
                 pool.append_tokens(sequence, min(step, length - held))
     stats = pool.stats()
-    row = Paged(block_tokens, stats.used, stats.wasted_bytes, 1 - stats.utilisation)
+    row = Paged(block_tokens, stats["used"], stats["wasted_bytes"], 1 - stats["utilisation"])
     for sequence in sequences:
         pool.free_sequence(sequence)
     return row
@@ -65,7 +65,7 @@ def fork_and_write(tokens: int) -> list[tuple[str, int, int]]:
 
     def note(beat: str) -> None:
         stats = pool.stats()
-        beats.append((beat, stats.used, stats.shared))
+        beats.append((beat, stats["used"], stats["shared"]))
 
     parent = pool.allocate_sequence(tokens)
     pool.write(parent, 0, b"p" * (tokens * TOKEN_BYTES))

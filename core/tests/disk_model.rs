@@ -1,4 +1,5 @@
 //! The disk tier against a plain list of runs: any order of puts, reads, deletes, evictions, reopenings and kills, and many threads.
+#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 
@@ -10,7 +11,7 @@ use disk_support::{Shape, check, config, crash_image, header, namespace, source}
 use kvlab_core::config::DiskConfig;
 use kvlab_core::key::BlockKey;
 use kvlab_core::run::RunHeader;
-use kvlab_core::tier::disk::DiskTier;
+use kvlab_core::tier::disk::{DiskTier, DroppedCounts};
 use kvlab_core::tier::{PinnedRun, Put, Refusal, Tier};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -134,7 +135,7 @@ impl Machine {
                 self.put(names, run);
             }
             Step::Find(block, shape) => {
-                let Some((_, key)) = self.block(block) else {
+                let Some((_, key)) = self.block(*block) else {
                     return;
                 };
                 let shape = [Shape::Pages, Shape::Odd, Shape::HalfSpare][*shape];
@@ -144,7 +145,7 @@ impl Machine {
                 }
             }
             Step::Pin(block) => {
-                let found = self.block(block).and_then(|(_, key)| self.tier.find(&key));
+                let found = self.block(*block).and_then(|(_, key)| self.tier.find(&key));
                 self.pinned.extend(found.map(|(pinned, _)| pinned));
             }
             Step::Unpin => {
@@ -156,7 +157,7 @@ impl Machine {
                 }
             }
             Step::Remove(block) => {
-                let Some((_, key)) = self.block(block) else {
+                let Some((_, key)) = self.block(*block) else {
                     return;
                 };
                 let removed = self.tier.remove(&[key]);
@@ -193,7 +194,7 @@ impl Machine {
         }
     }
 
-    fn block(&self, index: &prop::sample::Index) -> Option<(usize, BlockKey)> {
+    fn block(&self, index: prop::sample::Index) -> Option<(usize, BlockKey)> {
         (!self.blocks.is_empty()).then(|| *index.get(&self.blocks))
     }
 
@@ -219,12 +220,13 @@ impl Machine {
 
     fn reopen(&mut self, clean: bool) {
         let (tier, report) = disk_support::open(&self.config);
-        assert_eq!(report.clean, clean);
+        assert_eq!(report.clean, clean, "{report:?}");
         assert_eq!(
             report.rows_dropped,
             kvlab_core::tier::disk::RowsDropped::default()
         );
-        assert!(!report.index_rebuilt);
+        // Files copied while sled writes them may not fit together; then the segments alone must do.
+        assert!(!(clean && report.index_rebuilt));
         self.evicted |= tier.stats().evictions > 0;
         self.tier = tier;
     }
@@ -237,7 +239,7 @@ impl Machine {
             assert!(found || !stored || self.evicted, "{key} is lost");
         }
         let stats = self.tier.stats();
-        assert_eq!(stats.dropped, Default::default());
+        assert_eq!(stats.dropped, DroppedCounts::default());
         assert_eq!(stats.pinned > 0, !self.pinned.is_empty());
         if !self.evicted {
             assert_eq!(stats.runs, self.runs.len());
@@ -356,7 +358,7 @@ fn threads_that_put_read_evict_and_delete_never_see_wrong_bytes() {
     assert!(reads.into_inner() > 0);
     tier.validate().expect("sound");
     let stats = tier.stats();
-    assert_eq!((stats.dropped, stats.pinned), (Default::default(), 0));
+    assert_eq!((stats.dropped, stats.pinned), (DroppedCounts::default(), 0));
     tier.close().expect("closed");
     let (tier, report) = disk_support::open(&config);
     assert!(report.clean);

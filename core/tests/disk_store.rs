@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use disk_support::{Shape, check, check_key, config, crash_image, header, namespace, open, source};
 use kvlab_core::Error;
+use kvlab_core::tier::disk::DroppedCounts;
 use kvlab_core::tier::{Put, Refusal, Tier};
 
 const SLICES: &[u32] = &[8192, 4096, 1024];
@@ -43,7 +44,7 @@ fn bytes_come_back_through_every_shape_of_target() {
             }
             tier.validate().expect("sound");
         }
-        assert_eq!(tier.stats().dropped, Default::default());
+        assert_eq!(tier.stats().dropped, DroppedCounts::default());
     }
 }
 

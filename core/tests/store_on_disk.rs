@@ -1,4 +1,5 @@
 //! The block store on a real cache directory.
+#![expect(clippy::expect_used, reason = "helpers of tests stop the test")]
 
 mod disk_support;
 

@@ -65,7 +65,7 @@ fn l1<'py>(py: Python<'py>, stats: &L1Stats) -> PyResult<Bound<'py, PyDict>> {
     Ok(dict)
 }
 
-fn buffers<'py>(py: Python<'py>, stats: BufferStats) -> PyResult<Bound<'py, PyDict>> {
+fn buffers(py: Python<'_>, stats: BufferStats) -> PyResult<Bound<'_, PyDict>> {
     Ok(fields!(py, stats, [budget, mapped, idle]))
 }
 
@@ -98,7 +98,7 @@ pub(crate) fn prefetch<'py>(
     Ok(fields!(py, progress, [wanted, loaded, bytes]))
 }
 
-fn tier<'py>(py: Python<'py>, stats: TierStats) -> PyResult<Bound<'py, PyDict>> {
+fn tier(py: Python<'_>, stats: TierStats) -> PyResult<Bound<'_, PyDict>> {
     Ok(fields!(
         py,
         stats,

@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-
 use super::{Appended, BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
 use crate::error::{Error, Result};
 
@@ -10,8 +8,8 @@ use crate::error::{Error, Result};
 pub struct PagedAllocator {
     pool: BlockPool,
     sequences: SequenceTable,
-    /// References that others hold (a radix tree), by block.
-    held: HashMap<BlockId, u32>,
+    /// References that others hold (a radix tree), by block; blocks from its end on have none.
+    held: Vec<u32>,
 }
 
 impl PagedAllocator {
@@ -25,7 +23,7 @@ impl PagedAllocator {
         Ok(Self {
             pool,
             sequences,
-            held: HashMap::new(),
+            held: Vec::new(),
         })
     }
 
@@ -128,7 +126,11 @@ impl PagedAllocator {
     pub fn hold(&mut self, blocks: &[BlockId]) -> Result<()> {
         self.pool.retain_all(blocks)?;
         for block in blocks {
-            *self.held.entry(*block).or_default() += 1;
+            let index = block.0 as usize;
+            if index >= self.held.len() {
+                self.held.resize(index + 1, 0);
+            }
+            self.held[index] += 1;
         }
         Ok(())
     }
@@ -138,14 +140,11 @@ impl PagedAllocator {
     /// # Errors
     /// [`Error::UnknownBlock`] if nobody holds it that way.
     pub fn let_go(&mut self, block: BlockId) -> Result<bool> {
-        let count = self
-            .held
-            .get_mut(&block)
+        let count = self.held.get_mut(block.0 as usize);
+        let count = count
+            .filter(|count| **count > 0)
             .ok_or(Error::UnknownBlock(block.0))?;
         *count -= 1;
-        if *count == 0 {
-            self.held.remove(&block);
-        }
         self.pool.release(block)
     }
 
@@ -160,7 +159,7 @@ impl PagedAllocator {
     /// A description of the first thing that is wrong.
     pub fn validate(&self) -> std::result::Result<(), String> {
         self.sequences.validate(&self.pool, |block| {
-            self.held.get(&block).copied().unwrap_or(0)
+            self.held.get(block.0 as usize).copied().unwrap_or(0)
         })
     }
 }

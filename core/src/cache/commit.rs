@@ -99,6 +99,11 @@ impl Committer {
         sender.send(job).map_err(|_| Error::Closed)
     }
 
+    /// Whether jobs are taken no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.lock().is_none()
+    }
+
     /// Takes no more jobs.
     pub(super) fn close(&self) {
         *self.sender.lock() = None;
@@ -274,7 +279,11 @@ impl Shared {
         Ok(gone)
     }
 
-    fn demote(self: &Arc<Self>, evicted: Vec<Evicted>) {
+    fn demote(self: &Arc<Self>, mut evicted: Vec<Evicted>) {
+        if !self.store.tiers().0 {
+            // L3 takes a run only behind its parent, and leaves were evicted first.
+            evicted.reverse();
+        }
         for part in evicted {
             let blocks = part.blocks().iter().copied().map(BlockId).collect();
             let leaving = Arc::new(Leaving {

@@ -1,6 +1,6 @@
 //! What one mutex guards: pool, sequences, tree, and who holds what of them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
 use crate::error::Result;
@@ -17,7 +17,8 @@ struct Hold {
     claim: Option<Claim>,
     /// The request, and each commit of it that waits.
     users: u32,
-    idle: bool,
+    /// Its place in the order of idle holds, if it is one.
+    idle: Option<u64>,
     /// Restores that are reading its blocks just now.
     copies: u32,
 }
@@ -62,7 +63,9 @@ pub(super) struct L1 {
     block_tokens: usize,
     holds: HashMap<HoldId, Hold>,
     next_hold: HoldId,
-    idle: VecDeque<HoldId>,
+    /// Holds that may be given up under pressure, longest idle first.
+    idle: BTreeMap<u64, HoldId>,
+    next_idle: u64,
     /// Evicted from the tree, their bytes still being copied down.
     in_flight: HashSet<BlockId>,
     reused_blocks: u64,
@@ -91,7 +94,8 @@ impl L1 {
             block_tokens,
             holds: HashMap::new(),
             next_hold: 0,
-            idle: VecDeque::new(),
+            idle: BTreeMap::new(),
+            next_idle: 0,
             in_flight: HashSet::new(),
             reused_blocks: 0,
             evicted_blocks: 0,
@@ -107,7 +111,7 @@ impl L1 {
             namespace,
             claim: Some(claim),
             users: 1,
-            idle: false,
+            idle: None,
             copies: 0,
         });
         Ok((id, blocks.len() * self.block_tokens))
@@ -159,7 +163,9 @@ impl L1 {
     pub(super) fn retain(&mut self, id: HoldId) {
         if let Some(hold) = self.holds.get_mut(&id) {
             hold.users += 1;
-            hold.idle = false;
+            if let Some(place) = hold.idle.take() {
+                self.idle.remove(&place);
+            }
         }
     }
 
@@ -172,16 +178,23 @@ impl L1 {
         if hold.users > 0 {
             return Ok(());
         }
-        let claim = self.holds.remove(&id).and_then(|hold| hold.claim);
-        claim.map_or(Ok(()), |claim| self.give_up(claim))
+        let Some(hold) = self.holds.remove(&id) else {
+            return Ok(());
+        };
+        if let Some(place) = hold.idle {
+            self.idle.remove(&place);
+        }
+        hold.claim.map_or(Ok(()), |claim| self.give_up(claim))
     }
 
     /// From now on the hold may be given up under pressure, oldest first.
     pub(super) fn set_idle(&mut self, id: HoldId) {
         if let Some(hold) = self.holds.get_mut(&id)
-            && !std::mem::replace(&mut hold.idle, true)
+            && hold.idle.is_none()
         {
-            self.idle.push_back(id);
+            hold.idle = Some(self.next_idle);
+            self.idle.insert(self.next_idle, id);
+            self.next_idle += 1;
         }
     }
 
@@ -200,23 +213,27 @@ impl L1 {
 
     /// Gives up the hold that has been idle longest.
     pub(super) fn reclaim_idle(&mut self) -> Result<bool> {
-        for _ in 0..self.idle.len() {
-            let Some(id) = self.idle.pop_front() else {
-                break;
-            };
-            let Some(hold) = self.holds.get_mut(&id).filter(|hold| hold.idle) else {
-                continue;
-            };
-            if hold.copies > 0 {
-                self.idle.push_back(id);
-                continue;
-            }
-            if let Some(claim) = hold.claim.take() {
-                self.give_up(claim)?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let free = |id: &HoldId| self.holds.get(id).is_some_and(|hold| hold.copies == 0);
+        let Some(place) = self
+            .idle
+            .iter()
+            .find(|(_, id)| free(id))
+            .map(|(place, _)| *place)
+        else {
+            return Ok(false);
+        };
+        let hold = self
+            .idle
+            .remove(&place)
+            .and_then(|id| self.holds.get_mut(&id));
+        let Some(claim) = hold.and_then(|hold| {
+            hold.idle = None;
+            hold.claim.take()
+        }) else {
+            return Ok(false);
+        };
+        self.give_up(claim)?;
+        Ok(true)
     }
 
     /// A second hold on the same blocks, and its tokens. None if the first was given up under pressure.
@@ -241,7 +258,7 @@ impl L1 {
             namespace,
             claim,
             users: 1,
-            idle: false,
+            idle: None,
             copies: 0,
         });
         self.set_idle(id);
@@ -444,6 +461,14 @@ impl L1 {
                 external.get(&block).copied().unwrap_or(0)
             })
             .map_err(|error| format!("sequences: {error}"))?;
+        let idle = |(place, id): (&u64, &HoldId)| {
+            self.holds
+                .get(id)
+                .is_some_and(|hold| hold.idle == Some(*place))
+        };
+        if !self.idle.iter().all(idle) || self.idle.len() > self.holds.len() {
+            return Err("the order of idle holds names one that is not idle".to_owned());
+        }
         let stats = self.stats();
         let sum =
             stats.pool.free + stats.evictable + stats.protected + stats.private + stats.in_flight;

@@ -114,21 +114,21 @@ impl PrefixCache {
     }
 
     /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down
-    /// to a multiple of `grid` tokens (0 or 1: to blocks). Its L1 path stays locked until the request is dropped.
+    /// to a multiple of `grid` tokens (0 or 1: to blocks). Its L1 path stays locked until it is restored or the request is dropped.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for an empty prompt or a grid that is no multiple of the block.
+    /// [`Error::InvalidArgument`] for an empty prompt or a grid that is no multiple of the block, [`Error::Closed`].
     pub fn begin(&self, namespace: BlockKey, tokens: Vec<u32>, grid: usize) -> Result<Request> {
-        self.shared.store.check_usable()?;
+        self.check_open()?;
         Request::begin(self, namespace, tokens, grid)
     }
 
     /// A cache buffer for `tokens` tokens. If commits and writes under way hold the memory, waits for them.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if buffers in use leave too little.
+    /// [`Error::OutOfMemory`] if buffers in use leave too little, [`Error::Closed`].
     pub fn lease(&self, tokens: usize) -> Result<CacheBuffer> {
-        self.shared.store.check_usable()?;
+        self.check_open()?;
         match self.shared.buffers.lease(&self.shared.layout, tokens) {
             // Commits and writes under way hold buffers: better a wait than a refusal.
             Err(Error::OutOfMemory { .. }) => {
@@ -144,7 +144,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::InvalidArgument`] for an empty prompt, [`Error::Closed`].
     pub fn prefetch(&self, namespace: BlockKey, tokens: &[u32]) -> Result<PrefetchTicket> {
-        self.shared.store.check_usable()?;
+        self.check_open()?;
         let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
         self.shared.store.prefetch(&keys)
     }
@@ -154,7 +154,7 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::Closed`].
     pub fn evict(&self, blocks: usize) -> Result<usize> {
-        self.shared.store.check_usable()?;
+        self.check_open()?;
         self.committer.flush(Duration::from_secs(60))?;
         self.shared.evict(blocks)
     }
@@ -162,9 +162,9 @@ impl PrefixCache {
     /// Drops what L1 holds of a namespace, or of all; locked prefixes stay. Gives back how many blocks went.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if commits under way do not end.
+    /// [`Error::Timeout`] if commits under way do not end, [`Error::Closed`].
     pub fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
-        self.shared.store.check_usable()?;
+        self.check_open()?;
         self.committer.flush(Duration::from_secs(60))?;
         self.shared.l1.lock().clear(namespace)
     }
@@ -180,6 +180,14 @@ impl PrefixCache {
         self.shared
             .store
             .flush(timeout.saturating_sub(start.elapsed()))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        self.shared.store.check_process()?;
+        if self.committer.is_closed() {
+            return Err(Error::Closed);
+        }
+        Ok(())
     }
 
     /// Takes no more commits and waits for those under way; a second call does nothing.

@@ -53,7 +53,8 @@ pub struct Restored {
     pub failure: Option<String>,
 }
 
-/// A request: its L1 path is locked and forked as a sequence until it is dropped.
+/// A request: its L1 path is locked and forked as a sequence until it is dropped. Once restored or committed, that may be
+/// given up under pressure.
 #[derive(Debug)]
 pub struct Request {
     cache: PrefixCache,
@@ -188,6 +189,8 @@ impl Request {
         }
         self.steps.clear();
         self.held = self.held.max(restored.tokens.total());
+        // The bytes are copied: whoever needs the blocks may have them.
+        shared.l1.lock().set_idle(self.hold);
         restored.time = start.elapsed();
         Ok(restored)
     }
@@ -345,6 +348,10 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
+        // A forked child has only a copy, whose mutex may have been held by a thread that the child does not have.
+        if self.cache.shared.store.check_process().is_err() {
+            return;
+        }
         let released = self.cache.shared.l1.lock().release(self.hold);
         if let Err(error) = released {
             log::error!("a request's hold could not be released: {error}");

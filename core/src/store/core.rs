@@ -287,27 +287,13 @@ impl Core {
         let (Some(board), Some(l2), Some(l3)) = (&self.prefetcher, &self.l2, &self.l3) else {
             return PrefetchTicket::new(None, Vec::new());
         };
-        let counters = &self.counters.prefetch;
         let (mut loads, mut queued) = (Vec::new(), Vec::new());
         let mut rest = keys;
         while let Some(key) = rest.first() {
-            let load = if let Some(load) = board.join(key) {
-                load
-            } else {
-                let source = match (l2.find_run(key), l3.find(key)) {
-                    (Some((run, _)), _) => Source::Memory(run),
-                    (None, Some((run, _))) => Source::Disk(run),
-                    (None, None) => break,
-                };
-                match board.admit(key, source, counters) {
-                    Admitted::Joined(load) | Admitted::Held(load) => load,
-                    Admitted::Queued(load) => {
-                        queued.push(Arc::clone(&load));
-                        load
-                    }
-                    Admitted::Full => break,
-                }
+            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key) else {
+                break;
             };
+            queued.extend(to_read.then(|| Arc::clone(&load)));
             let blocks = wanted(&load, rest);
             rest = rest.get(blocks.max(1)..).unwrap_or_default();
             loads.push((load, blocks));
@@ -316,6 +302,29 @@ impl Core {
             self.cancel_prefetches(|_| true);
         }
         PrefetchTicket::new(Some((Arc::clone(board), Arc::clone(&self.counters))), loads)
+    }
+
+    /// The load that brings or holds a block, and whether a worker has to be given it; none if the block is nowhere or too
+    /// much is held already.
+    fn load_of(
+        &self,
+        board: &Prefetcher,
+        l2: &MemoryTier,
+        l3: &dyn DurableTier,
+        key: &BlockKey,
+    ) -> Option<(Arc<Load>, bool)> {
+        if let Some(load) = board.join(key) {
+            return Some((load, false));
+        }
+        let source = match l2.find_run(key) {
+            Some((run, _)) => Source::Memory(run),
+            None => Source::Disk(l3.find(key)?.0),
+        };
+        match board.admit(key, source, &self.counters.prefetch) {
+            Admitted::Joined(load) | Admitted::Held(load) => Some((load, false)),
+            Admitted::Queued(load) => Some((load, true)),
+            Admitted::Full => None,
+        }
     }
 
     fn run_load(&self, load: &Arc<Load>) {

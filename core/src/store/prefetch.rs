@@ -290,7 +290,7 @@ impl Prefetcher {
         counters.loaded.add(1);
         if inner.phase == Phase::Running {
             inner.phase = Phase::Held;
-            inner.held = Some(Arc::clone(&run));
+            inner.held = Some(run);
             let deadline = Instant::now() + self.timeout;
             board.deadlines.push_back((deadline, Arc::clone(load)));
         }

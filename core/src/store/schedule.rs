@@ -103,7 +103,9 @@ impl Scheduler {
             )
         };
         self.ready.notify_all();
-        reads.iter().for_each(|transfer| transfer.cancel());
+        for transfer in &reads {
+            transfer.cancel();
+        }
         drop((reads, loads));
     }
 }

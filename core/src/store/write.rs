@@ -232,7 +232,7 @@ impl Writer {
     /// Checks the queue's sums.
     pub(super) fn validate(&self) -> Result<(), String> {
         let state = self.state.lock();
-        let waiting = state.jobs.iter().map(|job| job.bytes).sum::<u64>();
+        let queued = state.jobs.iter().map(|job| job.bytes).sum::<u64>();
         let current = state.current.as_ref();
         let writing = current.map_or(0, |(_, header)| header.payload_bytes());
         let headers = state.jobs.iter().map(|job| &job.header);
@@ -243,9 +243,9 @@ impl Writer {
         {
             *pending.entry(*key).or_insert(0) += 1;
         }
-        if waiting + writing != state.bytes || state.bytes > self.limit {
+        if queued + writing != state.bytes || state.bytes > self.limit {
             return Err(format!(
-                "{waiting} + {writing} bytes wait, {} are counted, {} allowed",
+                "{queued} + {writing} bytes wait, {} are counted, {} allowed",
                 state.bytes, self.limit
             ));
         }

@@ -1,10 +1,12 @@
 //! What the tests of tiers and store share: runs whose bytes follow from their keys, and an L3 that can be slow or broken.
+#![expect(clippy::similar_names, reason = "runs and rows are what this is about")]
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
+
 use std::collections::{HashMap, HashSet};
 
 use super::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId, TierUsage};
@@ -56,7 +58,7 @@ pub(crate) fn header(
 /// The bytes that a slice of a run must have.
 pub(crate) fn slice_bytes(header: &RunHeader, slice: usize) -> Vec<u8> {
     let seed = header.keys[0].short() ^ header.keys[header.keys.len() - 1].short().rotate_left(17);
-    (0..header.slices[slice] as u64)
+    (0..u64::from(header.slices[slice]))
         .map(|at| {
             let mixed =
                 (seed ^ at.wrapping_add((slice as u64) << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -176,6 +178,9 @@ impl Gate {
     }
 }
 
+/// Reads, as (first key of the run, slices), in order.
+type Journal = Arc<Mutex<Vec<(BlockKey, Range<usize>)>>>;
+
 #[derive(Debug)]
 struct Stored {
     header: RunHeader,
@@ -205,7 +210,7 @@ pub(crate) struct FakeDisk {
     pub(crate) flushes: AtomicUsize,
     pub(crate) closed: AtomicBool,
     /// What was read, as (first key, slices), in order.
-    pub(crate) journal: Arc<Mutex<Vec<(BlockKey, Range<usize>)>>>,
+    pub(crate) journal: Journal,
 }
 
 impl FakeDisk {
@@ -285,7 +290,7 @@ struct FakeRun {
     shelf: Arc<Mutex<Shelf>>,
     gate: Arc<Gate>,
     panics: Arc<AtomicBool>,
-    journal: Arc<Mutex<Vec<(BlockKey, Range<usize>)>>>,
+    journal: Journal,
 }
 
 impl PinnedRun for FakeRun {
@@ -379,8 +384,9 @@ impl Tier for FakeDisk {
         let mut shelf = self.shelf.lock();
         let mut removed = 0;
         for key in keys {
-            if let Some(run) = shelf.rows.get(key).cloned() {
-                shelf.drop_run(&run);
+            let runs = shelf.runs.clone();
+            for run in runs.iter().filter(|run| run.header.keys.contains(key)) {
+                shelf.drop_run(run);
                 removed += 1;
             }
         }

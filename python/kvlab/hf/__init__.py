@@ -7,8 +7,9 @@ from kvlab.hf.cache import KeyValue, PreallocatedCache, PreallocatedLayer
 from kvlab.hf.fingerprint import fingerprint
 from kvlab.hf.layout import LayerShape, ModelLayout, read_layout
 from kvlab.hf.load import load
+from kvlab.hf.output import GenerateOutput, Prefilled
 from kvlab.hf.report import HitTokens, Report
-from kvlab.hf.session import GenerateOutput, Prefilled, Session, attach
+from kvlab.hf.session import Session, attach
 from kvlab.hf.stamp import Stamp
 from kvlab.hf.support import check_model, refuse_request
 

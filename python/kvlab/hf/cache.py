@@ -59,7 +59,7 @@ class PreallocatedLayer(DynamicLayer):
         self.dtype, self.device = key.dtype, key.device
         self.is_initialized = True
         self._key, self._value = key, value
-        self.grow: Callable[[int], None] | None = None
+        self.growable = False
         self._set_length(length)
 
     @property
@@ -98,7 +98,7 @@ class PreallocatedLayer(DynamicLayer):
 
         Raises:
             UnsupportedRequestError: The batch is not 1.
-            CapacityError: The rows do not fit and the buffers cannot grow.
+            CapacityError: The rows do not fit; growing is up to the cache, which knows all layers.
         """
         if key_states.shape[0] != 1:
             raise UnsupportedRequestError(
@@ -106,12 +106,10 @@ class PreallocatedLayer(DynamicLayer):
             )
         start, end = self._length, self._length + key_states.shape[2]
         if end > self.capacity:
-            if self.grow is None:
-                raise CapacityError(
-                    f"{end} tokens do not fit into a cache of {self.capacity} tokens; "
-                    "allocate it with room for the prompt and all new tokens"
-                )
-            self.grow(end)
+            raise CapacityError(
+                f"{end} tokens do not fit into a cache of {self.capacity} tokens; "
+                "allocate it with room for the prompt and all new tokens"
+            )
         # Detached: a graph through a buffer that is written again would grow with every step.
         self._key.narrow(2, start, end - start).copy_(key_states.detach())
         self._value.narrow(2, start, end - start).copy_(value_states.detach())
@@ -132,7 +130,7 @@ class PreallocatedLayer(DynamicLayer):
 
     def get_max_length(self) -> int:
         """Return -1 (unbounded) where the buffers can grow, else their capacity in tokens."""
-        return -1 if self.grow is not None else self.capacity
+        return -1 if self.growable else self.capacity
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drop tokens from the end; the buffers stay.
@@ -223,9 +221,9 @@ class PreallocatedCache(DynamicCache):
         self.grow = grow
         self.before_layer = before_layer
         self.before_truncate = before_truncate
-        if grow is not None:
-            for layer in layers:
-                layer.grow = self._grow_to
+        # A flag only: layers that pointed back at their cache would keep its memory until a garbage collection.
+        for layer in layers:
+            layer.growable = grow is not None
 
     @classmethod
     def allocate(
@@ -279,7 +277,11 @@ class PreallocatedCache(DynamicCache):
         """Append one layer's new rows; see `PreallocatedLayer.update`."""
         if self.before_layer is not None:
             self.before_layer(layer_idx)
-        return self.layers[layer_idx].update(key_states, value_states)
+        layer = self.layers[layer_idx]
+        end = layer.length + key_states.shape[2]
+        if end > layer.capacity and self.grow is not None:
+            self._grow_to(end, self.grow)
+        return layer.update(key_states, value_states)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drop tokens from the end of every layer; see `PreallocatedLayer.crop`."""
@@ -293,9 +295,8 @@ class PreallocatedCache(DynamicCache):
             self.before_truncate()
         super().reset()  # type: ignore[no-untyped-call]
 
-    def _grow_to(self, tokens: int) -> None:
-        assert self.grow is not None
-        larger = self.grow(tokens)
+    def _grow_to(self, tokens: int, grow: Callable[[int], list[KeyValue]]) -> None:
+        larger = grow(tokens)
         if len(larger) != len(self.layers) or any(key.shape[2] < tokens for key, _ in larger):
             raise CapacityError(
                 f"grow({tokens}) returned buffers for {len(larger)} of {len(self.layers)} layers "

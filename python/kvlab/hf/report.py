@@ -36,6 +36,7 @@ class Report:
         ttft_ms: From the call to the first token's logits: all of the above and the checks around it.
         missed: Why the tokens that were not restored had to be computed.
         fallback: Why the request was left to plain transformers, or None.
+        not_kept: Why its tokens were not handed over to be cached, or None.
     """
 
     prompt_tokens: int
@@ -49,6 +50,7 @@ class Report:
     ttft_ms: float = 0.0
     missed: str = ""
     fallback: str | None = None
+    not_kept: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -179,7 +179,7 @@ def refuse_request(
     """
     return (
         _input_reason(input_ids)
-        or _mask_reason(input_ids, kwargs.get("attention_mask"))
+        or _mask_reason(input_ids, kwargs, defaults)
         or _argument_reason(kwargs)
         or _setting_reason(kwargs, defaults)
     )
@@ -201,14 +201,31 @@ def _input_reason(input_ids: Any) -> str | None:
     return None
 
 
-def _mask_reason(input_ids: Tensor, mask: Any) -> str | None:
+def _mask_reason(
+    input_ids: Tensor, kwargs: Mapping[str, Any], defaults: GenerationConfig | None
+) -> str | None:
+    mask = kwargs.get("attention_mask")
     if mask is None:
-        return None
+        return _padding_reason(input_ids, kwargs, defaults)
     if not isinstance(mask, Tensor) or mask.shape != input_ids.shape:
         return "the attention mask is not of the prompt's shape"
     if not bool((mask == 1).all()):
         return "the attention mask hides tokens (padding)"
     return None
+
+
+def _padding_reason(
+    input_ids: Tensor, kwargs: Mapping[str, Any], defaults: GenerationConfig | None
+) -> str | None:
+    """Where no mask is given generate() makes one, which hides padding if it can tell it from the end."""
+    pad, end = (setting(name, kwargs, defaults) for name in ("pad_token_id", "eos_token_id"))
+    ends = end if isinstance(end, list | tuple) else [end]
+    if pad is None or pad in ends or not bool((input_ids == pad).any()):
+        return None
+    return (
+        f"the prompt has the padding token {pad}, which generate() hides; "
+        "give an attention_mask of ones if it is no padding"
+    )
 
 
 def _argument_reason(kwargs: Mapping[str, Any]) -> str | None:
@@ -229,12 +246,17 @@ def _argument_reason(kwargs: Mapping[str, Any]) -> str | None:
 
 
 def _setting_reason(kwargs: Mapping[str, Any], defaults: GenerationConfig | None) -> str | None:
-    config = kwargs.get("generation_config")
     for name, (served, reason) in _REQUIRED_SETTINGS.items():
-        value = kwargs.get(name)
-        for source in (config, defaults):
-            if value is None:
-                value = getattr(source, name, None)
+        value = setting(name, kwargs, defaults)
         if value not in served:
             return f"{reason} ({name}={value!r})"
     return None
+
+
+def setting(name: str, kwargs: Mapping[str, Any], defaults: GenerationConfig | None) -> Any:
+    """Return a setting of generate(): of its arguments, else its generation config, else the model's; None if not set."""
+    value = kwargs.get(name)
+    for source in (kwargs.get("generation_config"), defaults):
+        if value is None:
+            value = getattr(source, name, None)
+    return value

@@ -35,7 +35,7 @@ fn one_thread(store: &BlockStore, thread: u32, arrived: &AtomicUsize) {
             6 => {
                 let ticket = store.prefetch(&keys).expect("prefetch");
                 ticket.wait(Duration::from_millis(u64::from(dice % 3)));
-                if dice % 2 == 0 {
+                if dice.is_multiple_of(2) {
                     ticket.cancel();
                 }
             }

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use sled::{Batch, Db, Tree};
 
@@ -26,6 +27,10 @@ const SLICES_PER_ROW: usize = 16;
 
 const CACHE_BYTES: u64 = 32 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
+/// What sled says of a file that is held.
+pub(super) const HELD: &str = "could not acquire lock";
+/// How long a closed index may take to let go of its file.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A run as its rows describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +87,7 @@ impl Index {
     /// Opens or makes the index. sled panics on some kinds of damage, which counts as any other failure here.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let open = || -> sled::Result<Self> {
-            let db = sled::Config::new()
-                .path(path)
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(Some(FLUSH_EVERY_MS))
-                .open()?;
+            let db = open_db(path)?;
             Ok(Self {
                 path: path.to_owned(),
                 rows: db.open_tree("rows")?,
@@ -229,6 +230,27 @@ impl Index {
     /// Bytes on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
+    }
+}
+
+/// Opens sled. Its threads hold its file for a while after it was dropped: a held file is waited for, not taken for damage.
+/// Nobody else can hold it, because the directory is locked.
+fn open_db(path: &Path) -> sled::Result<Db> {
+    let deadline = Instant::now() + RELEASE_TIMEOUT;
+    loop {
+        let opened = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .open();
+        match opened {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains(HELD) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other,
+        }
     }
 }
 

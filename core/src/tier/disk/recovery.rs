@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::bounce::BouncePool;
 use super::directory::Directory;
 use super::flight::Flights;
-use super::index::{Index, Meta, Row};
+use super::index::{HELD, Index, Meta, Row};
 use super::lock::StoreDirectory;
 use super::platform;
 use super::record::Record;
@@ -190,7 +190,7 @@ fn open_index(directory: &Path, expected: bool, report: &mut RecoveryReport) -> 
     });
     let index = match readable {
         Ok(index) => index,
-        Err(reason) if existed => {
+        Err(reason) if existed && !reason.contains(HELD) => {
             let mut number = 1;
             let mut moved = directory.join("index.corrupt-1");
             while moved.exists() {

@@ -59,7 +59,9 @@ impl Inner {
         if let Put::Refused(refusal) = put {
             self.counters.refused(refusal);
         }
-        self.save_uses(&index, UNSAVED_USES)?;
+        if let Err(error) = self.save_uses(&index, UNSAVED_USES) {
+            log::warn!("{}: saving uses: {error}", self.path.display());
+        }
         Ok(put)
     }
 

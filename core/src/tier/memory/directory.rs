@@ -34,6 +34,8 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct Directory {
     rows: KeyMap<Row>,
+    /// Runs that hold a block whose row points to another run: a block that is deleted must go from them, too.
+    shadows: KeyMap<Vec<Slot>>,
     entries: Vec<Option<Entry>>,
     vacant: Vec<Slot>,
     /// How many runs hang from a key, whether or not the key itself is here.
@@ -57,6 +59,7 @@ impl Directory {
     pub(super) fn new(policy: Box<dyn EvictionPolicy>) -> Self {
         Self {
             rows: KeyMap::default(),
+            shadows: KeyMap::default(),
             entries: Vec::new(),
             vacant: Vec::new(),
             children: KeyMap::default(),
@@ -95,10 +98,10 @@ impl Directory {
         let mut last = None;
         for key in &header.keys {
             let slot = self.rows.get(key).map(|row| row.slot);
-            if slot != last {
-                slot.into_iter().for_each(|slot| self.policy.touch(slot));
-                last = slot;
+            if let Some(slot) = slot.filter(|_| slot != last) {
+                self.policy.touch(slot);
             }
+            last = slot;
         }
         true
     }
@@ -150,14 +153,17 @@ impl Directory {
         };
         let slot = self.vacant.pop().unwrap_or(self.entries.len() as Slot);
         let (mut rows, mut children) = (0, 0);
-        for (position, key) in header.keys.iter().enumerate().skip(first) {
-            if let MapEntry::Vacant(vacant) = self.rows.entry(*key) {
-                vacant.insert(Row {
-                    slot,
-                    position: position as u32,
-                });
-                rows += 1;
-                children += self.children.get(key).copied().unwrap_or(0);
+        for (position, key) in header.keys.iter().enumerate() {
+            match self.rows.entry(*key) {
+                MapEntry::Vacant(vacant) => {
+                    vacant.insert(Row {
+                        slot,
+                        position: position as u32,
+                    });
+                    rows += 1;
+                    children += self.children.get(key).copied().unwrap_or(0);
+                }
+                MapEntry::Occupied(_) => self.shadows.entry(*key).or_default().push(slot),
             }
         }
         let above = self.rows.get(&parent).copied();
@@ -229,6 +235,12 @@ impl Directory {
             if self.rows.get(key).is_some_and(|row| row.slot == slot) {
                 self.rows.remove(key);
             }
+            if let Some(slots) = self.shadows.get_mut(key) {
+                slots.retain(|other| *other != slot);
+                if slots.is_empty() {
+                    self.shadows.remove(key);
+                }
+            }
         }
         if entry.pins == 0 {
             self.unpinned_pages -= entry.record.pages();
@@ -261,12 +273,13 @@ impl Directory {
 
     /// Takes out the runs that hold any of these blocks, pinned or not.
     pub(super) fn remove(&mut self, keys: &[BlockKey]) -> Vec<Arc<Record>> {
-        keys.iter()
-            .filter_map(|key| {
-                let slot = self.rows.get(key)?.slot;
-                self.unlink(slot)
-            })
-            .collect()
+        let mut removed = Vec::new();
+        for key in keys {
+            let mut slots = self.shadows.get(key).cloned().unwrap_or_default();
+            slots.extend(self.rows.get(key).map(|row| row.slot));
+            removed.extend(slots.into_iter().filter_map(|slot| self.unlink(slot)));
+        }
+        removed
     }
 
     /// Takes out the runs of which these blocks are all that is listed.
@@ -309,7 +322,7 @@ impl Directory {
     /// Counts everything anew and compares.
     pub(super) fn validate(&self) -> Result<(), String> {
         self.policy.validate()?;
-        let (mut rows, mut candidates, mut unpinned, mut bytes) = (0, 0, 0, 0);
+        let (mut rows, mut shadowed, mut candidates, mut unpinned, mut bytes) = (0, 0, 0, 0, 0);
         let mut children: KeyMap<u32> = KeyMap::default();
         for entry in self.entries.iter().flatten() {
             if entry.linked {
@@ -322,13 +335,16 @@ impl Directory {
         for (slot, entry) in self.entries.iter().enumerate() {
             let Some(entry) = entry else { continue };
             let header = entry.record.header();
-            let mut own = 0;
-            let mut below = 0;
+            let (mut own, mut below) = (0, 0);
             for (position, key) in header.keys.iter().enumerate() {
-                let Some(row) = self.rows.get(key) else {
-                    continue;
-                };
-                if row.slot as usize == slot {
+                let shadow = self.shadows.get(key).into_iter().flatten();
+                let shadows = shadow.filter(|other| **other as usize == slot).count();
+                let own_row = self.rows.get(key).filter(|row| row.slot as usize == slot);
+                if shadows != usize::from(own_row.is_none()) {
+                    return Err(format!("run {slot} is {shadows} times a shadow for {key}"));
+                }
+                shadowed += shadows;
+                if let Some(row) = own_row {
                     if row.position as usize != position {
                         return Err(format!("the row of {key} points to block {}", row.position));
                     }
@@ -362,6 +378,9 @@ impl Directory {
                  {expected:?}, {} bytes",
                 self.payload_bytes
             ));
+        }
+        if shadowed != self.shadows.values().map(Vec::len).sum::<usize>() {
+            return Err("there are shadows of runs that are gone".to_owned());
         }
         if self.vacant.len() + self.entries.iter().flatten().count() != self.entries.len() {
             return Err("vacant slots are lost".to_owned());

@@ -37,6 +37,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 struct Shared {
     arena: Arc<Arena>,
     directory: Mutex<Directory>,
+    drain_limit: Duration,
 }
 
 /// The tier in host memory. Cheap to clone; clones are the same tier.
@@ -86,11 +87,16 @@ impl MemoryTier {
     /// # Errors
     /// [`crate::Error::Config`] for less than one page or an unknown policy, [`crate::Error::Io`] if the system has no memory.
     pub fn new(bytes: u64, policy: &str) -> Result<Self> {
+        Self::with_drain_limit(bytes, policy, DRAIN_LIMIT)
+    }
+
+    fn with_drain_limit(bytes: u64, policy: &str, drain_limit: Duration) -> Result<Self> {
         let directory = Directory::new(policy::by_name(policy)?);
         Ok(Self {
             shared: Arc::new(Shared {
                 arena: Arc::new(Arena::new(bytes)?),
                 directory: Mutex::new(directory),
+                drain_limit,
             }),
         })
     }
@@ -179,7 +185,7 @@ impl MemoryTier {
         if wanted > arena.pages() {
             return Err(Refusal::TooLarge);
         }
-        let deadline = Instant::now() + DRAIN_LIMIT;
+        let deadline = Instant::now() + self.shared.drain_limit;
         loop {
             if let Some(record) = arena.take(header) {
                 return Ok(record);
