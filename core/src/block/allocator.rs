@@ -141,7 +141,9 @@ impl PagedAllocator {
     /// [`Error::UnknownBlock`] if nobody holds it that way.
     pub fn let_go(&mut self, block: BlockId) -> Result<bool> {
         let count = self.held.get_mut(block.0 as usize);
-        let count = count.filter(|count| **count > 0).ok_or_else(|| Error::UnknownBlock(block.0))?;
+        let count = count
+            .filter(|count| **count > 0)
+            .ok_or_else(|| Error::UnknownBlock(block.0))?;
         *count -= 1;
         self.pool.release(block)
     }
