@@ -51,8 +51,8 @@ test-python: $(VENV)/.stamp-test $(VENV)/.stamp-built wheel  ## Run the Python t
 .PHONY: bench
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, then the same through Python
 	cargo bench --workspace --locked
-	set -e; for bench in benches/python/bench_*.py; do \
-		[ -e "$$bench" ] || continue; echo "== $$bench"; $(BIN)/python "$$bench"; done
+	$(BIN)/python benches/python/tree.py
+	$(BIN)/python benches/python/restore.py
 
 .PHONY: lint
 lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Check formatting, lints, types, stubs and documentation
@@ -61,7 +61,7 @@ lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Chec
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy --strict python/kvlab toys scripts tests
+	$(BIN)/python -m mypy --strict python/kvlab toys scripts tests benches/python
 	$(BIN)/python -m mypy.stubtest kvlab._core --allowlist tests/stubtest-allowlist.txt
 
 .PHONY: fmt

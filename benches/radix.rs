@@ -5,6 +5,7 @@
 #[path = "workload.rs"]
 mod workload;
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,6 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use kvlab_core::key::BlockKey;
 use kvlab_core::policy::by_name;
 use kvlab_core::radix::{Match, RadixTree};
-use kvlab_core::tokens::narrow;
 use workload::{Rng, prompts};
 
 const BLOCK: usize = 16;
@@ -49,9 +49,14 @@ fn matching(c: &mut Criterion) {
     }
     let mut order = prompts.clone();
     Rng::new(2).shuffle(&mut order);
-    let wide: Vec<Vec<i64>> = order
+    let wide: Vec<Vec<Cell<i64>>> = order
         .iter()
-        .map(|prompt| prompt.iter().map(|&token| i64::from(token)).collect())
+        .map(|prompt| {
+            prompt
+                .iter()
+                .map(|&token| Cell::new(token.into()))
+                .collect()
+        })
         .collect();
 
     let mut group = c.benchmark_group("radix");
@@ -65,19 +70,10 @@ fn matching(c: &mut Criterion) {
             assert_eq!(tree.match_prefix(&NAMESPACE, prompt).tokens(), prompt.len());
         }));
     });
-    let mut scratch = Vec::new();
-    group.bench_function("narrow_i64", |b| {
+    group.bench_function("match_full_hit_wide", |b| {
         b.iter_custom(cycle(&wide, |prompt| {
-            narrow(black_box(prompt), &mut scratch).expect("token ids");
-        }));
-    });
-    group.bench_function("narrow_and_match_full_hit", |b| {
-        b.iter_custom(cycle(&wide, |prompt| {
-            narrow(prompt, &mut scratch).expect("token ids");
-            assert_eq!(
-                tree.match_prefix(&NAMESPACE, &scratch).tokens(),
-                prompt.len()
-            );
+            let found = tree.match_wide(&NAMESPACE, prompt).expect("token ids");
+            assert_eq!(found.tokens(), prompt.len());
         }));
     });
     let mut ids = Vec::new();

@@ -10,14 +10,15 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-import kvlab
 from rich.console import Console
 from rich.table import Table
+
+import kvlab
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WIDTH_WITHOUT_TERMINAL = 130
+WIDTH_WITHOUT_TERMINAL = 140
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,9 @@ class Result:
     p90: float
     max: float
     samples: int
-    rounds: int
+    round_medians: tuple[float, ...]
     target: float | None = None
     known: str = ""
-    note: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -60,7 +60,6 @@ class Report:
         unit: str = "us",
         target: float | None = None,
         known: str = "",
-        note: str = "",
     ) -> Result:
         """Sums up the samples of all rounds; the caller has dropped those of the warm-up."""
         ordered = sorted(sample for samples in rounds for sample in samples)
@@ -72,10 +71,9 @@ class Report:
             p90=ordered[min(len(ordered) - 1, len(ordered) * 9 // 10)],
             max=ordered[-1],
             samples=len(ordered),
-            rounds=len(rounds),
+            round_medians=tuple(statistics.median(samples) for samples in rounds),
             target=target,
             known=known,
-            note=note,
         )
         self.results.append(result)
         return result
@@ -114,16 +112,18 @@ class Report:
         console = Console(width=None if terminal else WIDTH_WITHOUT_TERMINAL, highlight=False)
         table = Table(title=self.title, title_justify="left")
         table.add_column("what")
-        for column in ("median", "min", "p90", "max", "unit", "target"):
+        for column in ("median", "of rounds", "min", "p90", "max", "unit", "target"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("known elsewhere *" if any(r.known for r in self.results) else "")
+        table.add_column("known elsewhere *" if any(each.known for each in self.results) else "")
         for result in self.results:
             numbers = (result.median, result.min, result.p90, result.max)
             verdict = "-"
             if result.target is not None:
                 verdict = f"<= {result.target:g} {'met' if result.met else 'MISSED'}"
             cells = [f"{number:,.2f}" for number in numbers]
-            table.add_row(result.name, *cells, result.unit, verdict, result.known or result.note)
+            low, high = min(result.round_medians), max(result.round_medians)
+            cells.insert(1, f"{low:,.2f}-{high:,.2f}" if len(result.round_medians) > 1 else "-")
+            table.add_row(result.name, *cells, result.unit, verdict, result.known)
         console.print(table)
         before, after = self.load_before[0], os.getloadavg()[0]
         console.print(f"{os.cpu_count()} CPUs, load {before:.1f} before and {after:.1f} after.")

@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, reason = "a test may fail loudly")]
 
+use std::cell::Cell;
+
 use kvlab_core::key::{BlockKey, chain_end};
 use kvlab_core::policy::by_name;
 use kvlab_core::radix::{Inserted, RadixTree};
@@ -132,4 +134,45 @@ impl Tree {
         let parent = chain_end(NAMESPACE, &[1, 2], 1);
         assert_eq!(evicted[0].parent_key(), Some(&parent));
     }
+}
+
+#[test]
+fn wide_ids_match_as_narrow_ones_do() {
+    let policy = by_name("lru").expect("a known policy");
+    let mut tree = RadixTree::new(16, policy).expect("a block size");
+    let prompt: Vec<u32> = (0..1000).map(|token| token * 977 % 50_000).collect();
+    let blocks: Vec<u32> = (0..62).collect();
+    tree.insert(&NAMESPACE, &prompt[..992], &blocks)
+        .expect("whole blocks");
+    for changed in [0, 15, 16, 63, 64, 300, 511, 512, 991, 992, 999] {
+        let mut narrow = prompt.clone();
+        narrow[changed] = 60_000;
+        let wide: Vec<Cell<i64>> = narrow.iter().map(|&id| Cell::new(id.into())).collect();
+        let found = tree.match_wide(&NAMESPACE, &wide).expect("ids in range");
+        assert_eq!(found.tokens(), changed.min(992) / 16 * 16);
+        assert_eq!(found, tree.match_prefix(&NAMESPACE, &narrow));
+        for outside in [
+            -1,
+            1 << 32,
+            i64::MIN,
+            (1 << 32) + i64::from(prompt[changed]),
+        ] {
+            wide[changed].set(outside);
+            let error = tree
+                .match_wide(&NAMESPACE, &wide)
+                .expect_err("out of range");
+            let named = format!("token {changed} is {outside}:");
+            assert!(error.to_string().contains(&named), "{error}");
+        }
+    }
+}
+
+#[test]
+fn ids_out_of_range_are_no_use() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2], 10);
+    tree.insert(&[5], 30);
+    let ids = [1, 2, -7].map(Cell::new);
+    assert!(tree.0.match_wide(&NAMESPACE, &ids).is_err());
+    assert_eq!(tree.evict(9), [vec![10, 11], vec![30]]);
 }

@@ -5,6 +5,7 @@
     reason = "the buffer protocol is a raw C structure; every block has its SAFETY note"
 )]
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::sync::Arc;
 
@@ -86,4 +87,15 @@ pub(crate) fn items<'a, T: Element>(
     // SAFETY: `index` is inside the exported memory, which the buffer keeps alive and of which `as_slice_ptr` checked format,
     // alignment and contiguity. Items are plain numbers read one by one: no reference is made that a writer could break.
     Some((0..items.len()).map(move |index| unsafe { first.add(index).read() }))
+}
+
+/// The items of a contiguous buffer where they lie; none if it is not contiguous.
+pub(crate) fn cells<'a, T: Element>(
+    _py: Python<'a>,
+    buffer: &'a PyBuffer<T>,
+) -> Option<&'a [Cell<T>]> {
+    let items = buffer.as_slice_ptr()?;
+    // SAFETY: the exported memory is alive as long as the buffer is borrowed, and `as_slice_ptr` checked format, alignment and
+    // contiguity. Items are plain numbers in cells: nobody here assumes that they stay as they are.
+    Some(unsafe { std::slice::from_raw_parts(items.cast::<Cell<T>>().as_ptr(), items.len()) })
 }

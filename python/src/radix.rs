@@ -15,8 +15,9 @@ use pyo3::types::PyDict;
 
 use crate::allocator::PyPagedAllocator;
 use crate::argument::Int;
+use crate::buffer::cells;
 use crate::error::{OrRaise, to_py};
-use crate::tokens::{Tokens, read_into};
+use crate::tokens::{Tokens, read_into, wide};
 
 thread_local! {
     /// Token ids of the call under way: a match allocates nothing.
@@ -82,13 +83,17 @@ impl PyRadixCache {
         namespace: Option<&[u8]>,
     ) -> PyResult<PyPrefixMatch> {
         let namespace = self::namespace(namespace)?;
-        with_tokens(tokens, |ids| {
-            let found = self.shared.tree.lock().match_prefix(&namespace, ids);
-            Ok(PyPrefixMatch {
-                shared: Arc::clone(&self.shared),
-                found,
-                lock: Mutex::default(),
-            })
+        let tree = &self.shared.tree;
+        let found = if let Some(buffer) = wide(tokens)? {
+            let ids = cells(tokens.py(), &buffer).unwrap_or_default();
+            tree.lock().match_wide(&namespace, ids).or_raise()?
+        } else {
+            with_tokens(tokens, |ids| Ok(tree.lock().match_prefix(&namespace, ids)))?
+        };
+        Ok(PyPrefixMatch {
+            shared: Arc::clone(&self.shared),
+            found,
+            lock: Mutex::default(),
         })
     }
 

@@ -27,12 +27,8 @@ impl<'py> FromPyObject<'_, 'py> for Tokens {
 /// Raises `TypeError` for what holds no integers, `InvalidArgumentError` for a wrong dtype or shape or an id out of range.
 pub(crate) fn read_into(object: &Bound<'_, PyAny>, out: &mut Vec<u32>) -> PyResult<()> {
     out.clear();
-    if let Ok(buffer) = PyUntypedBuffer::get(object) {
+    if let Some(buffer) = row(object)? {
         return from_buffer(object.py(), buffer, out);
-    }
-    // A tensor has no buffer of its own, but shares its memory with an array.
-    if let Ok(array) = object.call_method0("numpy") {
-        return from_buffer(object.py(), PyUntypedBuffer::get(&array)?, out);
     }
     for (index, item) in object.try_iter()?.enumerate() {
         let item = item?;
@@ -51,7 +47,24 @@ pub(crate) fn read_into(object: &Bound<'_, PyAny>, out: &mut Vec<u32>) -> PyResu
     Ok(())
 }
 
-fn from_buffer(py: Python<'_>, buffer: PyUntypedBuffer, out: &mut Vec<u32>) -> PyResult<()> {
+/// The ids of an int64 array or tensor where they lie; none for anything else.
+pub(crate) fn wide(object: &Bound<'_, PyAny>) -> PyResult<Option<PyBuffer<i64>>> {
+    match row(object)? {
+        Some(buffer) if is_wide(&buffer) => buffer.into_typed().map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The buffer of what has one; one row.
+fn row(object: &Bound<'_, PyAny>) -> PyResult<Option<PyUntypedBuffer>> {
+    let buffer = if let Ok(buffer) = PyUntypedBuffer::get(object) {
+        buffer
+    } else if let Ok(array) = object.call_method0("numpy") {
+        // A tensor has no buffer of its own, but shares its memory with an array.
+        PyUntypedBuffer::get(&array)?
+    } else {
+        return Ok(None);
+    };
     if buffer.dimensions() != 1 || !buffer.is_c_contiguous() {
         return Err(to_py(&Error::invalid(format!(
             "token ids must be one contiguous row, got shape {:?} and strides {:?} in bytes; pass ids[0] or a contiguous copy",
@@ -59,6 +72,21 @@ fn from_buffer(py: Python<'_>, buffer: PyUntypedBuffer, out: &mut Vec<u32>) -> P
             buffer.strides()
         ))));
     }
+    Ok(Some(buffer))
+}
+
+fn is_wide(buffer: &PyUntypedBuffer) -> bool {
+    buffer.item_size() == 8 && matches!(item_format(buffer), b"q" | b"l")
+}
+
+/// The format of an item, without the mark of native byte order.
+fn item_format(buffer: &PyUntypedBuffer) -> &[u8] {
+    match buffer.format().to_bytes() {
+        [b'<' | b'=' | b'@', format @ ..] | format => format,
+    }
+}
+
+fn from_buffer(py: Python<'_>, buffer: PyUntypedBuffer, out: &mut Vec<u32>) -> PyResult<()> {
     let format = buffer.format().to_string_lossy().into_owned();
     match (
         format.trim_start_matches(['<', '=', '@']),

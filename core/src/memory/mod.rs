@@ -7,9 +7,11 @@
 )]
 
 mod page_cache;
+mod prefetch;
 mod region;
 mod vectored;
 
 pub use page_cache::resident_bytes;
+pub(crate) use prefetch::prefetch;
 pub use region::{PAGE, Region, page_align};
 pub use vectored::{Piece, Regions, read_pieces, write_pieces};

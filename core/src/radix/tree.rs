@@ -1,5 +1,6 @@
 //! The tree itself: what it counts, and how a prefix is found.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::RandomState;
@@ -10,6 +11,7 @@ use super::lock::LockTable;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::policy::EvictionPolicy;
+use crate::tokens::{TokenId, check_range};
 
 /// The most tokens that a block may have.
 const MAX_BLOCK_TOKENS: usize = 1 << 16;
@@ -152,6 +154,18 @@ impl RadixTree {
         self.match_at(*namespace, node, matched)
     }
 
+    /// As [`match_prefix`](Self::match_prefix), of ids as a tokenizer gives them: compared where they lie, in one pass.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] that names the first id outside of 0..=4294967295; that counts as no use.
+    pub fn match_wide(&mut self, namespace: &BlockKey, tokens: &[Cell<i64>]) -> Result<Match> {
+        let (node, matched) = self.find(namespace, tokens);
+        // What matched is in range: the tree holds no other ids.
+        check_range(tokens, matched)?;
+        self.touch(node);
+        Ok(self.match_at(*namespace, node, matched))
+    }
+
     /// As [`match_prefix`](Self::match_prefix), with the block that shares the most tokens beyond the whole blocks; of several,
     /// the one with the lowest block id. Its node counts as used too. Costs O(children of the last node) more.
     pub fn match_partial(&mut self, namespace: &BlockKey, tokens: &[u32]) -> PartialMatch {
@@ -231,14 +245,14 @@ impl RadixTree {
     }
 
     /// The node in which the longest prefix ends ([`NONE`] for an unknown namespace), and how many tokens matched.
-    fn find(&self, namespace: &BlockKey, tokens: &[u32]) -> (u32, usize) {
+    fn find<T: TokenId>(&self, namespace: &BlockKey, tokens: &[T]) -> (u32, usize) {
         match self.roots.get(namespace) {
             Some(&root) => self.walk(root, tokens),
             None => (NONE, 0),
         }
     }
 
-    pub(super) fn walk(&self, root: u32, tokens: &[u32]) -> (u32, usize) {
+    pub(super) fn walk<T: TokenId>(&self, root: u32, tokens: &[T]) -> (u32, usize) {
         let tokens = self.whole_blocks(tokens);
         let (mut node, mut matched) = (root, 0);
         while matched < tokens.len() {
@@ -257,29 +271,29 @@ impl RadixTree {
         (node, matched)
     }
 
-    pub(super) fn whole_blocks<'a>(&self, tokens: &'a [u32]) -> &'a [u32] {
+    pub(super) fn whole_blocks<'a, T>(&self, tokens: &'a [T]) -> &'a [T] {
         &tokens[..tokens.len() - tokens.len() % self.block_tokens]
     }
 
     /// The child of `parent` that begins with `block`.
-    pub(super) fn child(&self, parent: u32, block: &[u32]) -> Option<u32> {
+    pub(super) fn child<T: TokenId>(&self, parent: u32, block: &[T]) -> Option<u32> {
         let is_it = |&index: &u32| {
             let node = &self.arena[index];
-            node.parent == parent && node.tokens()[..block.len()] == *block
+            node.parent == parent && T::all_equal(block, &node.tokens()[..block.len()])
         };
         self.table.find(self.hash(parent, block), is_it).copied()
     }
 
     /// The hash of a node's place among its siblings.
-    pub(super) fn hash(&self, parent: u32, block: &[u32]) -> u64 {
+    pub(super) fn hash<T: TokenId>(&self, parent: u32, block: &[T]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u64(u64::from(parent));
         let (pairs, odd) = block.as_chunks::<2>();
-        for &[low, high] in pairs {
-            hasher.write_u64(u64::from(low) | u64::from(high) << 32);
+        for [low, high] in pairs {
+            hasher.write_u64(u64::from(low.id()) | u64::from(high.id()) << 32);
         }
-        for &token in odd {
-            hasher.write_u32(token);
+        for token in odd {
+            hasher.write_u32(token.id());
         }
         hasher.finish()
     }
@@ -313,16 +327,17 @@ impl RadixTree {
 }
 
 /// How many tokens two stretches of whole blocks share, in whole blocks.
-fn common_blocks(left: &[u32], right: &[u32], block_tokens: usize) -> usize {
-    let len = left.len().min(right.len());
-    let (left, right) = (&left[..len], &right[..len]);
+fn common_blocks<T: TokenId>(own: &[u32], given: &[T], block_tokens: usize) -> usize {
+    let len = own.len().min(given.len());
+    let (own, given) = (&own[..len], &given[..len]);
     let stride = STRIDE.div_ceil(block_tokens) * block_tokens;
     let mut at = 0;
     while at < len {
         let end = len.min(at + stride);
-        if left[at..end] != right[at..end] {
+        if !T::all_equal(&given[at..end], &own[at..end]) {
             let differs = |&start: &usize| {
-                left[start..start + block_tokens] != right[start..start + block_tokens]
+                let block = start..start + block_tokens;
+                !T::all_equal(&given[block.clone()], &own[block])
             };
             return (at..end).step_by(block_tokens).find(differs).unwrap_or(end);
         }
