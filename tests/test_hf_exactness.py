@@ -85,6 +85,7 @@ def test_generation_goes_on_as_from_a_cache_cut_at_the_hit(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_smollm2_restored_equals_never_evicted(dtype: str, smollm2: Path, tmp_path: Path) -> None:
+    model: Any
     model, tokenizer = load(str(smollm2), dtype=dtype)
     text = "You are the keeper of a small harbour. " * 12
     first = tokenizer(text + "What is the tide?", return_tensors="pt")["input_ids"]

@@ -101,7 +101,7 @@ def test_what_cannot_be_served_is_answered_by_plain_transformers(kind: str, tmp_
         before = state(store)
         streamed, plain_streamed = Collector(), Collector()
         streams = kind not in {"batch", "beams"}
-        more = {"streamer": streamed} if streams else {}
+        more: dict[str, Any] = {"streamer": streamed} if streams else {}
         plain_more = {"streamer": plain_streamed} if streams else {}
         out = session.generate(**make(model, ids), **SETTINGS, **more)
         expected = model.generate(**make(model, ids), **SETTINGS, **plain_more)
@@ -156,7 +156,8 @@ def test_processors_criteria_and_streamers_are_passed_on_and_left_as_they_were(
 
 def test_a_generation_config_is_read_and_left_alone(tmp_path: Path) -> None:
     model, ids = build("llama"), prompt(40)
-    config = GenerationConfig(max_new_tokens=9, do_sample=False, pad_token_id=0)
+    make_config: Any = GenerationConfig
+    config = make_config(max_new_tokens=9, do_sample=False, pad_token_id=0)
     before = config.to_dict()
     with open_store(tmp_path) as store, attach(model, store) as session:
         out = session.generate(ids, generation_config=config)
@@ -305,7 +306,12 @@ def test_a_closed_session_or_store_says_so(what: str, tmp_path: Path) -> None:
 def test_bad_arguments_are_named(tmp_path: Path) -> None:
     model = build("llama")
     with open_store(tmp_path) as store:
-        for settings in ({"block_tokens": 0}, {"chunk_tokens": 24}, {"chunk_tokens": -16}):
+        bad: list[dict[str, Any]] = [
+            {"block_tokens": 0},
+            {"chunk_tokens": 24},
+            {"chunk_tokens": -16},
+        ]
+        for settings in bad:
             with pytest.raises(ConfigError, match=rf"{next(iter(settings))} = "):
                 attach(model, store, **settings)
         session = attach(model, store)

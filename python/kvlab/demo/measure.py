@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _HEADROOM = 96
 _NEW_TOKENS = 40
 _PREFETCH_LEADS_MS = (0, 50, 200)
+STEP_MARK = "kvlab demo step: "
+"""Begins each line that the new process writes to stderr when a step is done."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,23 @@ class Plan:
     lengths: list[int]
     repeats: int
 
+    def restore_steps(self) -> int:
+        """How many steps `restore` reports: each repeat, a warm-up, each prefetched one, and the texts."""
+        a_length = 1 + self.repeats + len(_PREFETCH_LEADS_MS) * self.repeats + 1
+        return len(self.lengths) * a_length
+
 
 def open_store(plan: Plan) -> Store:
     """Open the demo's store with room for the longest prompt in every tier."""
     return Store.open(plan.store, l1="1GiB", l2="768MiB", l3="4GiB")
 
 
-def write(plan: Plan) -> dict[str, Any]:
+def write(plan: Plan, done: Callable[[], None]) -> dict[str, Any]:
     """Prefill prefix and first turn, write through, and evict all the way to L3.
+
+    Args:
+        plan: What to do.
+        done: Called after each length.
 
     Returns:
         ``lengths``: per length the milliseconds of each step and what is left in L1 and L2;
@@ -80,6 +92,7 @@ def write(plan: Plan) -> dict[str, Any]:
                     "l3_used_bytes": stats["l3"]["used"],
                 }
             )
+            done()
         drop_ms, resident = _timed(store.drop_page_cache)
     return {
         "lengths": beats,
@@ -87,11 +100,19 @@ def write(plan: Plan) -> dict[str, Any]:
     }
 
 
-def restore(plan: Plan) -> list[dict[str, Any]]:
-    """In a new process: restore each length for the second turn and compare; one row a length."""
+def restore(plan: Plan, done: Callable[[], None]) -> list[dict[str, Any]]:
+    """In a new process: restore each length for the second turn and compare; one row a length.
+
+    Args:
+        plan: What to do.
+        done: Called after each of `Plan.restore_steps` steps.
+    """
     model, tokenizer = load(plan.model, dtype=plan.dtype)
     with open_store(plan) as store:
-        return [_compare(model, tokenizer, store, plan, length) for length in plan.lengths]
+        return [
+            _compare(model, tokenizer, store, plan, length=length, done=done)
+            for length in plan.lengths
+        ]
 
 
 def _session(model: PreTrainedModel, store: Store, length: int) -> Session:
@@ -102,11 +123,13 @@ def _session(model: PreTrainedModel, store: Store, length: int) -> Session:
 
 @torch.inference_mode()
 def _compare(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     store: Store,
     plan: Plan,
+    *,
     length: int,
+    done: Callable[[], None],
 ) -> dict[str, Any]:
     first, second = prompt(tokenizer, length, 1), prompt(tokenizer, length, 2)
     capacity = max(first.shape[1], second.shape[1]) + _HEADROOM
@@ -129,6 +152,7 @@ def _compare(
             exact = exact and torch.equal(logits, restored.logits)
             scratch.reset()
             recomputed_ms, _ = _timed(lambda: _forward(model, second, scratch))
+            done()
             if repeat == 0:
                 continue  # warm-up
             reports.append(restored.report)
@@ -136,20 +160,20 @@ def _compare(
             times["never_evicted"].append(never_ms)
             times["recomputed"].append(recomputed_ms)
         del restored
-        prefetched = _prefetched(store, session, second, plan.repeats)
+        prefetched = _prefetched(store, session, second, plan.repeats, done)
         pool = _share(session, second)
         new = slice(second.shape[1], None)
-        out = session.generate(second, max_new_tokens=_NEW_TOKENS, do_sample=False)
-        text = tokenizer.decode(out.sequences[0, new])
+        settings = {
+            "max_new_tokens": _NEW_TOKENS,
+            "do_sample": False,
+            "attention_mask": torch.ones_like(second),
+        }
+        out = session.generate(second, **settings)
+        text = tokenizer.decode(out.sequences[0, new], skip_special_tokens=True)
         generate: Any = model.generate
-        plain = generate(
-            second,
-            past_key_values=live,
-            max_new_tokens=_NEW_TOKENS,
-            do_sample=False,
-            attention_mask=torch.ones_like(second),
-        )
-        never_text = tokenizer.decode(plain[0, new])
+        plain = generate(second, past_key_values=live, **settings)
+        never_text = tokenizer.decode(plain[0, new], skip_special_tokens=True)
+        done()
     report = reports[-1]
     return {
         "dtype": plan.dtype,
@@ -175,7 +199,7 @@ def _compare(
 
 
 def _prefetched(
-    store: Store, session: Session, ids: Tensor, repeats: int
+    store: Store, session: Session, ids: Tensor, repeats: int, done: Callable[[], None]
 ) -> dict[str, dict[str, float]]:
     """TTFT where a prefetch ticket was issued so many milliseconds before the request."""
     result = {}
@@ -188,6 +212,7 @@ def _prefetched(
             time.sleep(lead / 1e3)
             values.append(session.prefill(ids, headroom=_HEADROOM, keep=False).report.ttft_ms)
             ticket.cancel()
+            done()
         result[str(lead)] = _spread(values)
     store.evict()
     return result
@@ -234,9 +259,14 @@ def _ratio(above: list[float], below: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Be the new process: a plan on stdin, rows to the file that the argument names."""
+    """Be the new process: a plan on stdin, rows to the file that the argument names, steps to stderr."""
     plan = Plan(**json.loads(sys.stdin.read()))
-    Path(sys.argv[1]).write_text(json.dumps(restore(plan)), encoding="utf-8")
+    numbers = count(1)
+
+    def done() -> None:
+        print(f"{STEP_MARK}{next(numbers)}", file=sys.stderr, flush=True)
+
+    Path(sys.argv[1]).write_text(json.dumps(restore(plan, done)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,18 +9,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import deque
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab._core import build_info
 from kvlab.demo import show
-from kvlab.demo.measure import Plan, write
+from kvlab.demo.measure import STEP_MARK, Plan, write
 from kvlab.errors import KvlabError
 from kvlab.models import resolve
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
 
 _LENGTHS = (512, 1024, 2048, 4096)
 _DTYPES = ("fp32", "bf16")
@@ -78,12 +82,12 @@ def run(
         for dtype in dtypes:
             plan = Plan(path, str(root / dtype), _TORCH_NAMES[dtype], lengths, repeats)
             console.print(f"[bold]{dtype}[/bold]: cold prefill, write-through, eviction to L3")
-            with console.status("prefill and eviction"):
-                result["writes"][dtype] = write(plan)
+            with _bar(console, "prefill and evict", len(lengths)) as done:
+                result["writes"][dtype] = write(plan, done)
             show.written(result["writes"][dtype], console)
             console.print(f"[bold]{dtype}[/bold]: a new process restores for turn 2")
-            with console.status("restored, never evicted, recomputed: interleaved"):
-                rows = _in_new_process(plan)
+            with _bar(console, "restore and compare", plan.restore_steps()) as done:
+                rows = _in_new_process(plan, done)
             result["runs"].extend({**row, "dtype": dtype} for row in rows)
         result["headline"] = _headline(result["runs"])
         (out / "demo.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
@@ -115,18 +119,42 @@ def _headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _in_new_process(plan: Plan) -> list[dict[str, Any]]:
+@contextmanager
+def _bar(console: Console, text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar; yields what to call after each step."""
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("  {task.description}"),
+        progress.BarColumn(30),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    with progress.Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task(text, total=total)
+        yield lambda: shown.advance(task)
+
+
+def _in_new_process(plan: Plan, done: Callable[[], None]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "runs.json"
-        done = subprocess.run(
+        said: deque[str] = deque(maxlen=40)
+        with subprocess.Popen(
             [sys.executable, "-m", "kvlab.demo.measure", str(answer)],
-            input=json.dumps(asdict(plan)),
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            message = f"the new process failed: {done.stderr.strip()[-2000:]}"
+        ) as child:
+            with suppress(BrokenPipeError), child.stdin or nullcontext() as pipe:
+                if pipe is not None:  # a pipe that breaks: the exit code and last words say why
+                    pipe.write(json.dumps(asdict(plan)))
+            for line in child.stderr or ():
+                if line.startswith(STEP_MARK):
+                    done()
+                else:
+                    said.append(line)
+        if child.returncode != 0:
+            message = f"the new process failed ({child.returncode}): {''.join(said).strip()}"
             raise KvlabError(message)
         runs: list[dict[str, Any]] = json.loads(answer.read_text(encoding="utf-8"))
         return runs

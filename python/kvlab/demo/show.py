@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.table import Table
 
 _ARMS = {
     "recomputed": ("recomputed", "#c44e52", "o"),
@@ -33,50 +34,55 @@ def written(beats: dict[str, Any], console: Console) -> None:
 
 
 def tables(result: dict[str, Any], console: Console) -> None:
-    """Print the runs: times and ratios, what was reused, the verdicts, the texts."""
-    from rich.table import Table
-
-    times = Table(title="Time to the first token of turn 2, ms: median (min-max)")
-    for name in ("dtype", "prefix", "restored from L3", "never evicted", "recomputed"):
-        times.add_column(name, justify="right")
-    times.add_column("recomputed / restored", justify="right", style="bold")
-    times.add_column("restored / never evicted", justify="right")
-    reuse = Table(title="What a restore is made of")
-    for name in (
-        "dtype",
-        "prefix",
-        "hit L1/L2/L3",
-        "computed",
-        "blocks reused",
-        "read MB",
-        "restore ms",
-        "suffix ms",
-        "fork: reused/shared/saved",
-        "TTFT, prefetched 0/50/200 ms before",
-    ):
-        reuse.add_column(name, justify="right")
+    """Print the runs: times and ratios, what was reused, the verdicts, the texts. 80 columns wide."""
+    times = _table(
+        "Time to the first token of turn 2, ms: median (min-max)",
+        ("restored from L3", "never evicted", "recomputed"),
+    )
+    ratios = _table(
+        "Ratios of these times, pair by pair: median (min-max)",
+        ("recomputed / restored", "restored / never evicted"),
+    )
+    parts = _table(
+        "What the restored time is made of, ms, and with a prefetch before the request",
+        ("restore, ms", "suffix prefill, ms", "TTFT, ms, prefetched 0 / 50 / 200 ms before"),
+    )
+    reuse = _table(
+        "What was reused, and what a fork then shares",
+        (
+            "hit tokens L1 / L2 / L3",
+            "computed tokens",
+            "blocks reused",
+            "read MB",
+            "fork, blocks: reused / shared / saved",
+        ),
+    )
     for run in result["runs"]:
-        ttft, ratios, hit, pool = run["ttft_ms"], run["ratios"], run["hit_tokens"], run["pool"]
-        times.add_row(
-            run["dtype"],
-            f"{run['prefix_tokens']:,}",
-            *(_span(ttft[arm]) for arm in ("restored", "never_evicted", "recomputed")),
-            _span(ratios["recomputed_over_restored"], 1) + "x",
-            _span(ratios["restored_over_never_evicted"], 2) + "x",
+        ttft, hit, pool = run["ttft_ms"], run["hit_tokens"], run["pool"]
+        name = (run["dtype"], f"{run['prefix_tokens']:,}")
+        arms = ("restored", "never_evicted", "recomputed")
+        times.add_row(*name, *(_span(ttft[arm]) for arm in arms))
+        ratios.add_row(
+            *name,
+            _span(run["ratios"]["recomputed_over_restored"], 1) + " x",
+            _span(run["ratios"]["restored_over_never_evicted"], 2) + " x",
+        )
+        parts.add_row(
+            *name,
+            _span(run["restore_ms"]),
+            _span(run["suffix_prefill_ms"]),
+            " / ".join(f"{spread['median']:.0f}" for spread in run["prefetched_ttft_ms"].values()),
         )
         reuse.add_row(
-            run["dtype"],
-            f"{run['prefix_tokens']:,}",
+            *name,
             f"{hit['l1']}/{hit['l2']}/{hit['l3']}",
             str(run["computed_tokens"]),
             str(run["blocks_reused"]),
             f"{run['bytes_read'] / 1e6:.1f}",
-            _span(run["restore_ms"]),
-            _span(run["suffix_prefill_ms"]),
             f"{pool['blocks_reused']}/{pool['blocks_shared']}/{pool['blocks_saved']}",
-            " / ".join(f"{spread['median']:.0f}" for spread in run["prefetched_ttft_ms"].values()),
         )
-    console.print(times, reuse)
+    for table in (times, ratios, parts, reuse):
+        console.print(table)
     for run in result["runs"]:
         exact = "yes, bit for bit" if run["bit_exact"] else "[red]NO[/red]"
         same = "the same text" if run["same_text"] else "[red]different texts[/red]"
@@ -93,6 +99,16 @@ def tables(result: dict[str, Any], console: Console) -> None:
         f"{headline['ratio']:.1f}x sooner from NVMe than by recomputing "
         f"({headline['min']:.1f}-{headline['max']:.1f}x)[/bold]"
     )
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    for name in ("dtype", "prefix tokens", *columns):
+        table.add_column(name, justify="right", max_width=22)
+    return table
 
 
 def picture(result: dict[str, Any], path: Path) -> bool:

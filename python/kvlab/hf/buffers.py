@@ -16,11 +16,13 @@ def tensors_over(buffer: CacheBuffer, layout: ModelLayout) -> list[KeyValue]:
     """Make K and V tensors of every layer over a cache buffer; nothing is copied.
 
     Args:
-        buffer: Leased from the prefix cache of this layout. It goes back to its pool when the last tensor is gone.
+        buffer: Leased from the prefix cache of this layout. It goes back to its pool when the last
+            tensor is gone.
         layout: The model's.
 
     Returns:
-        Per layer K ``[1, k_heads, capacity, k_dim]`` and V ``[1, v_heads, capacity, v_dim]`` of the layout's dtype.
+        Per layer K ``[1, k_heads, capacity, k_dim]`` and V ``[1, v_heads, capacity, v_dim]`` of the
+        layout's dtype.
     """
     capacity = buffer.capacity
 

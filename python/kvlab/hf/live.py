@@ -29,7 +29,8 @@ class LiveRequest:
     Attributes:
         request: The hold on the matched blocks.
         hits: Tokens restored, by tier.
-        computed_on_grid: With a chunk grid, the tokens that may be kept: what the grid covers. None without one.
+        computed_on_grid: With a chunk grid, the tokens that may be kept: what the grid covers. None
+            without one.
     """
 
     def __init__(

@@ -28,8 +28,9 @@ class GenerateOutput:
     Attributes:
         sequences: ``[1, prompt + new]`` token ids.
         report: What was reused and what it cost.
-        output: What ``model.generate`` returned: the same tensor, or with ``return_dict_in_generate`` transformers' ModelOutput
-            with scores, logits and the cache. That cache keeps its memory leased for as long as it is held.
+        output: What ``model.generate`` returned: the same tensor, or with
+            ``return_dict_in_generate`` transformers' ModelOutput with scores, logits and the cache.
+            That cache keeps its memory leased for as long as it is held.
     """
 
     sequences: Tensor
@@ -56,20 +57,23 @@ class Prefilled:
     def commit(self, token_ids: Tensor | Sequence[int]) -> None:
         """Keep tokens that were decoded on this cache since, so that the next turn reuses them.
 
-        Ids beyond the rows of the cache are left out. With a chunk grid nothing is kept that was not computed on the grid.
+        Ids beyond the rows of the cache are left out. With a chunk grid nothing is kept that was
+        not computed on the grid.
 
         Args:
-            token_ids: ``[tokens]`` or ``[1, tokens]``: the prompt and what was decoded after it, in order.
+            token_ids: ``[tokens]`` or ``[1, tokens]``: the prompt and what was decoded after it, in
+                order.
 
         Raises:
-            InvalidArgumentError: The ids do not begin with the prompt, or with what was committed before.
+            InvalidArgumentError: The ids do not begin with the prompt, or with what was committed
+                before.
             StoreClosedError: The store is closed.
         """
         ids = row(torch.as_tensor(token_ids))[: self.cache.get_seq_length()]
         if not np.array_equal(ids[: len(self._prompt)], self._prompt):
             raise InvalidArgumentError(
-                f"the {len(ids)} tokens to commit do not begin with the {len(self._prompt)} of the prompt; "
-                "give the prompt and all that was decoded on its cache"
+                f"the {len(ids)} tokens to commit do not begin with the {len(self._prompt)} of the "
+                "prompt; give the prompt and all that was decoded on its cache"
             )
         self._live.commit(ids)
 

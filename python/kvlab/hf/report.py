@@ -27,13 +27,15 @@ class Report:
     Attributes:
         prompt_tokens: Tokens of the prompt.
         hit_tokens: Tokens restored, by tier.
-        computed_tokens: Prompt tokens the model computed; with ``hit_tokens`` they add up to the prompt.
+        computed_tokens: Prompt tokens the model computed; with ``hit_tokens`` they add up to the
+            prompt.
         blocks_reused: Whole blocks that were restored instead of computed.
         bytes_read: Payload bytes read from L2 and L3.
         lookup_ms: Match, lock and directory lookup.
         restore_ms: Until the restored bytes stood verified in the cache buffer.
         prefill_ms: The forward over the rest of the prompt, up to the first token's logits.
-        ttft_ms: From the call to the first token's logits: all of the above and the checks around it.
+        ttft_ms: From the call to the first token's logits: all of the above and the checks around
+            it.
         missed: Why the tokens that were not restored had to be computed.
         fallback: Why the request was left to plain transformers, or None.
         not_kept: Why its tokens were not handed over to be cached, or None.

@@ -52,7 +52,10 @@ class _Identity:
 
 
 class Session:
-    """Requests of one model over one prefix cache. Not for use from several threads at once; fork a session for each."""
+    """Requests of one model over one prefix cache.
+
+    Not for use from several threads at once: fork a session for each.
+    """
 
     def __init__(
         self,
@@ -98,8 +101,9 @@ class Session:
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
         """Generate as ``model.generate`` does, reusing what is cached of the prompt.
 
-        Prompt and generated tokens are kept, so the next turn reuses both; the last generated token was never computed on, and
-        is not. A request that cannot be served from the cache goes to ``model.generate`` as it is; the report says why.
+        Prompt and generated tokens are kept, so the next turn reuses both; the last generated token
+        was never computed on, and is not. A request that cannot be served from the cache goes to
+        ``model.generate`` as it is; the report says why.
 
         Args:
             input_ids: ``[1, tokens]``, the full prompt, of any integer dtype.
@@ -133,8 +137,7 @@ class Session:
             kwargs["past_key_values"] = kv
             if kwargs.get("attention_mask") is None:
                 kwargs["attention_mask"] = torch.ones_like(input_ids, dtype=torch.long)
-            generate: Any = self.model.generate
-            out = generate(input_ids, **kwargs)
+            out = _generate(self.model, input_ids, kwargs)
             sequences = _sequences(out)
             not_kept = live.try_commit(row(sequences)[: kv.get_seq_length()])
         except BaseException:
@@ -156,7 +159,8 @@ class Session:
         Args:
             input_ids: ``[1, tokens]``, of any integer dtype.
             headroom: Tokens to leave room for behind the prompt; the cache grows beyond by copying.
-            keep: Put the prompt into L1 and below. False leaves every tier as it was: for one-off prompts and for measuring.
+            keep: Put the prompt into L1 and below. False leaves every tier as it was: for one-off
+                prompts and for measuring.
 
         Returns:
             A cache that holds the whole prompt, the logits of the next token, and the report.
@@ -202,8 +206,9 @@ class Session:
             input_ids: ``[1, tokens]`` or ``[tokens]``.
 
         Returns:
-            A ticket with ``progress()``, ``wait(timeout)`` and ``cancel()``. What was loaded stays pinned until a request takes it,
-            the ticket is cancelled, or the store's prefetch timeout ends.
+            A ticket with ``progress()``, ``wait(timeout)`` and ``cancel()``. What was loaded stays
+            pinned until a request takes it, the ticket is cancelled, or the store's prefetch
+            timeout ends.
         """
         self._check_open()
         return self._cache.prefetch(row(input_ids), self.namespace)
@@ -290,8 +295,7 @@ class Session:
         _log.info("left to plain transformers: %s", reason)
         clock = _FirstToken()
         kwargs["logits_processor"] = clock.before(kwargs.get("logits_processor"))
-        generate: Any = self.model.generate
-        out = generate(input_ids, **kwargs)
+        out = _generate(self.model, input_ids, kwargs)
         prompt = input_ids.shape[-1] if isinstance(input_ids, torch.Tensor) else 0
         ttft = ((clock.seen or time.perf_counter()) - start) * 1e3
         report = Report(
@@ -320,6 +324,10 @@ class _FirstToken(LogitsProcessor):
         if self.seen is None:
             self.seen = time.perf_counter()
         return scores
+
+
+def _generate(model: Any, input_ids: Tensor | None, kwargs: Mapping[str, Any]) -> Any:
+    return model.generate(input_ids, **kwargs)
 
 
 def _sequences(out: Any) -> Tensor:
@@ -355,17 +363,20 @@ def attach(
         store: An open store.
         salt: Caches under different salts never share anything.
         block_tokens: Tokens in a block: a hit is rounded down to whole blocks.
-        chunk_tokens: Prefill on a grid of so many tokens, a multiple of ``block_tokens`` (512 is a good one). Cold and warm answers
-            are then the same bit for bit, in every dtype. The price: prefill takes 7-10 % longer, a hit is rounded down to whole
-            chunks, and generated tokens are reused only after a later prompt had them computed on the grid. 0 (default): compute
-            the rest of a prompt in one go.
-        l1: The share of the store's L1 memory for this model's layout, half of it for cache buffers. Default: all that is left.
+        chunk_tokens: Prefill on a grid of so many tokens, a multiple of ``block_tokens`` (512 is a
+            good one). Cold and warm answers are then the same bit for bit, in every dtype. The
+            price: prefill takes 7-10 % longer, a hit is rounded down to whole chunks, and generated
+            tokens are reused only after a later prompt had them computed on the grid. 0 (default):
+            compute the rest of a prompt in one go.
+        l1: The share of the store's L1 memory for this model's layout, half of it for cache
+            buffers. Default: all that is left.
 
     Returns:
         A session.
 
     Raises:
-        UnsupportedModelError: The model keeps state that cannot be cut at a token; the message says which.
+        UnsupportedModelError: The model keeps state that cannot be cut at a token; the message says
+            which.
         CapacityError: The store's L1 memory is taken by other layouts.
         ConfigError: An argument that cannot be.
     """

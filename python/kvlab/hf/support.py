@@ -122,7 +122,7 @@ def _layers_against(decoder: Any) -> Iterator[str]:
     """Reasons in the cache layers that transformers itself would choose."""
     try:
         layers = DynamicCache(config=decoder).layers
-    except Exception as error:  # configs of exotic models fail here in many ways
+    except Exception as error:  # noqa: BLE001 - configs of exotic models fail in many ways
         yield f"transformers builds no dynamic cache from its config ({error!r})"
         return
     for index, layer in enumerate(layers):
@@ -254,7 +254,7 @@ def _setting_reason(kwargs: Mapping[str, Any], defaults: GenerationConfig | None
 
 
 def setting(name: str, kwargs: Mapping[str, Any], defaults: GenerationConfig | None) -> Any:
-    """Return a setting of generate(): of its arguments, else its generation config, else the model's; None if not set."""
+    """Return a setting of generate(), from its arguments, else its config, else the model's."""
     value = kwargs.get(name)
     for source in (kwargs.get("generation_config"), defaults):
         if value is None:
