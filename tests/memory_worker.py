@@ -27,7 +27,7 @@ def main() -> None:
                 request = cache.begin(ids, NAMESPACE)
                 buffer = cache.lease(TOKENS)
                 tokens = request.restore(buffer)["tokens"]
-                memory = np.frombuffer(buffer, np.uint8)
+                memory = np.frombuffer(memoryview(buffer), dtype=np.uint8)
                 if round_ == 0:
                     memory[:] = number
                     request.commit(ids, buffer)
