@@ -77,18 +77,6 @@ impl PyCacheBuffer {
     }
 }
 
-/// The items of a contiguous buffer, in order; none if it is not contiguous.
-pub(crate) fn items<'a, T: Element>(
-    _py: Python<'a>,
-    buffer: &'a PyBuffer<T>,
-) -> Option<impl ExactSizeIterator<Item = T> + 'a> {
-    let items = buffer.as_slice_ptr()?;
-    let first = items.cast::<T>();
-    // SAFETY: `index` is inside the exported memory, which the buffer keeps alive and of which `as_slice_ptr` checked format,
-    // alignment and contiguity. Items are plain numbers read one by one: no reference is made that a writer could break.
-    Some((0..items.len()).map(move |index| unsafe { first.add(index).read() }))
-}
-
 /// The items of a contiguous buffer where they lie; none if it is not contiguous.
 pub(crate) fn cells<'a, T: Element>(
     _py: Python<'a>,

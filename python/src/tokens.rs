@@ -5,8 +5,11 @@ use pyo3::buffer::{Element, PyBuffer, PyUntypedBuffer};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 
-use crate::buffer::items;
+use crate::buffer::cells;
 use crate::error::to_py;
+
+/// Ids that are checked and narrowed together.
+const STRETCH: usize = 256;
 
 /// Token ids as the core wants them.
 #[derive(Clone, Debug, Default)]
@@ -108,25 +111,23 @@ fn narrow<T: Element>(
     out: &mut Vec<u32>,
     widen: impl Fn(T) -> i64,
 ) -> PyResult<()> {
-    let contiguous = || to_py(&Error::invalid("the buffer of token ids is not contiguous"));
-    // One pass that the compiler can vectorise: the range is checked once, over the bits of all ids.
-    let mut bits = 0_i64;
-    out.extend(items(py, buffer).ok_or_else(contiguous)?.map(|item| {
-        let token = widen(item);
-        bits |= token;
-        token as u32
-    }));
-    if bits >> 32 == 0 {
-        return Ok(());
+    let tokens = cells(py, buffer)
+        .ok_or_else(|| to_py(&Error::invalid("the buffer of token ids is not contiguous")))?;
+    out.reserve(tokens.len());
+    // Stretch by stretch, so that the second loop finds them at hand; the compiler vectorises both.
+    for (index, stretch) in tokens.chunks(STRETCH).enumerate() {
+        let bits = stretch
+            .iter()
+            .fold(0, |bits, token| bits | widen(token.get()));
+        if bits >> 32 != 0 {
+            let ids = stretch.iter().map(|token| widen(token.get()));
+            let wrong = ids.enumerate().find(|(_, id)| u32::try_from(*id).is_err());
+            let (inside, id) = wrong.unwrap_or((0, bits));
+            return Err(out_of_range(index * STRETCH + inside, id));
+        }
+        out.extend(stretch.iter().map(|token| widen(token.get()) as u32));
     }
-    out.clear();
-    let mut tokens = items(py, buffer)
-        .ok_or_else(contiguous)?
-        .map(widen)
-        .enumerate();
-    let wrong = tokens.find(|(_, token)| u32::try_from(*token).is_err());
-    let (index, token) = wrong.unwrap_or((0, bits));
-    Err(out_of_range(index, token))
+    Ok(())
 }
 
 fn out_of_range(index: usize, token: impl std::fmt::Display) -> PyErr {

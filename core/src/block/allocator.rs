@@ -140,11 +140,10 @@ impl PagedAllocator {
     /// # Errors
     /// [`Error::UnknownBlock`] if nobody holds it that way.
     pub fn let_go(&mut self, block: BlockId) -> Result<bool> {
-        let count = self.held.get_mut(block.0 as usize);
-        let count = count
-            .filter(|count| **count > 0)
-            .ok_or(Error::UnknownBlock(block.0))?;
-        *count -= 1;
+        match self.held.get_mut(block.0 as usize) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => return Err(Error::UnknownBlock(block.0)),
+        }
         self.pool.release(block)
     }
 

@@ -330,8 +330,8 @@ impl BlockPool {
 }
 
 fn live(slots: &mut [Slot], id: BlockId) -> Result<&mut Slot> {
-    slots
-        .get_mut(id.0 as usize)
-        .filter(|slot| slot.references > 0)
-        .ok_or(Error::UnknownBlock(id.0))
+    match slots.get_mut(id.0 as usize) {
+        Some(slot) if slot.references > 0 => Ok(slot),
+        _ => Err(Error::UnknownBlock(id.0)),
+    }
 }
