@@ -108,6 +108,24 @@ fn locks_keep_a_path_and_giving_them_back_is_no_use() {
 }
 
 #[test]
+fn what_a_lock_protects_stays_known_when_what_follows_is_evicted() {
+    let mut tree = Tree::new();
+    tree.insert(&[1, 2, 3, 4], 10);
+    let inside = tree.0.match_prefix(&NAMESPACE, &[1, 2, 9]);
+    let lock = tree.0.lock(&inside).expect("held");
+    let path = tree.0.locked(lock).expect("locked");
+    assert_eq!(tree.evict(9), [vec![12, 13]]);
+    let mut blocks = Vec::new();
+    tree.0.blocks_of(&path, &mut blocks).expect("protected");
+    assert_eq!(blocks, [10, 11]);
+    let again = tree.0.lock(&path).expect("protected");
+    tree.0.unlock(lock).expect("locked");
+    assert!(tree.evict(9).is_empty());
+    tree.0.unlock(again).expect("locked");
+    assert!(tree.0.locked(again).is_err());
+}
+
+#[test]
 fn a_remembered_key_is_used_and_goes_with_the_blocks_it_stands_for() {
     let mut tree = Tree::new();
     let path = tree.insert(&[1, 2, 3], 10).path;

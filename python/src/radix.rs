@@ -51,8 +51,23 @@ struct Shared {
 #[pyclass(name = "PrefixMatch", module = "kvlab._core", frozen)]
 pub(crate) struct PyPrefixMatch {
     shared: Arc<Shared>,
+    tokens: usize,
+    place: Mutex<Place>,
+}
+
+struct Place {
     found: Match,
-    lock: Mutex<Option<LockId>>,
+    lock: Option<LockId>,
+}
+
+impl PyPrefixMatch {
+    fn new(shared: &Arc<Shared>, found: Match) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            tokens: found.tokens(),
+            place: Mutex::new(Place { found, lock: None }),
+        }
+    }
 }
 
 fn namespace(bytes: Option<&[u8]>) -> PyResult<BlockKey> {
@@ -90,11 +105,7 @@ impl PyRadixCache {
         } else {
             with_tokens(tokens, |ids| Ok(tree.lock().match_prefix(&namespace, ids)))?
         };
-        Ok(PyPrefixMatch {
-            shared: Arc::clone(&self.shared),
-            found,
-            lock: Mutex::default(),
-        })
+        Ok(PyPrefixMatch::new(&self.shared, found))
     }
 
     /// As `match_prefix`, and the block that shares the most tokens beyond: (match, block or None, tokens to copy).
@@ -107,12 +118,7 @@ impl PyRadixCache {
         let namespace = self::namespace(namespace)?;
         with_tokens(tokens, |ids| {
             let found = self.shared.tree.lock().match_partial(&namespace, ids);
-            let shared = Arc::clone(&self.shared);
-            let whole = PyPrefixMatch {
-                shared,
-                found: found.whole,
-                lock: Mutex::default(),
-            };
+            let whole = PyPrefixMatch::new(&self.shared, found.whole);
             let (block, tokens) = found
                 .partial
                 .map_or((None, 0), |part| (Some(part.block), part.tokens));
@@ -224,43 +230,43 @@ impl PyPrefixMatch {
     /// Tokens that matched, in whole blocks.
     #[getter]
     fn tokens(&self) -> usize {
-        self.found.tokens()
+        self.tokens
     }
 
     fn __len__(&self) -> usize {
-        self.found.tokens()
+        self.tokens
     }
 
     /// The matched blocks' ids, in order.
     fn blocks(&self) -> PyResult<Vec<u32>> {
+        let place = self.place.lock();
         let mut blocks = Vec::new();
-        self.shared
-            .tree
-            .lock()
-            .blocks_of(&self.found, &mut blocks)
-            .or_raise()?;
+        let tree = self.shared.tree.lock();
+        tree.blocks_of(&place.found, &mut blocks).or_raise()?;
         Ok(blocks)
     }
 
     /// Protects the matched path from eviction until `unlock`.
     fn lock(&self) -> PyResult<()> {
-        let mut held = self.lock.lock();
-        if held.is_some() {
+        let mut place = self.place.lock();
+        if place.lock.is_some() {
             return Err(to_py(&Error::invalid(
                 "the match is locked already; match again for a second lock",
             )));
         }
-        *held = Some(self.shared.tree.lock().lock(&self.found).or_raise()?);
+        let mut tree = self.shared.tree.lock();
+        let lock = tree.lock(&place.found).or_raise()?;
+        place.lock = Some(lock);
+        if self.tokens > 0 {
+            place.found = tree.locked(lock).or_raise()?;
+        }
         Ok(())
     }
 
     /// Gives the lock back.
     fn unlock(&self) -> PyResult<()> {
-        let lock = self
-            .lock
-            .lock()
-            .take()
-            .ok_or_else(|| to_py(&Error::NotLocked))?;
+        let lock = self.place.lock().lock.take();
+        let lock = lock.ok_or_else(|| to_py(&Error::NotLocked))?;
         self.shared.tree.lock().unlock(lock).or_raise()
     }
 
@@ -278,7 +284,7 @@ impl PyPrefixMatch {
 impl Drop for PyPrefixMatch {
     fn drop(&mut self) {
         // A match that is thrown away must not keep its path locked for ever.
-        let Some(lock) = self.lock.lock().take() else {
+        let Some(lock) = self.place.lock().lock.take() else {
             return;
         };
         let unlocked = self.shared.tree.lock().unlock(lock);

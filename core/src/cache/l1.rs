@@ -125,8 +125,10 @@ impl L1 {
     }
 
     fn claim(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<(Claim, Vec<BlockId>)> {
-        let path = self.tree.match_prefix(namespace, tokens);
-        let lock = self.tree.lock(&path)?;
+        let found = self.tree.match_prefix(namespace, tokens);
+        let lock = self.tree.lock(&found)?;
+        // The match itself may name a node that goes further, and may be evicted.
+        let path = self.tree.locked(lock)?;
         match self.sequence_over(&path) {
             Ok((sequence, blocks)) => Ok((
                 Claim {
@@ -355,10 +357,11 @@ impl L1 {
             self.pool.release(BlockId(displaced))?;
         }
         let lock = self.tree.lock(&inserted.path)?;
+        let path = self.tree.locked(lock)?;
         let Some(claim) = self.holds.get_mut(&id).and_then(|hold| hold.claim.as_mut()) else {
             return self.tree.unlock(lock);
         };
-        claim.path = inserted.path;
+        claim.path = path;
         let before = std::mem::replace(&mut claim.lock, lock);
         self.tree.unlock(before)
     }

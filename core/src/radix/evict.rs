@@ -148,7 +148,7 @@ impl RadixTree {
         node
     }
 
-    fn namespace_of(&self, index: u32) -> BlockKey {
+    pub(super) fn namespace_of(&self, index: u32) -> BlockKey {
         let mut root = index;
         while self.arena[root].parent != NONE {
             root = self.arena[root].parent;

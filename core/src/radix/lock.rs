@@ -56,6 +56,11 @@ impl LockTable {
         Some(place.node)
     }
 
+    fn get(&self, id: LockId) -> Option<u32> {
+        let place = self.slots.get(id.slot as usize)?;
+        (place.live && place.generation == id.generation).then_some(place.node)
+    }
+
     /// The lowest node of every lock that is held.
     pub(super) fn held(&self) -> impl Iterator<Item = u32> {
         let held = self.slots.iter().filter(|place| place.live);
@@ -85,6 +90,21 @@ impl RadixTree {
         }
         self.refresh_candidate(lowest);
         Ok(self.locks.insert(lowest))
+    }
+
+    /// What a lock protects, as a match that stays right for as long as it is locked: a match from before the lock may name a
+    /// node below, which can still be evicted. Costs O(depth).
+    ///
+    /// # Errors
+    /// [`Error::NotLocked`] if it was given back.
+    pub fn locked(&self, lock: LockId) -> Result<Match> {
+        match self.locks.get(lock).ok_or(Error::NotLocked)? {
+            NONE => Ok(Match::default()),
+            lowest => {
+                let tokens = self.arena[lowest].end() * self.block_tokens;
+                Ok(self.match_at(self.namespace_of(lowest), lowest, tokens))
+            }
+        }
     }
 
     /// Gives a lock back. Does not count as a use. Costs O(depth).

@@ -40,7 +40,7 @@ impl RadixStats {
 
 /// The longest prefix that was found: a place in the tree, on a block border. It stays right when nodes split; once a block
 /// of it is evicted, every use is refused. Lock it to keep it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Match {
     namespace: BlockKey,
     node: Option<NodeId>,
