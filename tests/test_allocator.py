@@ -304,4 +304,5 @@ def test_the_toy_shows_the_same() -> None:
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
     (sixteen,) = (row for row in shown["paged"] if row["block_tokens"] == 16)
-    assert sixteen["wasted"] < 0.05 < 0.9 < shown["reserved_wasted"]
+    assert sixteen["wasted"] < 0.05
+    assert shown["reserved_wasted"] > 0.9
