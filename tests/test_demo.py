@@ -126,16 +126,9 @@ def test_the_demo_restores_bit_for_bit_in_a_new_process(tokenizer: Any, tmp_path
         for spread in (*run["ttft_ms"].values(), run["restore_ms"]):
             check_spread(spread)
         assert run["pool"]["blocks_saved"] >= hit // 16
-    headline = result["headline"]
     longest = result["runs"][1]
-    ratio = longest["ratios"]["recomputed_over_restored"]
-    assert headline == {
-        "ratio": ratio["median"],
-        "min": ratio["min"],
-        "max": ratio["max"],
-        "prefix_tokens": 128,
-        "dtype": "fp32",
-    }
+    assert (longest["dtype"], longest["prefix_tokens"]) == ("fp32", 128)
+    assert result["headline"] == longest["ratios"]["recomputed_over_restored"]["median"]
     for beats in result["writes"].values():
         assert all(
             beat["l1_used_blocks"] == beat["l2_used_bytes"] == 0 for beat in beats["lengths"]

@@ -61,7 +61,8 @@ def run(
         ``headline`` (recomputed / restored at the longest length).
 
     Raises:
-        KvlabError: The model cannot be had, or the new process failed.
+        KvlabError: The model cannot be had, the new process failed, or what was restored is not
+            bit for bit what was never evicted (said after everything is shown).
     """
     from rich.console import Console
 
@@ -89,7 +90,8 @@ def run(
             with _bar(console, "restore and compare", plan.restore_steps()) as done:
                 rows = _in_new_process(plan, done)
             result["runs"].extend({**row, "dtype": dtype} for row in rows)
-        result["headline"] = _headline(result["runs"])
+        longest = show.longest(result["runs"])
+        result["headline"] = longest["ratios"]["recomputed_over_restored"]["median"]
         (out / "demo.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
         drawn = show.picture(result, out / "demo.svg")
     finally:
@@ -103,20 +105,13 @@ def run(
         console.print(f"the store stays in {root}")
     if as_json:
         print(json.dumps(result))
+    wrong = [
+        f"{run['dtype']} {run['prefix_tokens']}" for run in result["runs"] if not run["bit_exact"]
+    ]
+    if wrong:
+        message = f"restored logits differ from never-evicted ones: {', '.join(wrong)}"
+        raise KvlabError(message)
     return result
-
-
-def _headline(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    longest = max(run["prefix_tokens"] for run in runs)
-    first = next(run for run in runs if run["prefix_tokens"] == longest)
-    ratio = first["ratios"]["recomputed_over_restored"]
-    return {
-        "prefix_tokens": longest,
-        "dtype": first["dtype"],
-        "ratio": ratio["median"],
-        "min": ratio["min"],
-        "max": ratio["max"],
-    }
 
 
 @contextmanager
