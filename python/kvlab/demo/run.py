@@ -73,7 +73,9 @@ def run(
     out = out or Path("demo-out")
     out.mkdir(parents=True, exist_ok=True)
     path = str(resolve(model))
-    root = Path(tempfile.mkdtemp(prefix="store-", dir=cache_dir or out))
+    parent = (cache_dir or out).expanduser()
+    parent.mkdir(parents=True, exist_ok=True)
+    root = Path(tempfile.mkdtemp(prefix="store-", dir=parent))
     result: dict[str, Any] = {
         "environment": _environment(model, repeats, root),
         "writes": {},
