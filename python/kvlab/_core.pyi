@@ -253,7 +253,7 @@ class RadixCache:
         """
 
     def insert(
-        self, tokens: _Tokens, blocks: Sequence[int] | Buffer, namespace: bytes | None = None
+        self, tokens: _Tokens, blocks: _Tokens, namespace: bytes | None = None
     ) -> int:
         """Keeps a prompt whose KV stands in `blocks`, by reference. Counts as a use of its path.
 
