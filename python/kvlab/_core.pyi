@@ -252,9 +252,7 @@ class RadixCache:
             InvalidArgumentError: as for `match_prefix`.
         """
 
-    def insert(
-        self, tokens: _Tokens, blocks: _Tokens, namespace: bytes | None = None
-    ) -> int:
+    def insert(self, tokens: _Tokens, blocks: _Tokens, namespace: bytes | None = None) -> int:
         """Keeps a prompt whose KV stands in `blocks`, by reference. Counts as a use of its path.
 
         Args:
