@@ -352,7 +352,7 @@ def test_threads_match_lock_insert_and_evict_at_once() -> None:
         rng, hits = random.Random(seed), 0
         for _ in range(400):
             tokens = [rng.randrange(3) for _ in range(12)]
-            with cache.match_prefix(tokens) as found:
+            with cache.match_prefix(tokens, lock=True) as found:
                 blocks = found.blocks()
                 hits += len(blocks)
                 sequence = allocator.allocate_sequence(12 - found.tokens)

@@ -215,15 +215,18 @@ class RadixCache:
     """
 
     def __new__(cls, allocator: PagedAllocator, *, policy: str = "lru") -> Self: ...
-    def match_prefix(self, tokens: _Tokens, namespace: bytes | None = None) -> PrefixMatch:
+    def match_prefix(
+        self, tokens: _Tokens, namespace: bytes | None = None, *, lock: bool = False
+    ) -> PrefixMatch:
         """The longest cached prefix, in whole blocks. Counts as a use of its path.
 
         Args:
             tokens: `[tokens]`; may be empty.
             namespace: 32 bytes.
+            lock: Lock the match at once, so that no other thread can evict it in between.
 
         Returns:
-            A place in the tree; lock it to keep it.
+            A place in the tree; lock it to keep it. As a context manager it is locked inside.
 
         Raises:
             InvalidArgumentError: a wrong dtype, shape or token id, or a namespace that is not 32 bytes.

@@ -8,7 +8,7 @@ use kvlab_core::block::{BlockId, PagedAllocator};
 use kvlab_core::key::BlockKey;
 use kvlab_core::policy;
 use kvlab_core::radix::{LockId, Match, RadixTree};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use pyo3::exceptions::PyAssertionError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -52,6 +52,7 @@ struct Shared {
 pub(crate) struct PyPrefixMatch {
     shared: Arc<Shared>,
     tokens: usize,
+    // Locked after the tree, never before it.
     place: Mutex<Place>,
 }
 
@@ -67,6 +68,19 @@ impl PyPrefixMatch {
             tokens: found.tokens(),
             place: Mutex::new(Place { found, lock: None }),
         }
+    }
+
+    /// Locks the path in the tree, unless it is locked already.
+    fn lock_in(&self, tree: &mut RadixTree) -> PyResult<()> {
+        let mut place = self.place.lock();
+        if place.lock.is_none() {
+            let lock = tree.lock(&place.found).or_raise()?;
+            place.lock = Some(lock);
+            if self.tokens > 0 {
+                place.found = tree.locked(lock).or_raise()?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -90,22 +104,35 @@ impl PyRadixCache {
         })
     }
 
-    /// The longest prefix in whole blocks; counts as a use.
-    #[pyo3(signature = (tokens, namespace=None))]
+    /// The longest prefix in whole blocks; counts as a use. With `lock` it is locked before any other thread can evict it.
+    #[pyo3(signature = (tokens, namespace=None, *, lock=false))]
     fn match_prefix(
         &self,
         tokens: &Bound<'_, PyAny>,
         namespace: Option<&[u8]>,
+        lock: bool,
     ) -> PyResult<PyPrefixMatch> {
         let namespace = self::namespace(namespace)?;
         let tree = &self.shared.tree;
-        let found = if let Some(buffer) = wide(tokens)? {
-            let ids = cells(tokens.py(), &buffer).unwrap_or_default();
-            tree.lock().match_wide(&namespace, ids).or_raise()?
-        } else {
-            with_tokens(tokens, |ids| Ok(tree.lock().match_prefix(&namespace, ids)))?
+        let keep = |mut tree: MutexGuard<'_, RadixTree>, found: Match| {
+            let found = PyPrefixMatch::new(&self.shared, found);
+            if lock {
+                found.lock_in(&mut tree)?;
+            }
+            Ok(found)
         };
-        Ok(PyPrefixMatch::new(&self.shared, found))
+        if let Some(buffer) = wide(tokens)? {
+            let ids = cells(tokens.py(), &buffer).unwrap_or_default();
+            let mut tree = tree.lock();
+            let found = tree.match_wide(&namespace, ids).or_raise()?;
+            keep(tree, found)
+        } else {
+            with_tokens(tokens, |ids| {
+                let mut tree = tree.lock();
+                let found = tree.match_prefix(&namespace, ids);
+                keep(tree, found)
+            })
+        }
     }
 
     /// As `match_prefix`, and the block that shares the most tokens beyond: (match, block or None, tokens to copy).
@@ -239,28 +266,21 @@ impl PyPrefixMatch {
 
     /// The matched blocks' ids, in order.
     fn blocks(&self) -> PyResult<Vec<u32>> {
-        let place = self.place.lock();
         let mut blocks = Vec::new();
         let tree = self.shared.tree.lock();
+        let place = self.place.lock();
         tree.blocks_of(&place.found, &mut blocks).or_raise()?;
         Ok(blocks)
     }
 
     /// Protects the matched path from eviction until `unlock`.
     fn lock(&self) -> PyResult<()> {
-        let mut place = self.place.lock();
-        if place.lock.is_some() {
+        if self.place.lock().lock.is_some() {
             return Err(to_py(&Error::invalid(
                 "the match is locked already; match again for a second lock",
             )));
         }
-        let mut tree = self.shared.tree.lock();
-        let lock = tree.lock(&place.found).or_raise()?;
-        place.lock = Some(lock);
-        if self.tokens > 0 {
-            place.found = tree.locked(lock).or_raise()?;
-        }
-        Ok(())
+        self.lock_in(&mut self.shared.tree.lock())
     }
 
     /// Gives the lock back.
@@ -271,7 +291,8 @@ impl PyPrefixMatch {
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
-        slf.get().lock()?;
+        let shared = &slf.get().shared;
+        slf.get().lock_in(&mut shared.tree.lock())?;
         Ok(slf)
     }
 
