@@ -13,7 +13,7 @@ use super::l1::HoldId;
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
 use crate::error::{Error, Result};
-use crate::key::{BlockKey, chain_keys};
+use crate::key::BlockKey;
 use crate::layout::RunWindow;
 use crate::radix::Evicted;
 use crate::run::{RunHeader, RunSource};
@@ -194,13 +194,13 @@ impl Shared {
         let block_tokens = self.layout.block_tokens();
         let whole = job.tokens.len() / block_tokens * block_tokens;
         self.fill_l1(job, whole)?;
-        let mut keys = Vec::with_capacity(whole / block_tokens);
-        chain_keys(job.namespace, &job.tokens[..whole], block_tokens, &mut keys);
-        let held = self
-            .l1
-            .lock()
-            .sequence(job.hold)
-            .map_or(0, |(_, tokens)| tokens / block_tokens);
+        let keys = self.keys(job.namespace, &job.tokens[..whole]);
+        let held = {
+            let mut l1 = self.l1.lock();
+            l1.remember_key(job.hold, &keys)?;
+            l1.sequence(job.hold)
+                .map_or(0, |(_, tokens)| tokens / block_tokens)
+        };
         self.store.forget_l2(&keys[..held.min(keys.len())])?;
         self.write_through(job, &keys)
     }
@@ -295,9 +295,7 @@ impl Shared {
                 continue;
             };
             let namespace = *part.namespace();
-            let block_tokens = self.layout.block_tokens();
-            let mut keys = Vec::with_capacity(leaving.blocks.len());
-            chain_keys(parent, part.tokens(), block_tokens, &mut keys);
+            let keys = self.keys(parent, part.tokens());
             let mut parent = parent;
             let run_blocks = self.layout.max_run_blocks();
             for (keys, blocks) in keys

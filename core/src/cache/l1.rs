@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::radix::{Evicted, LockId, Match, RadixTree};
 
@@ -412,9 +412,38 @@ impl L1 {
         Ok(gone)
     }
 
-    /// Tokens of `tokens` that the tree has, in whole blocks. Counts as a use.
-    pub(super) fn matched_tokens(&mut self, namespace: &BlockKey, tokens: &[u32]) -> usize {
-        self.tree.match_prefix(namespace, tokens).tokens()
+    /// Tokens of `tokens` that the tree has, in whole blocks, and the key of the last of these. Counts as a use.
+    pub(super) fn matched(
+        &mut self,
+        namespace: &BlockKey,
+        tokens: &[u32],
+    ) -> Result<(usize, BlockKey)> {
+        let found = self.tree.match_prefix(namespace, tokens);
+        Ok((found.tokens(), self.tree.path_key(&found)?))
+    }
+
+    /// The key of the last block of the path that a hold locks; the namespace if that has none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSequence`] if the hold was given up: any key would be a guess.
+    pub(super) fn path_key(&mut self, id: HoldId) -> Result<BlockKey> {
+        let hold = self.holds.get(&id).ok_or(Error::UnknownSequence(id))?;
+        let claim = hold.claim.as_ref().ok_or(Error::UnknownSequence(id))?;
+        if claim.path.blocks() == 0 {
+            return Ok(hold.namespace);
+        }
+        self.tree.path_key(&claim.path)
+    }
+
+    /// Has the tree remember what `keys` says of the path that a hold locks, so that it is not hashed again.
+    pub(super) fn remember_key(&mut self, id: HoldId, keys: &[BlockKey]) -> Result<()> {
+        let claim = self.holds.get(&id).and_then(|hold| hold.claim.as_ref());
+        match claim.map(|claim| (claim.path, claim.path.blocks().checked_sub(1))) {
+            Some((path, Some(last))) if last < keys.len() => {
+                self.tree.remember_key(&path, keys[last])
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn stats(&self) -> L1Stats {

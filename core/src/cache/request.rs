@@ -105,8 +105,8 @@ impl Request {
             last_commit: None,
         };
         if held < usable {
-            let first = held / block_tokens;
-            let keys = shared.keys(namespace, &request.tokens[..usable], first);
+            let parent = shared.l1.lock().path_key(hold)?;
+            let keys = shared.keys(parent, &request.tokens[held..usable]);
             request.steps = shared.store.plan(&keys)?.steps;
         }
         let below = request.steps.iter().map(|step| step.blocks).sum::<usize>();
@@ -360,11 +360,10 @@ impl Drop for Request {
 }
 
 impl super::Shared {
-    /// Keys of the whole blocks of `tokens` from block `first` on.
-    pub(super) fn keys(&self, namespace: BlockKey, tokens: &[u32], first: usize) -> Vec<BlockKey> {
+    /// Keys of the whole blocks of `tokens`, which follow the block of key `parent`.
+    pub(super) fn keys(&self, parent: BlockKey, tokens: &[u32]) -> Vec<BlockKey> {
         let mut keys = Vec::with_capacity(tokens.len() / self.layout.block_tokens());
-        chain_keys(namespace, tokens, self.layout.block_tokens(), &mut keys);
-        keys.drain(..first);
+        chain_keys(parent, tokens, self.layout.block_tokens(), &mut keys);
         keys
     }
 
@@ -381,7 +380,7 @@ impl super::Shared {
         }
         let block_tokens = self.layout.block_tokens();
         let usable = &tokens[..(tokens.len() - 1) / block_tokens * block_tokens];
-        let matched = self.l1.lock().matched_tokens(&namespace, usable);
-        Ok(self.keys(namespace, usable, matched / block_tokens))
+        let (matched, parent) = self.l1.lock().matched(&namespace, usable)?;
+        Ok(self.keys(parent, &usable[matched..]))
     }
 }
