@@ -18,7 +18,7 @@ use kvlab_core::config::DiskConfig;
 use kvlab_core::key::{BlockKey, chain_key, namespace_digest};
 use kvlab_core::layout::{LayerLayout, Layout, RunWindow};
 use kvlab_core::memory::{Piece, Region, Regions, read_pieces};
-use kvlab_core::run::{RunHeader, RunSource, RunTarget};
+use kvlab_core::run::{RunHeader, RunSource, RunTarget, Terms};
 use kvlab_core::tier::disk::DiskTier;
 use kvlab_core::tier::{PinnedRun, Put, Tier};
 
@@ -160,6 +160,7 @@ fn store(
             keys,
             block_tokens: layout.block_tokens() as u32,
             slices: layout.slice_lengths(blocks),
+            terms: Terms::default(),
         };
         let source = RunSource {
             region: Arc::clone(buffer.region()),

@@ -14,7 +14,7 @@ use kvlab_core::config::{DiskConfig, StoreConfig};
 use kvlab_core::key::{BlockKey, chain_keys, namespace_digest};
 use kvlab_core::layout::{LayerLayout, Layout, RunWindow};
 use kvlab_core::memory::{Piece, Region};
-use kvlab_core::run::{RunHeader, RunSource, RunTarget};
+use kvlab_core::run::{RunHeader, RunSource, RunTarget, Terms};
 use kvlab_core::store::{BlockStore, ReadRequest};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -163,6 +163,7 @@ impl Prompt {
                 keys: chunk.into(),
                 block_tokens: layout.block_tokens() as u32,
                 slices: layout.slice_lengths(chunk.len()),
+                terms: Terms::default(),
             };
             let pieces = (0..LAYERS)
                 .map(|layer| layout.buffer_pieces(buffer.layout(), layer, &window))

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::memory::{Piece, Region};
@@ -11,6 +12,30 @@ use crate::memory::{Piece, Region};
 pub const MAX_RUN_BLOCKS: usize = 4096;
 /// The most slices (layers) that a run may have.
 pub const MAX_RUN_SLICES: usize = 1024;
+
+/// What a namespace asks of the tiers for its runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// How L3 stores the payload. Default: as it is.
+    pub codec: Codec,
+    /// Whose it is, for quotas: a digest of the cache salt. Default: 0, nobody's.
+    pub tenant: u64,
+    /// Seconds after which it is a miss, counted from when it was stored; 0 for no limit, the default.
+    pub ttl_seconds: u32,
+    /// Whether it may be written to disk. Default: true.
+    pub persist: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            codec: Codec::Raw,
+            tenant: 0,
+            ttl_seconds: 0,
+            persist: true,
+        }
+    }
+}
 
 /// What is known of a run without its payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +50,8 @@ pub struct RunHeader {
     pub block_tokens: u32,
     /// Payload bytes of each slice (one a layer), in order. Never empty.
     pub slices: Box<[u32]>,
+    /// What its namespace asks for.
+    pub terms: Terms,
 }
 
 impl RunHeader {

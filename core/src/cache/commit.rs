@@ -378,6 +378,7 @@ impl Shared {
             keys: keys.into(),
             block_tokens: self.layout.block_tokens() as u32,
             slices: self.layout.slice_lengths(keys.len()),
+            terms: self.terms(&namespace),
         }
     }
 

@@ -9,6 +9,7 @@ mod copy;
 mod l1;
 mod request;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::layout::Layout;
 use crate::memory::Region;
 use crate::policy;
 use crate::radix::RadixTree;
+use crate::run::Terms;
 use crate::store::{BlockStore, PrefetchTicket};
 
 use commit::Committer;
@@ -69,6 +71,18 @@ pub(crate) struct Shared {
     l1: Mutex<L1>,
     /// Told whenever evicted blocks are free again.
     blocks_freed: Condvar,
+    /// What namespaces ask of the tiers below; the default for those that are not here.
+    terms: Mutex<HashMap<BlockKey, Terms>>,
+}
+
+impl Shared {
+    fn terms(&self, namespace: &BlockKey) -> Terms {
+        self.terms
+            .lock()
+            .get(namespace)
+            .copied()
+            .unwrap_or_default()
+    }
 }
 
 impl PrefixCache {
@@ -94,6 +108,7 @@ impl PrefixCache {
         let shared = Arc::new(Shared {
             l1: Mutex::new(L1::new(pool, tree)?),
             blocks_freed: Condvar::new(),
+            terms: Mutex::default(),
             layout,
             store,
             buffers: BufferPool::new(config.buffer_bytes),
@@ -111,6 +126,11 @@ impl PrefixCache {
     /// The store below.
     pub fn store(&self) -> &BlockStore {
         &self.shared.store
+    }
+
+    /// Says what the tiers below are asked for with the runs of a namespace; holds for what is stored from now on.
+    pub fn set_terms(&self, namespace: BlockKey, terms: Terms) {
+        self.shared.terms.lock().insert(namespace, terms);
     }
 
     /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down

@@ -9,7 +9,7 @@ use crate::config::WritePolicy;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::memory::{Piece, Region};
-use crate::run::{RunHeader, RunSource, RunTarget};
+use crate::run::{RunHeader, RunSource, RunTarget, Terms};
 use crate::tier::{Put, TierId};
 
 /// The namespace of all opaque blocks; as a parent it stands for none.
@@ -36,6 +36,7 @@ pub(super) fn put(
         keys: [key].into(),
         block_tokens: 0,
         slices: [len].into(),
+        terms: Terms::default(),
     };
     let region = Arc::new(Region::new(bytes.len())?);
     region.write(0, bytes);

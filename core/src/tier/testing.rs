@@ -13,7 +13,7 @@ use super::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId, Tie
 use crate::error::Result;
 use crate::key::{BlockKey, chain_key};
 use crate::memory::{Piece, Region};
-use crate::run::{RunHeader, RunSource, RunTarget};
+use crate::run::{RunHeader, RunSource, RunTarget, Terms};
 
 pub(crate) fn namespace(index: u8) -> BlockKey {
     BlockKey([index + 1; 32])
@@ -52,6 +52,7 @@ pub(crate) fn header(
         keys: keys[range].into(),
         block_tokens: 16,
         slices: slices.into(),
+        terms: Terms::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kvlab_core::config::DiskConfig;
 use kvlab_core::key::{BlockKey, chain_key, namespace_digest};
 use kvlab_core::memory::{Piece, Region};
-use kvlab_core::run::{RunHeader, RunSource, RunTarget};
+use kvlab_core::run::{RunHeader, RunSource, RunTarget, Terms};
 use kvlab_core::tier::disk::{DiskTier, RecoveryReport};
 use kvlab_core::tier::{PinnedRun, ReadFailure, Tier};
 
@@ -49,6 +49,7 @@ pub(crate) fn header(
         keys: keys.collect(),
         block_tokens: 16,
         slices: slices.into(),
+        terms: Terms::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::record::Fields;
 use super::run::Run;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader};
+use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader, Terms};
 
 /// Part of the row that says where a run lies.
 const PART_RUN: u16 = 0;
@@ -332,6 +332,7 @@ fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
         keys,
         block_tokens,
         slices: slices.into(),
+        terms: Terms::default(),
     };
     header.validate().ok()?;
     Some(Row {

@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::key::BlockKey;
 use crate::memory::{PAGE, page_align};
-use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader};
+use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader, Terms};
 
 /// The version of the files that this code reads and writes.
 pub(super) const FORMAT_VERSION: u32 = 1;
@@ -162,6 +162,7 @@ impl Record {
             keys,
             block_tokens,
             slices: lengths.into(),
+            terms: Terms::default(),
         };
         if header.validate().is_err() || stored_payload_bytes(&header.slices) != payload {
             return None;
@@ -219,7 +220,7 @@ mod tests {
     use super::{Identity, Record, header_bytes, padded, record_bytes, seal};
     use crate::key::BlockKey;
     use crate::memory::PAGE;
-    use crate::run::RunHeader;
+    use crate::run::{RunHeader, Terms};
     use proptest::prelude::*;
 
     fn record() -> Record {
@@ -236,6 +237,7 @@ mod tests {
                 keys: [BlockKey([3; 32]), BlockKey([4; 32])].into(),
                 block_tokens: 16,
                 slices: [5000, 4096].into(),
+                terms: Terms::default(),
             },
             sums: [0x1111_2222_3333_4444, 0x5555_6666_7777_8888].into(),
         }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use super::{ARENA_PAGE, MemoryRun, MemoryTier, VictimRun};
 use crate::key::BlockKey;
 use crate::memory::{PAGE, Piece, Region};
-use crate::run::{RunHeader, RunTarget};
+use crate::run::{RunHeader, RunTarget, Terms};
 use crate::tier::testing::{arrived, chain, header, namespace, slice_bytes, source, target};
 use crate::tier::{PinnedRun, Put, Refusal, Tier};
 
@@ -258,6 +258,7 @@ fn rings_of_opaque_parents_can_be_evicted() {
             keys: [*key].into(),
             block_tokens: 0,
             slices: [5].into(),
+            terms: Terms::default(),
         };
         assert_eq!(
             tier.put(&header, &source(&header)).expect("put"),
@@ -271,6 +272,7 @@ fn rings_of_opaque_parents_can_be_evicted() {
         keys: [BlockKey([9; 32])].into(),
         block_tokens: 0,
         slices: [5].into(),
+        terms: Terms::default(),
     };
     assert_eq!(tier.put(&own, &source(&own)).expect("put"), Put::Stored);
     for _ in 0..4 {
