@@ -16,6 +16,7 @@ from kvlab._types import (
     CacheStats,
     PoolStats,
     PrefetchProgress,
+    PromptExplanation,
     RadixStats,
     RecoveryReport,
     Restored,
@@ -450,6 +451,14 @@ class PrefixCache:
 
     def prefetch(self, tokens: _Tokens, namespace: bytes) -> PrefetchTicket:
         """Starts to pull what L3 has of the prompt beyond L1 into L2, best effort; at most half of L2 is held.
+
+        Raises:
+            InvalidArgumentError: as for `begin`.
+            StoreClosedError: the store is closed.
+        """
+
+    def explain(self, tokens: _Tokens, namespace: bytes) -> PromptExplanation:
+        """What the tiers know of a prompt, under this namespace and others; counts as no use.
 
         Raises:
             InvalidArgumentError: as for `begin`.

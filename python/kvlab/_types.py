@@ -312,3 +312,31 @@ class RecoveryReport(TypedDict):
     index_rebuilt: bool
     index_moved: str | None
     rows_dropped: RowsDropped
+
+
+class TreeDivergence(TypedDict):
+    """How far L1's tree knows a prompt, in tokens.
+
+    Attributes:
+        matched: Leading tokens in whole blocks.
+        common: Leading tokens that the closest cached sequence shares.
+        cached: The token that it has where the prompt goes another way; None if it ends there.
+    """
+
+    matched: int
+    common: int
+    cached: int | None
+
+
+class PromptExplanation(TypedDict):
+    """What the tiers know of a prompt.
+
+    Attributes:
+        l1: How far L1 knows it.
+        below: Where each usable whole block is below L1, from the first block on.
+        elsewhere: Other namespaces that have the prompt's first block, and how many of its leading blocks.
+    """
+
+    l1: TreeDivergence
+    below: list[Tier | None]
+    elsewhere: list[tuple[bytes, int]]

@@ -137,6 +137,20 @@ impl PyPrefixCache {
         Ok(PyPrefetchTicket { inner })
     }
 
+    /// What the tiers know of a prompt, under this namespace and others; counts as no use.
+    fn explain<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: Tokens,
+        namespace: &[u8],
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        let found = py
+            .detach(|| self.inner.explain(namespace, &tokens.0))
+            .or_raise()?;
+        stats::explanation(py, &found)
+    }
+
     /// Gives up L1 blocks to the tiers below (all that may go, by default); gives back how many went.
     #[pyo3(signature = (blocks=None))]
     fn evict(&self, py: Python<'_>, blocks: Option<Int>) -> PyResult<usize> {

@@ -2,11 +2,11 @@
 
 use kvlab_core::block::PoolStats;
 use kvlab_core::buffer::BufferStats;
-use kvlab_core::cache::{CacheStats, L1Stats, Restored};
-use kvlab_core::store::{PrefetchProgress, StoreStats, TierStats};
+use kvlab_core::cache::{CacheStats, Explanation, L1Stats, Restored};
+use kvlab_core::store::{Lookup, PrefetchProgress, StoreStats, TierStats};
 use kvlab_core::tier::disk::RecoveryReport;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyBytes, PyDict};
 
 /// Builds a dictionary from `name: value` pairs of one structure.
 macro_rules! fields {
@@ -67,6 +67,30 @@ fn l1<'py>(py: Python<'py>, stats: &L1Stats) -> PyResult<Bound<'py, PyDict>> {
 
 fn buffers(py: Python<'_>, stats: BufferStats) -> PyResult<Bound<'_, PyDict>> {
     Ok(fields!(py, stats, [budget, mapped, idle]))
+}
+
+/// The name of where a block is; none for a miss.
+pub(crate) fn lookup(found: Lookup) -> Option<String> {
+    match found {
+        Lookup::Miss => None,
+        Lookup::Hit(tier) => Some(tier.to_string()),
+        Lookup::Pending => Some("pending".to_owned()),
+    }
+}
+
+/// What the tiers know of a prompt.
+pub(crate) fn explanation<'py>(
+    py: Python<'py>,
+    found: &Explanation,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("l1", fields!(py, found.l1, [matched, common, cached]))?;
+    let below = found.below.iter().copied().map(lookup);
+    dict.set_item("below", below.collect::<Vec<_>>())?;
+    let elsewhere = found.elsewhere.iter();
+    let elsewhere = elsewhere.map(|(namespace, blocks)| (PyBytes::new(py, &namespace.0), *blocks));
+    dict.set_item("elsewhere", elsewhere.collect::<Vec<_>>())?;
+    Ok(dict)
 }
 
 /// A prefix cache.

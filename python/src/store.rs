@@ -290,19 +290,10 @@ impl PyBlockStore {
     }
 
     /// Where each key is: "l2", "l3", "pending" or None. Answered from memory.
-    fn lookup(&self, keys: Vec<Vec<u8>>) -> PyResult<Vec<Option<&'static str>>> {
-        use kvlab_core::store::Lookup;
+    fn lookup(&self, keys: Vec<Vec<u8>>) -> PyResult<Vec<Option<String>>> {
         let keys = block_keys(&keys)?;
         let found = self.inner.lookup(&keys).or_raise()?;
-        Ok(found
-            .into_iter()
-            .map(|found| match found {
-                Lookup::Hit(TierId::L2) => Some("l2"),
-                Lookup::Hit(_) => Some("l3"),
-                Lookup::Pending => Some("pending"),
-                Lookup::Miss => None,
-            })
-            .collect())
+        Ok(found.into_iter().map(stats::lookup).collect())
     }
 
     /// Whether a key can be read.

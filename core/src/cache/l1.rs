@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::radix::{Evicted, LockId, Match, RadixTree};
+use crate::radix::{Divergence, Evicted, LockId, Match, RadixTree};
 
 /// A request's claim on L1: its sequence, and the lock on the path that the sequence was forked from.
 pub(super) type HoldId = u64;
@@ -159,6 +159,16 @@ impl L1 {
         self.tree.unlock(claim.lock)?;
         self.sequences.free(&mut self.pool, claim.sequence)?;
         Ok(())
+    }
+
+    /// How far the tree knows a prompt; counts as no use.
+    pub(super) fn divergence(&self, namespace: &BlockKey, tokens: &[u32]) -> Divergence {
+        self.tree.divergence(namespace, tokens)
+    }
+
+    /// The namespaces that the tree has anything of.
+    pub(super) fn namespaces(&self) -> Vec<BlockKey> {
+        self.tree.namespaces().copied().collect()
     }
 
     /// One more user of a hold.

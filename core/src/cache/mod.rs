@@ -6,6 +6,7 @@
 
 mod commit;
 mod copy;
+mod explain;
 mod l1;
 mod request;
 
@@ -29,6 +30,7 @@ use crate::store::{BlockStore, PrefetchTicket};
 use commit::Committer;
 use l1::L1;
 
+pub use explain::Explanation;
 pub use l1::L1Stats;
 pub use request::{HitTokens, Request, Restored};
 

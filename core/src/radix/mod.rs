@@ -8,6 +8,7 @@
 //! Its metadata stay below [`NODE_BYTES`] a node.
 
 mod arena;
+mod divergence;
 mod evict;
 mod insert;
 mod keys;
@@ -16,6 +17,7 @@ mod tree;
 mod validate;
 
 pub use arena::NodeId;
+pub use divergence::Divergence;
 pub use evict::{Cleared, Evicted};
 pub use insert::Inserted;
 pub use lock::LockId;

@@ -245,7 +245,7 @@ impl RadixTree {
     }
 
     /// The node in which the longest prefix ends ([`NONE`] for an unknown namespace), and how many tokens matched.
-    fn find<T: TokenId>(&self, namespace: &BlockKey, tokens: &[T]) -> (u32, usize) {
+    pub(super) fn find<T: TokenId>(&self, namespace: &BlockKey, tokens: &[T]) -> (u32, usize) {
         match self.roots.get(namespace) {
             Some(&root) => self.walk(root, tokens),
             None => (NONE, 0),
@@ -347,7 +347,7 @@ fn common_blocks<T: TokenId>(own: &[u32], given: &[T], block_tokens: usize) -> u
 }
 
 /// How many tokens two stretches share.
-fn common_tokens(left: &[u32], right: &[u32]) -> usize {
+pub(super) fn common_tokens(left: &[u32], right: &[u32]) -> usize {
     let pairs = left.iter().zip(right);
     pairs.take_while(|(left, right)| left == right).count()
 }

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
 use crate::tier::disk::{DiskTier, RecoveryReport};
-use crate::tier::{DurableTier, Put};
+use crate::tier::{DurableTier, NamespaceUsage, Put};
 
 pub use plan::{Lookup, Plan, Step};
 pub use prefetch::{PrefetchProgress, PrefetchTicket};
@@ -327,6 +327,15 @@ impl BlockStore {
     pub fn tiers(&self) -> (bool, bool) {
         let core = &self.handle.core;
         (core.l2.is_some(), core.l3.is_some())
+    }
+
+    /// What L3 has of each namespace, by namespace. O(runs).
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn namespaces(&self) -> Result<Vec<NamespaceUsage>> {
+        let l3 = self.core()?.l3.as_ref();
+        Ok(l3.map_or_else(Vec::new, |l3| l3.namespaces()))
     }
 
     /// Checks every structure of the store.

@@ -7,7 +7,7 @@ use crate::config::StoreConfig;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::tier::disk::{DiskTier, RecoveryReport};
-use crate::tier::{DurableTier, TierUsage};
+use crate::tier::{DurableTier, NamespaceUsage, TierUsage};
 
 impl BlockStore {
     /// Opens a store: L2 unless `config.l2_bytes` is 0, L3 if `config.disk` is given, repaired if it was not closed cleanly.
@@ -68,5 +68,9 @@ impl DurableTier for DiskTier {
             blocks: stats.blocks,
             evictions: stats.evictions,
         }
+    }
+
+    fn namespaces(&self) -> Vec<NamespaceUsage> {
+        Self::namespaces(self)
     }
 }

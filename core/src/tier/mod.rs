@@ -131,6 +131,19 @@ pub struct TierUsage {
     pub evictions: u64,
 }
 
+/// What a tier has of one namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamespaceUsage {
+    /// The namespace.
+    pub namespace: BlockKey,
+    /// Its runs.
+    pub runs: usize,
+    /// Blocks in them.
+    pub blocks: usize,
+    /// Payload bytes, as they were given.
+    pub payload_bytes: u64,
+}
+
 /// A tier that outlives the process: what a store needs of L3 beside [`Tier`].
 pub trait DurableTier: Tier {
     /// Drops the runs of a namespace, or all, so that they do not come back after a crash; gives back how many.
@@ -153,4 +166,7 @@ pub trait DurableTier: Tier {
 
     /// What is in use.
     fn usage(&self) -> TierUsage;
+
+    /// What there is of each namespace, by namespace. O(runs).
+    fn namespaces(&self) -> Vec<NamespaceUsage>;
 }

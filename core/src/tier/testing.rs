@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId, TierUsage};
+use super::{
+    DurableTier, NamespaceUsage, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId, TierUsage,
+};
 use crate::error::Result;
 use crate::key::{BlockKey, chain_key};
 use crate::memory::{Piece, Region};
@@ -424,5 +426,22 @@ impl DurableTier for FakeDisk {
             blocks: shelf.rows.len(),
             evictions: shelf.evictions,
         }
+    }
+
+    fn namespaces(&self) -> Vec<NamespaceUsage> {
+        let shelf = self.shelf.lock();
+        let mut all = BTreeMap::new();
+        for run in &shelf.runs {
+            let usage = all.entry(run.header.namespace).or_insert(NamespaceUsage {
+                namespace: run.header.namespace,
+                runs: 0,
+                blocks: 0,
+                payload_bytes: 0,
+            });
+            usage.runs += 1;
+            usage.blocks += run.header.keys.len();
+            usage.payload_bytes += run.header.payload_bytes();
+        }
+        all.into_values().collect()
     }
 }

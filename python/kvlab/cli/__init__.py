@@ -22,6 +22,7 @@ __all__ = ["LazyGroup", "app", "main"]
 
 COMMANDS: Mapping[str, str] = {
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
+    "explain": "Why a prompt hits or misses a store.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "version": "What is installed.",
 }

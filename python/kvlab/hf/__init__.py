@@ -4,6 +4,7 @@ This package imports torch and transformers; ``import kvlab`` does not.
 """
 
 from kvlab.hf.cache import KeyValue, PreallocatedCache, PreallocatedLayer
+from kvlab.hf.explain import Explanation
 from kvlab.hf.fingerprint import fingerprint
 from kvlab.hf.layout import LayerShape, ModelLayout, read_layout
 from kvlab.hf.load import load
@@ -14,6 +15,7 @@ from kvlab.hf.stamp import Stamp
 from kvlab.hf.support import check_model, refuse_request
 
 __all__ = [
+    "Explanation",
     "GenerateOutput",
     "HitTokens",
     "KeyValue",

@@ -19,6 +19,7 @@ from kvlab.errors import (
     StoreClosedError,
     UnsupportedRequestError,
 )
+from kvlab.hf.explain import Explanation, explain
 from kvlab.hf.fingerprint import fingerprint
 from kvlab.hf.layout import ModelLayout, read_layout
 from kvlab.hf.live import DRAIN_SECONDS, LiveRequest
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from kvlab._core import PrefetchTicket, PrefixCache, Request, Store
     from kvlab.hf.cache import PreallocatedCache
@@ -212,6 +213,34 @@ class Session:
         """
         self._check_open()
         return self._cache.prefetch(row(input_ids), self.namespace)
+
+    def explain(
+        self,
+        input_ids: Tensor,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        against: Tensor | None = None,
+    ) -> Explanation:
+        """Say what is cached of a prompt and where it leaves what is cached; uses nothing.
+
+        Args:
+            input_ids: ``[1, tokens]`` or ``[tokens]``.
+            tokenizer: For the text of where they part.
+            against: A prompt that was expected to begin alike; tells that place to the token.
+
+        Raises:
+            InvalidArgumentError: The prompt is empty.
+            StoreClosedError: The session or its store is closed.
+        """
+        self._check_open()
+        return explain(
+            self._cache,
+            self.namespace,
+            row(input_ids),
+            grid=self._chunk,
+            tokenizer=tokenizer,
+            against=None if against is None else row(against),
+        )
 
     def fork(self) -> Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""

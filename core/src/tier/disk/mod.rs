@@ -19,6 +19,7 @@ mod space;
 mod stats;
 mod write;
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use stats::Counters;
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
-use super::{PinnedRun, Put, Tier, TierId};
+use super::{NamespaceUsage, PinnedRun, Put, Tier, TierId};
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -172,6 +173,24 @@ impl DiskTier {
         out.segments = state.space.len();
         out.used_bytes = state.space.used() + state.index_bytes;
         out
+    }
+
+    /// What there is of each namespace, by namespace. O(runs).
+    pub fn namespaces(&self) -> Vec<NamespaceUsage> {
+        let mut all = BTreeMap::new();
+        for run in self.inner.state.lock().directory.runs() {
+            let header = &run.header;
+            let usage = all.entry(header.namespace).or_insert(NamespaceUsage {
+                namespace: header.namespace,
+                runs: 0,
+                blocks: 0,
+                payload_bytes: 0,
+            });
+            usage.runs += 1;
+            usage.blocks += header.keys.len();
+            usage.payload_bytes += header.payload_bytes();
+        }
+        all.into_values().collect()
     }
 
     /// The segment files, oldest first.

@@ -1,0 +1,76 @@
+//! Why a prompt hits or misses, without changing anything: no lock, no pin, no use is counted.
+
+use super::PrefixCache;
+use crate::error::{Error, Result};
+use crate::key::{BlockKey, chain_keys};
+use crate::radix::Divergence;
+use crate::store::Lookup;
+
+/// What the tiers know of a prompt.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// How far L1's tree knows the prompt, to the token.
+    pub l1: Divergence,
+    /// Where each usable whole block is below L1, from the first one on: whether L1 has it or not.
+    pub below: Vec<Lookup>,
+    /// Namespaces beside the asked one that have the prompt's first block in L1 or on disk, and how many of its leading
+    /// blocks they have: the same text under another model, dtype, setting or salt.
+    pub elsewhere: Vec<(BlockKey, usize)>,
+}
+
+impl PrefixCache {
+    /// Looks a prompt up in every tier and under every namespace. Costs O(tokens) for each namespace that knows its beginning.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an empty prompt, [`Error::Closed`].
+    pub fn explain(&self, namespace: BlockKey, tokens: &[u32]) -> Result<Explanation> {
+        self.check_open()?;
+        if tokens.is_empty() {
+            return Err(Error::invalid(
+                "the prompt is empty; there is nothing to explain",
+            ));
+        }
+        let block_tokens = self.shared.layout.block_tokens();
+        let usable = &tokens[..(tokens.len() - 1) / block_tokens * block_tokens];
+        let (l1, mut others) = {
+            let l1 = self.shared.l1.lock();
+            (l1.divergence(&namespace, tokens), l1.namespaces())
+        };
+        let store = &self.shared.store;
+        others.extend(store.namespaces()?.iter().map(|usage| usage.namespace));
+        others.sort_unstable();
+        others.dedup();
+        let below = store.lookup(&self.shared.keys(namespace, usable))?;
+        let mut elsewhere = Vec::new();
+        for other in others.into_iter().filter(|other| *other != namespace) {
+            let here = self.shared.l1.lock().divergence(&other, usable).matched / block_tokens;
+            let mut keys = Vec::new();
+            chain_keys(
+                other,
+                usable.get(..block_tokens).unwrap_or_default(),
+                block_tokens,
+                &mut keys,
+            );
+            let begins = store
+                .lookup(&keys)?
+                .iter()
+                .any(|found| *found != Lookup::Miss);
+            let stored = if begins {
+                let all = store.lookup(&self.shared.keys(other, usable))?;
+                all.iter()
+                    .take_while(|found| **found != Lookup::Miss)
+                    .count()
+            } else {
+                0
+            };
+            if here.max(stored) > 0 {
+                elsewhere.push((other, here.max(stored)));
+            }
+        }
+        Ok(Explanation {
+            l1,
+            below,
+            elsewhere,
+        })
+    }
+}
