@@ -106,8 +106,11 @@ impl Inner {
         let mut outcome = self.drop_rows(index, gone);
         for Gone { run, .. } in gone {
             let segment = &run.place.segment;
-            let erased =
-                segment.erase_header(run.place.extent.offset, run.header_bytes(), &self.bounces);
+            let erased = segment.erase_header(
+                run.place.extent.offset,
+                run.header_bytes as usize,
+                &self.bounces,
+            );
             if let Err(error) = erased {
                 let context = format!("{}: erasing a deleted run", segment.path.display());
                 outcome = Err(Error::io(context, error));

@@ -15,7 +15,7 @@ use super::index::{HELD, Index, Meta, Row};
 use super::lock::StoreDirectory;
 use super::platform;
 use super::record::Record;
-use super::run::{Place, extent_of};
+use super::run::Place;
 use super::segment::{Extent, FIRST_RECORD, Segment, parse_file_name};
 use super::space::Space;
 use super::stats::Counters;
@@ -268,7 +268,7 @@ impl Recovery<'_> {
         let mut rows = Vec::with_capacity(loaded.rows.len());
         for row in loaded.rows {
             let counts = &mut self.report.rows_dropped;
-            let end = extent_of(&row.header, row.offset).end();
+            let end = row.extent().end();
             let Some(found) = self.segments.get(&row.segment) else {
                 counts.no_segment += 1;
                 dropped.push(row.serial);
@@ -282,7 +282,9 @@ impl Recovery<'_> {
             }
             if let Some(records) = scanned.get_mut(&row.segment) {
                 let matches = |record: &Record| {
-                    record.identity.serial == row.serial && record.header == row.header
+                    record.identity.serial == row.serial
+                        && record.created == row.created
+                        && record.header == row.header
                 };
                 if records.get(&row.offset).is_some_and(matches) {
                     records.remove(&row.offset);
@@ -303,6 +305,8 @@ impl Recovery<'_> {
                     segment,
                     offset,
                     header: record.header,
+                    header_bytes: record.header_bytes,
+                    created: record.created,
                 };
                 self.index.insert(&row).map_err(index_error)?;
                 rows.push(row);
@@ -349,7 +353,7 @@ impl Recovery<'_> {
             let place = (row.segment, row.offset);
             let kept = place >= before;
             if kept {
-                before = (row.segment, extent_of(&row.header, row.offset).end());
+                before = (row.segment, row.extent().end());
             } else {
                 dropped.push(row.serial);
             }
@@ -374,11 +378,11 @@ impl Recovery<'_> {
             };
             let place = Place {
                 segment: Arc::clone(&found.segment),
-                extent: extent_of(&row.header, row.offset),
+                extent: row.extent(),
             };
             live.entry(row.segment).or_default().push(place.extent);
             clock = clock.max(row.serial).max(row.last_use);
-            directory.insert(row.serial, row.header, place, Some(row.last_use));
+            directory.insert(row, place);
         }
         directory.resume_clock(clock);
         let next = self.index.meta(Meta::NextSegment).map_err(index_error)?;

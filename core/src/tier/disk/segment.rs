@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::bounce::{BOUNCE_BYTES, BouncePool};
 use super::platform::{self, IoMode};
 use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
-use super::record::{is_sealed, record_bytes, seal};
+use super::record::{is_readable, is_sealed, seal};
 use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
 
 const MAGIC: [u8; 8] = *b"KVLABSEG";
@@ -42,6 +42,8 @@ impl Extent {
 pub(super) struct Segment {
     pub(super) store: u64,
     pub(super) id: u32,
+    /// The format version that its header page says.
+    pub(super) version: u32,
     pub(super) path: PathBuf,
     pub(super) file: File,
     pub(super) mode: IoMode,
@@ -82,6 +84,7 @@ impl Segment {
         let segment = Self {
             store,
             id,
+            version: FORMAT_VERSION,
             path,
             file,
             mode,
@@ -106,14 +109,18 @@ impl Segment {
     ) -> io::Result<Self> {
         let path = directory.join(file_name(id));
         let (file, mode) = platform::open_segment(&path, false, direct)?;
-        let segment = Self {
+        let mut segment = Self {
             store,
             id,
+            version: FORMAT_VERSION,
             path,
             file,
             mode,
         };
-        if segment.read_at(0, PAGE, pool)? != segment.header_page() {
+        let page = segment.read_at(0, PAGE, pool)?;
+        let mut fields = Fields(page.get(16..).unwrap_or_default());
+        segment.version = fields.u32().unwrap_or_default();
+        if !is_readable(segment.version) || page != segment.header_page() {
             return Err(damaged("the header page is not that of this segment"));
         }
         Ok(segment)
@@ -123,7 +130,7 @@ impl Segment {
         let mut page = Vec::with_capacity(PAGE);
         page.extend_from_slice(&MAGIC);
         page.extend_from_slice(&[0; 8]);
-        page.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        page.extend_from_slice(&self.version.to_le_bytes());
         page.extend_from_slice(&self.id.to_le_bytes());
         page.extend_from_slice(&self.store.to_le_bytes());
         page.resize(PAGE, 0);
@@ -223,7 +230,7 @@ impl Segment {
         let mut table = Vec::with_capacity(len as usize);
         table.extend_from_slice(&CONTENTS_MAGIC);
         table.extend_from_slice(&[0; 8]);
-        table.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        table.extend_from_slice(&self.version.to_le_bytes());
         table.extend_from_slice(&self.id.to_le_bytes());
         table.extend_from_slice(&self.store.to_le_bytes());
         table.extend_from_slice(&(records.len() as u64).to_le_bytes());
@@ -279,7 +286,7 @@ impl Segment {
             return None;
         }
         fields.u64()?;
-        if (fields.u32()?, fields.u32()?, fields.u64()?) != (FORMAT_VERSION, self.id, self.store) {
+        if (fields.u32()?, fields.u32()?, fields.u64()?) != (self.version, self.id, self.store) {
             return None;
         }
         let count = usize::try_from(fields.u64()?).ok()?;
@@ -327,8 +334,8 @@ impl Segment {
                 None => None,
             };
             match record {
-                Some(record) if offset + record_bytes(&record.header) <= size => {
-                    offset += record_bytes(&record.header);
+                Some(record) if offset + record.bytes() <= size => {
+                    offset += record.bytes();
                     records.push(record);
                 }
                 _ => offset += PAGE as u64,
@@ -364,7 +371,7 @@ mod tests {
         assert_eq!((bytes.len() as u64, size), (5 * 4096, 5 * 4096));
         let tail = |magic: &[u8]| {
             let mut fixed = magic.to_vec();
-            fixed.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+            fixed.extend([2, 0, 0, 0, 7, 0, 0, 0]);
             fixed.extend([0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
             fixed
         };

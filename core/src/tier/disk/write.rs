@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
 use xxhash_rust::xxh3::Xxh3;
@@ -15,6 +16,7 @@ use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
 use super::{Inner, UNSAVED_USES, lock};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -123,6 +125,8 @@ impl Inner {
             segment: place.segment.id,
             offset: place.extent.offset,
             header: header.clone(),
+            header_bytes: header_bytes(header.keys.len(), header.slices.len()) as u32,
+            created: unix_seconds(),
         };
         if let Err(refusal) = self.write(index, &row, &place, source) {
             self.abandon(index, &row, &place);
@@ -136,7 +140,7 @@ impl Inner {
         }
         let job = state.space.finish_write(&place);
         let bytes = place.extent.len;
-        state.directory.insert(serial, row.header, place, None);
+        state.directory.insert(row, place);
         drop(state);
         self.counters.written(bytes);
         if let Some(job) = job {
@@ -167,7 +171,7 @@ impl Inner {
     /// Writes header and payload, in one call if they fit the working memory; else the header comes last.
     fn write_record(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
         let header = &row.header;
-        let head = header_bytes(header.keys.len(), header.slices.len());
+        let head = row.header_bytes as usize;
         let total = place.extent.len as usize;
         let bounce = self
             .bounces
@@ -209,6 +213,8 @@ impl Inner {
                 serial: row.serial,
             },
             header: header.clone(),
+            header_bytes: row.header_bytes,
+            created: row.created,
             sums: sums.into(),
         };
         if whole {
@@ -223,7 +229,7 @@ impl Inner {
 
     /// Gives up a reserved record: no row, no header and no bytes of it stay.
     fn abandon(&self, index: &Index, row: &Row, place: &Place) {
-        let head = header_bytes(row.header.keys.len(), row.header.slices.len());
+        let head = row.header_bytes as usize;
         let cleaned = index
             .remove_unread(&[row.serial])
             .and_then(|()| index.flush())
@@ -369,6 +375,12 @@ impl Inner {
 /// Checks that a source has exactly the bytes that a header announces.
 fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
     header.validate()?;
+    if header.terms.codec != Codec::Raw {
+        return Err(Error::invalid(format!(
+            "{:?} cannot be written to disk; use Codec::Raw",
+            header.terms.codec
+        )));
+    }
     let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
         return Err(Error::invalid("a run names the same block twice"));
@@ -399,6 +411,11 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn refusal_of(error: &io::Error) -> Refusal {
