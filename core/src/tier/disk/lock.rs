@@ -57,11 +57,6 @@ impl StoreDirectory {
     }
 }
 
-/// Makes names that were created in a directory durable.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 fn unusable(path: &Path, error: io::Error) -> Error {
     Error::io(
         format!(
@@ -142,7 +137,7 @@ fn write_format(path: &Path, store: u64) -> Result<()> {
         writeln!(file, "{FORMAT_MAGIC} {FORMAT_VERSION} {store:016x}")?;
         file.sync_all()?;
         fs::rename(&temporary, path.join(FORMAT_FILE))?;
-        sync_directory(path)
+        File::open(path)?.sync_all()
     };
     write().map_err(|error| unusable(path, error))
 }

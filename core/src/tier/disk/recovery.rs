@@ -10,10 +10,11 @@ use parking_lot::{Condvar, Mutex};
 
 use super::bounce::BouncePool;
 use super::directory::Directory;
+use super::files::Files;
 use super::flight::Flights;
 use super::index::{HELD, Index, Meta, Row};
+use super::limited;
 use super::lock::StoreDirectory;
-use super::platform;
 use super::record::Record;
 use super::run::Place;
 use super::segment::{Extent, FIRST_RECORD, Segment, parse_file_name};
@@ -89,10 +90,12 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
             remedy: format!("give at least {MIN_CAPACITY} bytes"),
         });
     }
+    let files = limited::files(config)?;
     let directory = StoreDirectory::open(&config.path)?;
     let bounces = BouncePool::default();
     let mut report = RecoveryReport::default();
-    let (segments, free_id) = open_segments(&directory, config.direct, &bounces, &mut report)?;
+    let (segments, free_id) =
+        open_segments(&files, &directory, config.direct, &bounces, &mut report)?;
     let index = open_index(&directory.path, !segments.is_empty(), &mut report)?;
     let mut recovery = Recovery {
         bounces: &bounces,
@@ -106,6 +109,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
     let report = recovery.report;
     let inner = Inner {
         path: directory.path.clone(),
+        files,
         store: directory.store,
         capacity: config.capacity,
         segment_bytes: segment_bytes(config),
@@ -135,6 +139,7 @@ fn segment_bytes(config: &DiskConfig) -> u64 {
 }
 
 fn open_segments(
+    files: &Arc<dyn Files>,
     directory: &StoreDirectory,
     direct: bool,
     bounces: &BouncePool,
@@ -144,13 +149,12 @@ fn open_segments(
     let context = |error| Error::io(format!("{}: listing segments", path.display()), error);
     let mut segments = BTreeMap::new();
     let mut free_id = 1;
-    for entry in fs::read_dir(path).map_err(context)? {
-        let name = entry.map_err(context)?.file_name();
+    for name in files.list(path).map_err(context)? {
         let Some(id) = name.to_str().and_then(parse_file_name) else {
             continue;
         };
         free_id = free_id.max(id.saturating_add(1));
-        let opened = Segment::open(path, directory.store, id, direct, bounces);
+        let opened = Segment::open(files, path, directory.store, id, direct, bounces);
         let found = opened.and_then(|segment| {
             Ok(Found {
                 size: segment.size()?,
@@ -335,7 +339,7 @@ impl Recovery<'_> {
                     true
                 }
                 Err(error) => {
-                    log::warn!("{}: left alone: {error}", found.segment.path.display());
+                    log::warn!("{}: left alone: {error}", found.segment.path().display());
                     report.foreign_segments += 1;
                     false
                 }
@@ -391,7 +395,7 @@ impl Recovery<'_> {
             let mut extents = live.remove(&id).unwrap_or_default();
             extents.sort_unstable();
             if let Err(error) = self.settle(&mut space, &found, &extents) {
-                log::warn!("{}: repairing it: {error}", found.segment.path.display());
+                log::warn!("{}: repairing it: {error}", found.segment.path().display());
             }
         }
         self.index
@@ -421,7 +425,7 @@ impl Recovery<'_> {
     fn settle(&self, space: &mut Space, found: &Found, live: &[Extent]) -> io::Result<()> {
         let segment = &found.segment;
         if live.is_empty() {
-            return fs::remove_file(&segment.path);
+            return segment.remove();
         }
         let (size, end, records) = if let Some((end, records)) = &found.contents {
             (found.size, *end, records.clone())
@@ -441,9 +445,12 @@ impl Recovery<'_> {
         let mut gaps = before.collect::<Vec<_>>();
         gaps.push(from..end);
         for gap in gaps {
-            let len = gap.end.saturating_sub(gap.start);
-            if len > 0 && platform::punch_hole(&segment.file, gap.start, len)? {
-                space.punched(segment.id, len);
+            let extent = Extent {
+                offset: gap.start,
+                len: gap.end.saturating_sub(gap.start),
+            };
+            if extent.len > 0 && segment.punch(extent)? {
+                space.punched(segment.id, extent.len);
             }
         }
         Ok(())

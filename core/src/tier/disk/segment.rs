@@ -1,11 +1,11 @@
 //! One segment file: a header page, records, and once it is sealed a table of contents.
 
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use super::bounce::{BOUNCE_BYTES, BouncePool};
-use super::platform::{self, IoMode};
+use super::files::{Files, IoMode, OpenFile, OpenMode};
 use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
 use super::record::{is_readable, is_sealed, seal};
 use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
@@ -44,9 +44,8 @@ pub(super) struct Segment {
     pub(super) id: u32,
     /// The format version that its header page says.
     pub(super) version: u32,
-    pub(super) path: PathBuf,
-    pub(super) file: File,
-    pub(super) mode: IoMode,
+    pub(super) file: OpenFile,
+    files: Arc<dyn Files>,
 }
 
 /// Bytes of a table of contents of so many records.
@@ -72,6 +71,7 @@ fn damaged(what: &'static str) -> io::Error {
 impl Segment {
     /// Makes a segment file of `size` bytes with its header page. A file that was only half made is removed.
     pub(super) fn create(
+        files: &Arc<dyn Files>,
         directory: &Path,
         store: u64,
         id: u32,
@@ -79,21 +79,23 @@ impl Segment {
         direct: bool,
         pool: &BouncePool,
     ) -> io::Result<Self> {
-        let path = directory.join(file_name(id));
-        let (file, mode) = platform::open_segment(&path, true, direct)?;
+        let mode = OpenMode {
+            create: true,
+            direct,
+        };
         let segment = Self {
             store,
             id,
             version: FORMAT_VERSION,
-            path,
-            file,
-            mode,
+            file: files.open(&directory.join(file_name(id)), mode)?,
+            files: Arc::clone(files),
         };
-        let outcome = platform::preallocate(&segment.file, size)
+        let outcome = segment
+            .preallocate(size)
             .and_then(|()| segment.write_at(0, &segment.header_page(), pool));
         if let Err(error) = outcome {
             // The error that counts is the first one.
-            let _ = std::fs::remove_file(&segment.path);
+            let _ = segment.remove();
             return Err(error);
         }
         Ok(segment)
@@ -101,21 +103,23 @@ impl Segment {
 
     /// Opens a segment file and checks its header page; `InvalidData` if it is not what its name says.
     pub(super) fn open(
+        files: &Arc<dyn Files>,
         directory: &Path,
         store: u64,
         id: u32,
         direct: bool,
         pool: &BouncePool,
     ) -> io::Result<Self> {
-        let path = directory.join(file_name(id));
-        let (file, mode) = platform::open_segment(&path, false, direct)?;
+        let mode = OpenMode {
+            create: false,
+            direct,
+        };
         let mut segment = Self {
             store,
             id,
             version: FORMAT_VERSION,
-            path,
-            file,
-            mode,
+            file: files.open(&directory.join(file_name(id)), mode)?,
+            files: Arc::clone(files),
         };
         let page = segment.read_at(0, PAGE, pool)?;
         let mut fields = Fields(page.get(16..).unwrap_or_default());
@@ -176,7 +180,7 @@ impl Segment {
             offset: at,
             len,
         };
-        read_pieces(&self.file, offset, regions, &[piece])
+        self.read_pieces(offset, regions, &[piece])
     }
 
     /// Writes the first `len` bytes of a region, whole pages.
@@ -190,7 +194,21 @@ impl Segment {
             offset: 0,
             len,
         };
-        write_pieces(&self.file, offset, regions, &[piece])
+        write_pieces(offset, regions, &[piece], |vectors, offset| {
+            self.files.write(&self.file, offset, vectors)
+        })
+    }
+
+    /// Reads into pieces of regions.
+    pub(super) fn read_pieces(
+        &self,
+        offset: u64,
+        regions: Regions<'_>,
+        pieces: &[Piece],
+    ) -> io::Result<()> {
+        read_pieces(offset, regions, pieces, |vectors, offset| {
+            self.files.read(&self.file, offset, vectors)
+        })
     }
 
     /// The record that starts at `offset`; none if there is no sound header or it belongs elsewhere.
@@ -221,7 +239,7 @@ impl Segment {
         pool: &BouncePool,
     ) -> io::Result<()> {
         self.write_at(offset, &vec![0; len], pool)?;
-        self.file.sync_data()
+        self.sync()
     }
 
     /// Ends the file with a table of contents at `end` and gives back what lies behind; the new size of the file.
@@ -244,8 +262,8 @@ impl Segment {
         table.extend_from_slice(&(!end).to_le_bytes());
         seal(&mut table);
         self.write_at(end, &table, pool)?;
-        self.file.set_len(end + len)?;
-        self.file.sync_data()?;
+        self.files.set_size(&self.file, end + len)?;
+        self.sync()?;
         Ok(end + len)
     }
 
@@ -346,7 +364,37 @@ impl Segment {
 
     /// Size of the file in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
-        self.file.metadata().map(|status| status.len())
+        self.files.size(&self.file)
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// How its bytes are moved.
+    pub(super) fn mode(&self) -> IoMode {
+        self.file.mode
+    }
+
+    /// Puts what was written on stable storage.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.files.sync(&self.file)
+    }
+
+    /// Makes the file `size` bytes long.
+    pub(super) fn preallocate(&self, size: u64) -> io::Result<()> {
+        self.files.preallocate(&self.file, size)
+    }
+
+    /// Gives a range back to the file system. False where that is not supported.
+    pub(super) fn punch(&self, extent: Extent) -> io::Result<bool> {
+        self.files.punch(&self.file, extent.offset, extent.len)
+    }
+
+    /// Removes the file; whoever has the segment can still read it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.files.remove(self.path())
     }
 }
 
@@ -355,6 +403,9 @@ const _: () = assert!(MAX_HEADER_BYTES <= BOUNCE_BYTES);
 #[cfg(test)]
 mod tests {
     use super::super::bounce::BouncePool;
+    use std::sync::Arc;
+
+    use super::super::files::{Files, SystemFiles};
     use super::super::record::is_sealed;
     use super::{Extent, Segment, contents_bytes, file_name, parse_file_name};
 
@@ -363,7 +414,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let pool = BouncePool::default();
         let store = 0x1122_3344_5566_7788;
-        let segment = Segment::create(directory.path(), store, 7, 1 << 20, false, &pool);
+        let files: Arc<dyn Files> = Arc::new(SystemFiles);
+        let segment = Segment::create(&files, directory.path(), store, 7, 1 << 20, false, &pool);
         let segment = segment.expect("made");
         let records = [(4096, 8192), (12288, 4096)].map(|(offset, len)| Extent { offset, len });
         let size = segment.seal(16384, &records, &pool).expect("sealed");

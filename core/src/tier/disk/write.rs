@@ -10,12 +10,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::bounce::BOUNCE_BYTES;
 use super::index::{Index, Meta, Row};
-use super::platform;
 use super::record::{Identity, Record, header_bytes, padded, record_bytes};
 use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
-use super::{Inner, UNSAVED_USES, lock};
+use super::{Inner, UNSAVED_USES};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -114,7 +113,7 @@ impl Inner {
         source: &RunSource,
     ) -> Result<(), Refusal> {
         // Without an answer from the system, writing decides.
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         if free < self.free_reserve {
             return Err(Refusal::NoSpace);
         }
@@ -158,12 +157,12 @@ impl Inner {
         source: &RunSource,
     ) -> Result<(), Refusal> {
         let refuse = |error: io::Error| {
-            log::warn!("{}: writing a run: {error}", place.segment.path.display());
+            log::warn!("{}: writing a run: {error}", place.segment.path().display());
             refusal_of(&error)
         };
         self.write_record(row, place, source).map_err(refuse)?;
         if self.durable {
-            place.segment.file.sync_data().map_err(refuse)?;
+            place.segment.sync().map_err(refuse)?;
         }
         index.insert(row).map_err(|error| refuse(error.into()))
     }
@@ -241,7 +240,7 @@ impl Inner {
         if let Err(error) = cleaned {
             log::warn!(
                 "{}: cleaning up after a run that was not stored: {error}",
-                place.segment.path.display()
+                place.segment.path().display()
             );
         }
         let job = self.state.lock().space.finish_write(place);
@@ -292,7 +291,7 @@ impl Inner {
     /// Evicts until `bytes` more fit into the capacity, and checks the free-space reserve.
     fn make_room(&self, index: &Index, bytes: u64) -> Result<(), Refusal> {
         let index_bytes = index.bytes();
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         let mut first = true;
         loop {
             let missing = {
@@ -328,15 +327,23 @@ impl Inner {
                     .set_meta(Meta::NextSegment, u64::from(id) + 1)
                     .map_err(|error| refuse(error.into()))?;
                 let path = &self.path;
-                let made = Segment::create(path, self.store, id, size, self.direct, &self.bounces);
+                let made = Segment::create(
+                    &self.files,
+                    path,
+                    self.store,
+                    id,
+                    size,
+                    self.direct,
+                    &self.bounces,
+                );
                 let segment = made.map_err(refuse)?;
                 if self.durable {
-                    lock::sync_directory(path).map_err(refuse)?;
+                    self.files.sync_directory(path).map_err(refuse)?;
                 }
                 (Arc::new(segment), size)
             }
             Growth::Resume { segment, size } => {
-                platform::preallocate(&segment.file, *size).map_err(refuse)?;
+                segment.preallocate(*size).map_err(refuse)?;
                 (Arc::clone(segment), *size)
             }
         };
@@ -350,12 +357,12 @@ impl Inner {
         match job.segment.seal(job.end, &job.records, &self.bounces) {
             Ok(size) => {
                 let empty = self.state.lock().space.sealed(id, size);
-                if empty && let Err(error) = std::fs::remove_file(&job.segment.path) {
-                    log::warn!("{}: removing it: {error}", job.segment.path.display());
+                if empty && let Err(error) = job.segment.remove() {
+                    log::warn!("{}: removing it: {error}", job.segment.path().display());
                 }
             }
             Err(error) => {
-                log::warn!("{}: sealing it: {error}", job.segment.path.display());
+                log::warn!("{}: sealing it: {error}", job.segment.path().display());
                 self.state.lock().space.seal_failed(id);
             }
         }
