@@ -21,6 +21,8 @@ fn milliseconds(time: std::time::Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+pub(crate) use fields;
+
 /// A pool and its sequences.
 pub(crate) fn pool<'py>(py: Python<'py>, stats: &PoolStats) -> PyResult<Bound<'py, PyDict>> {
     Ok(fields!(

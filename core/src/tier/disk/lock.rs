@@ -68,7 +68,7 @@ fn unusable(path: &Path, error: io::Error) -> Error {
 }
 
 /// The format version and the store's id, if the directory has a format file.
-fn read_format(path: &Path) -> Result<Option<(u32, u64)>> {
+pub(super) fn read_format(path: &Path) -> Result<Option<(u32, u64)>> {
     let file = path.join(FORMAT_FILE);
     let text = match fs::read(&file) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -100,6 +100,24 @@ fn read_format(path: &Path) -> Result<Option<(u32, u64)>> {
             "the format file is damaged; delete the directory to start anew".to_owned(),
         )),
     }
+}
+
+/// The process that has the store open, as the system's table of locks and the lock file tell; none where they do not. Asking by
+/// trying the lock would make a store that is opened just then fail.
+pub(super) fn holder(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+
+    let status = fs::metadata(path.join(LOCK_FILE)).ok()?;
+    let (device, inode) = (status.dev(), status.ino());
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let held = locks.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some("FLOCK") && fields.nth(3) == Some(&file)
+    });
+    let says = fs::read_to_string(path.join(LOCK_FILE)).unwrap_or_default();
+    held.then(|| says.trim().to_owned())
 }
 
 /// A directory without a format file must be empty.

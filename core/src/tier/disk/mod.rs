@@ -8,6 +8,7 @@ mod directory;
 mod files;
 mod flight;
 mod index;
+pub mod inspect;
 mod limited;
 mod lock;
 mod platform;

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::memory::{PAGE, page_align};
 use crate::policy;
 
-const INDEX_DIRECTORY: &str = "index";
+pub(super) const INDEX_DIRECTORY: &str = "index";
 /// The least capacity, in bytes: the index alone takes half of it.
 const MIN_CAPACITY: u64 = 1 << 20;
 /// The smallest segment, in bytes.
