@@ -6,11 +6,13 @@
     reason = "the audited module; every block has its SAFETY note"
 )]
 
+mod checksum;
 mod page_cache;
 mod prefetch;
 mod region;
 mod vectored;
 
+pub use checksum::Checksum;
 pub use page_cache::resident_bytes;
 pub(crate) use prefetch::prefetch;
 pub use region::{PAGE, Region, page_align};

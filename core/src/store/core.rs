@@ -62,7 +62,7 @@ impl Core {
         })
     }
 
-    /// The writer thread.
+    /// A writer thread.
     pub(super) fn write(&self) {
         if let Some(writer) = &self.writer {
             writer.run();
@@ -260,7 +260,7 @@ impl Core {
     ) -> Put {
         // Waiting for room comes first: nothing waits under the lock of the moves.
         if let (Some(deadline), Some(writer)) = (room_by, &self.writer) {
-            writer.wait_room(header.payload_bytes(), deadline);
+            writer.wait_room(&header, deadline);
         }
         self.moves.settle(born, |fresh| {
             if fresh {

@@ -121,6 +121,19 @@ impl DiskTier {
         Ok((tier, report))
     }
 
+    /// Stores a run, as [`Tier::put`] does; what follows it in its chain may be put as soon as `admitted` was called.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if header and source do not match, [`Error::Closed`], [`Error::Forked`].
+    pub fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        self.inner.put(header, source, admitted)
+    }
+
     /// Deletes all runs of a namespace, or everything, and gives back how many. Their headers are erased on disk when this
     /// returns: a crash does not bring them back.
     ///
@@ -260,7 +273,7 @@ impl Tier for DiskTier {
     }
 
     fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
-        self.inner.put(header, source)
+        self.inner.put(header, source, &|| ())
     }
 
     fn remove(&self, keys: &[BlockKey]) -> usize {
@@ -400,10 +413,8 @@ impl Inner {
                 }
             }
         }
-        let job = self.state.lock().space.retire();
-        if let Some(job) = job {
-            self.seal(&job);
-        }
+        self.state.lock().space.retire();
+        self.seal_full();
         let outcome = self.flush().and_then(|()| {
             let index = self.index()?;
             index

@@ -4,12 +4,9 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-use xxhash_rust::xxh3::Xxh3;
-
 use super::bounce::BOUNCE_BYTES;
 use super::index::{Index, Meta, Row};
-use super::platform;
+use super::platform::{self, IoMode};
 use super::record::{Identity, Record, header_bytes, padded, record_bytes};
 use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
@@ -17,15 +14,20 @@ use super::space::{Growth, SealJob};
 use super::{Inner, UNSAVED_USES, lock};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
+use crate::memory::{Checksum, PAGE, Piece, Regions, write_pieces};
 use crate::run::{RunHeader, RunSource};
 use crate::tier::{Put, Refusal};
+use foldhash::fast::RandomState;
 
 /// An admitted put; when dropped, others may put the same keys, and its parent may be evicted again.
 struct Ticket<'a> {
     inner: &'a Inner,
     id: u64,
     keys: &'a [BlockKey],
+    /// Pinned: an evicted parent would leave what is written now without a way to it.
     parent: Option<Arc<Run>>,
+    /// The put of the parent, where that is still under way.
+    follows: Option<u64>,
 }
 
 impl Drop for Ticket<'_> {
@@ -44,18 +46,28 @@ enum Admission<'a> {
 }
 
 impl Inner {
-    /// Stores a run. A second put of any of its blocks waits for the first and then looks again.
-    pub(super) fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
+    /// Stores a run. A second put of any of its blocks waits for the first and then looks again. A put of what follows it
+    /// may begin after `admitted` was called: its bytes are then written at the same time, and published in order.
+    pub(super) fn put(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
         self.check_owner()?;
         validate(header, source)?;
         let index = self.index()?;
         let put = match self.admit(header)? {
             Admission::Done(put) => put,
-            Admission::Ticket(ticket) => match self.store(&ticket, &index, header, source) {
-                Ok(()) => Put::Stored,
-                Err(refusal) => Put::Refused(refusal),
-            },
+            Admission::Ticket(mut ticket) => {
+                admitted();
+                match self.store(&mut ticket, &index, header, source) {
+                    Ok(()) => Put::Stored,
+                    Err(refusal) => Put::Refused(refusal),
+                }
+            }
         };
+        self.seal_full();
         if let Put::Refused(refusal) = put {
             self.counters.refused(refusal);
         }
@@ -85,14 +97,17 @@ impl Inner {
             return Ok(Admission::Done(Put::Present));
         }
         let parent = state.directory.locate(&header.parent);
+        let mut follows = None;
         if parent.is_none() && header.parent != header.namespace {
-            return refused(Refusal::ParentMissing);
+            follows = state.flights.of(&header.parent);
+            if follows.is_none() {
+                return refused(Refusal::ParentMissing);
+            }
         }
         let least = FIRST_RECORD + record_bytes(header) + contents_bytes(1);
         if least + state.index_bytes > self.capacity {
             return refused(Refusal::TooLarge);
         }
-        // An evicted parent would leave what is written now without a way to it.
         let parent = parent.and_then(|row| state.directory.pin(row.slot));
         let id = state.flights.begin(header.namespace, &header.keys);
         drop(state);
@@ -101,12 +116,13 @@ impl Inner {
             id,
             keys: &header.keys,
             parent,
+            follows,
         }))
     }
 
     fn store(
         &self,
-        ticket: &Ticket<'_>,
+        ticket: &mut Ticket<'_>,
         index: &Index,
         header: &RunHeader,
         source: &RunSource,
@@ -124,7 +140,15 @@ impl Inner {
             offset: place.extent.offset,
             header: header.clone(),
         };
-        if let Err(refusal) = self.write(index, &row, &place, source) {
+        let written = self
+            .write_bytes(&row, &place, source)
+            .and_then(|()| self.await_parent(ticket, header))
+            .and_then(|()| {
+                index
+                    .insert(&row)
+                    .map_err(|error| refuse(&place, &error.into()))
+            });
+        if let Err(refusal) = written {
             self.abandon(index, &row, &place);
             return Err(refusal);
         }
@@ -134,38 +158,95 @@ impl Inner {
             self.abandon(index, &row, &place);
             return Err(Refusal::Unavailable);
         }
-        let job = state.space.finish_write(&place);
+        state.space.finish_write(&place);
         let bytes = place.extent.len;
         state.directory.insert(serial, row.header, place, None);
         drop(state);
         self.counters.written(bytes);
-        if let Some(job) = job {
-            self.seal(&job);
-        }
         Ok(())
     }
 
-    /// Writes the record and its rows.
-    fn write(
-        &self,
-        index: &Index,
-        row: &Row,
-        place: &Place,
-        source: &RunSource,
-    ) -> Result<(), Refusal> {
-        let refuse = |error: io::Error| {
-            log::warn!("{}: writing a run: {error}", place.segment.path.display());
-            refusal_of(&error)
+    /// Waits for the put that the parent is written by. Rows follow the order of the chain.
+    fn await_parent(&self, ticket: &mut Ticket<'_>, header: &RunHeader) -> Result<(), Refusal> {
+        let Some(put) = ticket.follows else {
+            return Ok(());
         };
-        self.write_record(row, place, source).map_err(refuse)?;
-        if self.durable {
-            place.segment.file.sync_data().map_err(refuse)?;
+        let mut state = self.state.lock();
+        while state.flights.any_open(&[put]) {
+            self.changed.wait(&mut state);
         }
-        index.insert(row).map_err(|error| refuse(error.into()))
+        let row = state.directory.locate(&header.parent);
+        ticket.parent = row.and_then(|row| state.directory.pin(row.slot));
+        match ticket.parent {
+            Some(_) => Ok(()),
+            None => Err(Refusal::ParentMissing),
+        }
     }
 
-    /// Writes header and payload, in one call if they fit the working memory; else the header comes last.
-    fn write_record(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
+    fn write_bytes(&self, row: &Row, place: &Place, source: &RunSource) -> Result<(), Refusal> {
+        let written = if is_aligned(place.segment.mode, source) {
+            match self.write_straight(row, place, source) {
+                // The system asks for more alignment than it said.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.write_gathered(row, place, source)
+                }
+                written => written,
+            }
+        } else {
+            self.write_gathered(row, place, source)
+        };
+        written
+            .and_then(|()| match self.durable {
+                true => place.segment.file.sync_data(),
+                false => Ok(()),
+            })
+            .map_err(|error| refuse(place, &error))
+    }
+
+    /// Writes the payload from where it lies. Records that are longer than the working memory get their header last.
+    fn write_straight(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
+        let header = &row.header;
+        let head = header_bytes(header.keys.len(), header.slices.len());
+        let whole = place.extent.len <= BOUNCE_BYTES as u64;
+        let sums = source.slices.iter().map(|pieces| {
+            let mut checksum = Checksum::default();
+            for piece in pieces {
+                source
+                    .region
+                    .hash_into(&mut checksum, piece.offset, piece.len);
+            }
+            checksum.finish()
+        });
+        let record = self.record(row, place, sums.collect());
+        // The header, then a page of zeroes that all padding is taken from.
+        let bounce = self.bounces.take(head + PAGE).map_err(io::Error::other)?;
+        bounce.region.write(0, &record.encode());
+        bounce.region.zero(head, PAGE);
+        let spare = |offset, len| Piece {
+            spare: true,
+            offset,
+            len,
+        };
+        let mut pieces = vec![spare(0, if whole { head } else { 0 })];
+        for (slice, &len) in source.slices.iter().zip(&header.slices) {
+            pieces.extend_from_slice(slice);
+            pieces.push(spare(head, (padded(len) - u64::from(len)) as usize));
+        }
+        let regions = Regions {
+            main: &source.region,
+            spare: &bounce.region,
+        };
+        let segment = &place.segment;
+        let offset = place.extent.offset;
+        if whole {
+            return write_pieces(&segment.file, offset, regions, &pieces);
+        }
+        write_pieces(&segment.file, offset + head as u64, regions, &pieces)?;
+        segment.write_region(offset, &bounce.region, head)
+    }
+
+    /// Writes the payload by way of working memory, with the header in the same call if both fit it; else the header comes last.
+    fn write_gathered(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
         let header = &row.header;
         let head = header_bytes(header.keys.len(), header.slices.len());
         let total = place.extent.len as usize;
@@ -179,7 +260,7 @@ impl Inner {
         let mut written = place.extent.offset + if whole { 0 } else { head as u64 };
         let mut sums = Vec::with_capacity(header.slices.len());
         for (pieces, &len) in source.slices.iter().zip(&header.slices) {
-            let mut hasher = Xxh3::new();
+            let mut hasher = Checksum::default();
             for piece in pieces {
                 let mut done = 0;
                 while done < piece.len {
@@ -199,18 +280,9 @@ impl Inner {
             let padding = (padded(len) - u64::from(len)) as usize;
             region.zero(filled, padding);
             filled += padding;
-            sums.push(hasher.digest());
+            sums.push(hasher.finish());
         }
-        let record = Record {
-            identity: Identity {
-                store: self.store,
-                segment: place.segment.id,
-                offset: place.extent.offset,
-                serial: row.serial,
-            },
-            header: header.clone(),
-            sums: sums.into(),
-        };
+        let record = self.record(row, place, sums.into());
         if whole {
             region.write(0, &record.encode());
             return place.segment.write_region(written, region, filled);
@@ -219,6 +291,19 @@ impl Inner {
         place
             .segment
             .write_at(place.extent.offset, &record.encode(), &self.bounces)
+    }
+
+    fn record(&self, row: &Row, place: &Place, sums: Box<[u64]>) -> Record {
+        Record {
+            identity: Identity {
+                store: self.store,
+                segment: place.segment.id,
+                offset: place.extent.offset,
+                serial: row.serial,
+            },
+            header: row.header.clone(),
+            sums,
+        }
     }
 
     /// Gives up a reserved record: no row, no header and no bytes of it stay.
@@ -238,11 +323,8 @@ impl Inner {
                 place.segment.path.display()
             );
         }
-        let job = self.state.lock().space.finish_write(place);
+        self.state.lock().space.finish_write(place);
         self.give_back(place);
-        if let Some(job) = job {
-            self.seal(&job);
-        }
     }
 
     /// Sets aside room for a record, in a new segment if need be, evicting leaves if need be.
@@ -258,11 +340,8 @@ impl Inner {
                 continue;
             }
             state.growing = true;
-            let job = state.space.retire();
+            state.space.retire();
             drop(state);
-            if let Some(job) = job {
-                self.seal(&job);
-            }
             let grown = self.grow(index, len);
             state = self.state.lock();
             state.growing = false;
@@ -338,8 +417,18 @@ impl Inner {
         Ok(())
     }
 
+    /// Seals the segments that are full and written. Puts do so when they are done, so that no run waits for it.
+    pub(super) fn seal_full(&self) {
+        loop {
+            let Some(job) = self.state.lock().space.next_to_seal() else {
+                return;
+            };
+            self.seal(&job);
+        }
+    }
+
     /// Ends a full segment with its table of contents, and moves the checkpoint.
-    pub(super) fn seal(&self, job: &SealJob) {
+    fn seal(&self, job: &SealJob) {
         let id = job.segment.id;
         match job.segment.seal(job.end, &job.records, &self.bounces) {
             Ok(size) => {
@@ -364,6 +453,18 @@ impl Inner {
             log::warn!("{}: moving the checkpoint: {error}", self.path.display());
         }
     }
+}
+
+/// Whether the pieces of a source can be written as they are.
+fn is_aligned(mode: IoMode, source: &RunSource) -> bool {
+    let IoMode::Direct { memory, offset } = mode else {
+        return true;
+    };
+    source
+        .slices
+        .iter()
+        .flatten()
+        .all(|piece| piece.offset.is_multiple_of(memory) && piece.len.is_multiple_of(offset))
 }
 
 /// Checks that a source has exactly the bytes that a header announces.
@@ -399,6 +500,11 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn refuse(place: &Place, error: &io::Error) -> Refusal {
+    log::warn!("{}: writing a run: {error}", place.segment.path.display());
+    refusal_of(error)
 }
 
 fn refusal_of(error: &io::Error) -> Refusal {
