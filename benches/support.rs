@@ -216,9 +216,13 @@ pub(crate) fn transfer(
         len,
     };
     if write {
-        write_pieces(file, offset, regions, &[piece])
+        write_pieces(offset, regions, &[piece], |vectors, offset| {
+            vectors.write(file, offset)
+        })
     } else {
-        read_pieces(file, offset, regions, &[piece])
+        read_pieces(offset, regions, &[piece], |vectors, offset| {
+            vectors.read(file, offset)
+        })
     }
 }
 

@@ -95,12 +95,15 @@ impl Writer {
         self.counters.refusals.note(put)
     }
 
-    /// Waits until `deadline` for room for a run.
-    pub(super) fn wait_room(&self, header: &RunHeader, deadline: Instant) {
-        let bytes = header.payload_bytes().min(self.limit);
+    /// Waits for room for a run; false if there is none until `deadline`, or never will be.
+    pub(super) fn wait_room(&self, header: &RunHeader, deadline: Instant) -> bool {
+        let bytes = header.payload_bytes();
+        if bytes > self.limit {
+            return false;
+        }
         self.wait_while(self.state.lock(), deadline, |state| {
             !state.has_room(self.limit, &header.parent, bytes) && !state.stopped
-        });
+        })
     }
 
     fn try_enqueue(&self, header: RunHeader, source: RunSource) -> Put {

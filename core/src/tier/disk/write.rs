@@ -3,18 +3,17 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::bounce::BOUNCE_BYTES;
 use super::index::{Index, Meta, Row};
-use super::platform::{self, IoMode};
-use super::record::{Identity, Record, header_bytes, padded, record_bytes};
+use super::record::{header_bytes, record_bytes};
 use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
-use super::{Inner, UNSAVED_USES, lock};
+use super::{Inner, UNSAVED_USES};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::memory::{Checksum, PAGE, Piece, Regions, write_pieces};
 use crate::run::{RunHeader, RunSource};
 use crate::tier::{Put, Refusal};
 use foldhash::fast::RandomState;
@@ -128,7 +127,7 @@ impl Inner {
         source: &RunSource,
     ) -> Result<(), Refusal> {
         // Without an answer from the system, writing decides.
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         if free < self.free_reserve {
             return Err(Refusal::NoSpace);
         }
@@ -139,9 +138,12 @@ impl Inner {
             segment: place.segment.id,
             offset: place.extent.offset,
             header: header.clone(),
+            header_bytes: header_bytes(header.keys.len(), header.slices.len()) as u32,
+            created: unix_seconds(),
         };
         let written = self
-            .write_bytes(&row, &place, source)
+            .write_record(&row, &place, source)
+            .map_err(|error| refuse(&place, &error))
             .and_then(|()| self.await_parent(ticket, header))
             .and_then(|()| {
                 index
@@ -160,7 +162,7 @@ impl Inner {
         }
         state.space.finish_write(&place);
         let bytes = place.extent.len;
-        state.directory.insert(serial, row.header, place, None);
+        state.directory.insert(row, place);
         drop(state);
         self.counters.written(bytes);
         Ok(())
@@ -183,132 +185,9 @@ impl Inner {
         }
     }
 
-    fn write_bytes(&self, row: &Row, place: &Place, source: &RunSource) -> Result<(), Refusal> {
-        let written = if is_aligned(place.segment.mode, source) {
-            match self.write_straight(row, place, source) {
-                // The system asks for more alignment than it said.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    self.write_gathered(row, place, source)
-                }
-                written => written,
-            }
-        } else {
-            self.write_gathered(row, place, source)
-        };
-        written
-            .and_then(|()| match self.durable {
-                true => place.segment.file.sync_data(),
-                false => Ok(()),
-            })
-            .map_err(|error| refuse(place, &error))
-    }
-
-    /// Writes the payload from where it lies. Records that are longer than the working memory get their header last.
-    fn write_straight(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
-        let header = &row.header;
-        let head = header_bytes(header.keys.len(), header.slices.len());
-        let whole = place.extent.len <= BOUNCE_BYTES as u64;
-        let sums = source.slices.iter().map(|pieces| {
-            let mut checksum = Checksum::default();
-            for piece in pieces {
-                source
-                    .region
-                    .hash_into(&mut checksum, piece.offset, piece.len);
-            }
-            checksum.finish()
-        });
-        let record = self.record(row, place, sums.collect());
-        // The header, then a page of zeroes that all padding is taken from.
-        let bounce = self.bounces.take(head + PAGE).map_err(io::Error::other)?;
-        bounce.region.write(0, &record.encode());
-        bounce.region.zero(head, PAGE);
-        let spare = |offset, len| Piece {
-            spare: true,
-            offset,
-            len,
-        };
-        let mut pieces = vec![spare(0, if whole { head } else { 0 })];
-        for (slice, &len) in source.slices.iter().zip(&header.slices) {
-            pieces.extend_from_slice(slice);
-            pieces.push(spare(head, (padded(len) - u64::from(len)) as usize));
-        }
-        let regions = Regions {
-            main: &source.region,
-            spare: &bounce.region,
-        };
-        let segment = &place.segment;
-        let offset = place.extent.offset;
-        if whole {
-            return write_pieces(&segment.file, offset, regions, &pieces);
-        }
-        write_pieces(&segment.file, offset + head as u64, regions, &pieces)?;
-        segment.write_region(offset, &bounce.region, head)
-    }
-
-    /// Writes the payload by way of working memory, with the header in the same call if both fit it; else the header comes last.
-    fn write_gathered(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
-        let header = &row.header;
-        let head = header_bytes(header.keys.len(), header.slices.len());
-        let total = place.extent.len as usize;
-        let bounce = self
-            .bounces
-            .take(total.min(BOUNCE_BYTES))
-            .map_err(io::Error::other)?;
-        let region = &*bounce.region;
-        let whole = total <= region.len();
-        let mut filled = if whole { head } else { 0 };
-        let mut written = place.extent.offset + if whole { 0 } else { head as u64 };
-        let mut sums = Vec::with_capacity(header.slices.len());
-        for (pieces, &len) in source.slices.iter().zip(&header.slices) {
-            let mut hasher = Checksum::default();
-            for piece in pieces {
-                let mut done = 0;
-                while done < piece.len {
-                    if filled == region.len() {
-                        place.segment.write_region(written, region, filled)?;
-                        written += filled as u64;
-                        filled = 0;
-                    }
-                    let part = (piece.len - done).min(region.len() - filled);
-                    region.copy_from(filled, &source.region, piece.offset + done, part);
-                    region.hash_into(&mut hasher, filled, part);
-                    filled += part;
-                    done += part;
-                }
-            }
-            // Slices and working memory both end on whole pages, so padding never crosses the end of the latter.
-            let padding = (padded(len) - u64::from(len)) as usize;
-            region.zero(filled, padding);
-            filled += padding;
-            sums.push(hasher.finish());
-        }
-        let record = self.record(row, place, sums.into());
-        if whole {
-            region.write(0, &record.encode());
-            return place.segment.write_region(written, region, filled);
-        }
-        place.segment.write_region(written, region, filled)?;
-        place
-            .segment
-            .write_at(place.extent.offset, &record.encode(), &self.bounces)
-    }
-
-    fn record(&self, row: &Row, place: &Place, sums: Box<[u64]>) -> Record {
-        Record {
-            identity: Identity {
-                store: self.store,
-                segment: place.segment.id,
-                offset: place.extent.offset,
-                serial: row.serial,
-            },
-            header: row.header.clone(),
-            sums,
-        }
-    }
-
     /// Gives up a reserved record: no row, no header and no bytes of it stay.
     fn abandon(&self, index: &Index, row: &Row, place: &Place) {
-        let head = header_bytes(row.header.keys.len(), row.header.slices.len());
+        let head = row.header_bytes as usize;
         let cleaned = index
             .remove_unread(&[row.serial])
             .and_then(|()| index.flush())
@@ -320,7 +199,7 @@ impl Inner {
         if let Err(error) = cleaned {
             log::warn!(
                 "{}: cleaning up after a run that was not stored: {error}",
-                place.segment.path.display()
+                place.segment.path().display()
             );
         }
         self.state.lock().space.finish_write(place);
@@ -365,7 +244,7 @@ impl Inner {
     /// Evicts until `bytes` more fit into the capacity, and checks the free-space reserve.
     fn make_room(&self, index: &Index, bytes: u64) -> Result<(), Refusal> {
         let index_bytes = index.bytes();
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         let mut first = true;
         loop {
             let missing = {
@@ -401,15 +280,23 @@ impl Inner {
                     .set_meta(Meta::NextSegment, u64::from(id) + 1)
                     .map_err(|error| refuse(error.into()))?;
                 let path = &self.path;
-                let made = Segment::create(path, self.store, id, size, self.direct, &self.bounces);
+                let made = Segment::create(
+                    &self.files,
+                    path,
+                    self.store,
+                    id,
+                    size,
+                    self.direct,
+                    &self.bounces,
+                );
                 let segment = made.map_err(refuse)?;
                 if self.durable {
-                    lock::sync_directory(path).map_err(refuse)?;
+                    self.files.sync_directory(path).map_err(refuse)?;
                 }
                 (Arc::new(segment), size)
             }
             Growth::Resume { segment, size } => {
-                platform::preallocate(&segment.file, *size).map_err(refuse)?;
+                segment.preallocate(*size).map_err(refuse)?;
                 (Arc::clone(segment), *size)
             }
         };
@@ -433,12 +320,12 @@ impl Inner {
         match job.segment.seal(job.end, &job.records, &self.bounces) {
             Ok(size) => {
                 let empty = self.state.lock().space.sealed(id, size);
-                if empty && let Err(error) = std::fs::remove_file(&job.segment.path) {
-                    log::warn!("{}: removing it: {error}", job.segment.path.display());
+                if empty && let Err(error) = job.segment.remove() {
+                    log::warn!("{}: removing it: {error}", job.segment.path().display());
                 }
             }
             Err(error) => {
-                log::warn!("{}: sealing it: {error}", job.segment.path.display());
+                log::warn!("{}: sealing it: {error}", job.segment.path().display());
                 self.state.lock().space.seal_failed(id);
             }
         }
@@ -455,21 +342,15 @@ impl Inner {
     }
 }
 
-/// Whether the pieces of a source can be written as they are.
-fn is_aligned(mode: IoMode, source: &RunSource) -> bool {
-    let IoMode::Direct { memory, offset } = mode else {
-        return true;
-    };
-    source
-        .slices
-        .iter()
-        .flatten()
-        .all(|piece| piece.offset.is_multiple_of(memory) && piece.len.is_multiple_of(offset))
-}
-
 /// Checks that a source has exactly the bytes that a header announces.
 fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
     header.validate()?;
+    if header.terms.codec != Codec::Raw {
+        return Err(Error::invalid(format!(
+            "{:?} cannot be written to disk; use Codec::Raw",
+            header.terms.codec
+        )));
+    }
     let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
         return Err(Error::invalid("a run names the same block twice"));
@@ -503,8 +384,13 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
 }
 
 fn refuse(place: &Place, error: &io::Error) -> Refusal {
-    log::warn!("{}: writing a run: {error}", place.segment.path.display());
+    log::warn!("{}: writing a run: {error}", place.segment.path().display());
     refusal_of(error)
+}
+
+fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn refusal_of(error: &io::Error) -> Refusal {
