@@ -63,6 +63,8 @@ pub struct Request {
     /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
     held: usize,
     hold: HoldId,
+    /// Leading tokens whose use a commit has counted.
+    counted: usize,
     /// What hits are rounded down to; a multiple of the block.
     grid: usize,
     steps: Vec<Step>,
@@ -99,6 +101,7 @@ impl Request {
             tokens,
             held,
             hold,
+            counted: 0,
             grid,
             steps: Vec::new(),
             found: HitTokens::default(),
@@ -269,6 +272,7 @@ impl Request {
             hold: self.hold,
             tokens: tokens.clone(),
             buffer: Arc::clone(buffer),
+            counted: self.counted,
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
@@ -277,6 +281,7 @@ impl Request {
         }
         self.last_commit = Some(done);
         self.held = tokens.len();
+        self.counted = tokens.len();
         self.tokens = tokens;
         Ok(())
     }
@@ -309,6 +314,7 @@ impl Request {
                 tokens: self.tokens.clone(),
                 held,
                 hold,
+                counted: 0,
                 grid: self.grid,
                 steps: Vec::new(),
                 found: HitTokens::default(),

@@ -43,12 +43,6 @@ impl Int8 {
         (TILE_BYTES / self.exact()).max(1)
     }
 
-    /// Bytes that `len` bytes of elements take; none if that is no whole number of groups.
-    pub(super) fn stored_bytes(self, len: usize) -> Option<usize> {
-        let whole = self.group > 0 && len.is_multiple_of(self.exact());
-        whole.then(|| len / self.exact() * self.stored())
-    }
-
     /// Hands the stored form of `pieces`, which add up to whole groups, to `sink`, a tile at a time.
     pub(crate) fn encode<E>(
         self,
@@ -171,7 +165,7 @@ fn decode<F: Format>(group: usize, stored: &[u8], exact: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::Int8;
-    use crate::codec::Element;
+    use crate::codec::{Codec, Element};
     use crate::memory::{Piece, Region};
     use half::{bf16, f16};
     use proptest::prelude::*;
@@ -209,7 +203,10 @@ mod tests {
                 Ok::<_, ()>(())
             })
             .unwrap();
-        assert_eq!(Some(stored.len()), codec.stored_bytes(exact.len()));
+        let (element, group) = (codec.element, codec.group as u16);
+        let codec = Codec::Int8 { element, group };
+        assert!(codec.takes(exact.len() as u32));
+        assert_eq!(stored.len() as u32, codec.stored_bytes(exact.len() as u32));
         stored
     }
 
@@ -379,12 +376,11 @@ mod tests {
 
     #[test]
     fn slices_are_whole_groups() {
-        let codec = Int8 {
+        let codec = |group| Codec::Int8 {
             element: Element::F16,
-            group: 64,
+            group,
         };
-        assert_eq!(codec.stored_bytes(128 * 3), Some(66 * 3));
-        assert_eq!(codec.stored_bytes(130), None);
-        assert_eq!(Int8 { group: 0, ..codec }.stored_bytes(128), None);
+        assert_eq!(codec(64).stored_bytes(128 * 3), 66 * 3);
+        assert!(codec(64).takes(128 * 3) && !codec(64).takes(130) && !codec(0).takes(128));
     }
 }

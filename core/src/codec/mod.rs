@@ -92,11 +92,29 @@ impl Codec {
         self != Self::Raw
     }
 
-    /// Bytes that a slice of `len` bytes takes on L3, without padding; none if the codec cannot take a slice of that length.
-    pub fn stored_bytes(self, len: u32) -> Option<u32> {
-        match self.as_int8() {
-            None => Some(len),
-            Some(int8) => u32::try_from(int8.stored_bytes(len as usize)?).ok(),
+    /// Bytes that a slice of `raw` bytes takes on L3, padding excluded.
+    pub const fn stored_bytes(self, raw: u32) -> u32 {
+        match self {
+            Self::Raw => raw,
+            // A scale and an integer an element.
+            Self::Int8 { element, group } => {
+                let bytes = element.bytes() as u32;
+                let groups = raw.checked_div(bytes * group as u32);
+                match groups {
+                    Some(groups) => groups * (bytes + group as u32),
+                    None => 0,
+                }
+            }
+        }
+    }
+
+    /// Whether a slice of `raw` bytes can be stored: it has to be whole groups.
+    pub const fn takes(self, raw: u32) -> bool {
+        match self {
+            Self::Raw => true,
+            Self::Int8 { element, group } => {
+                group > 0 && raw.is_multiple_of(element.bytes() as u32 * group as u32)
+            }
         }
     }
 
