@@ -515,6 +515,19 @@ class Request:
     def found(self) -> tuple[int, int, int]:
         """Tokens found, as `(l1, l2, l3)`."""
 
+    def start_restore(self, buffer: CacheBuffer) -> Restore:
+        """Begins to bring what was found into the buffer, from its first token on, the first layers first.
+
+        What L2 and L3 gave is read once: a second call brings L1's part only. The GIL is released.
+
+        Args:
+            buffer: Leased from the same cache, with room for the prompt.
+
+        Raises:
+            InvalidArgumentError: too small, or of another layout.
+            StoreClosedError: the request or the store is closed.
+        """
+
     def restore(self, buffer: CacheBuffer) -> Restored:
         """Brings what was found into the buffer, from its first token on; waits until it is there and verified.
 
@@ -586,6 +599,44 @@ class Request:
 
     def close(self) -> None:
         """Gives up the lock and the sequence; a second call does nothing. Commits under way go on."""
+
+@final
+class Restore:
+    """A restore under way.
+
+    When it is dropped, what has not begun is given up and what has is waited for: the buffer is
+    written to no more then.
+    """
+
+    @property
+    def tokens(self) -> tuple[int, int, int]:
+        """Tokens that will stand in the buffer if nothing fails, as `(l1, l2, l3)`."""
+
+    def wait_layer(self, layer: int, timeout: float = 60.0) -> bool:
+        """Waits until a layer of all tokens stands in the buffer, verified. The GIL is released.
+
+        Args:
+            layer: Its index; one that the model does not have is there.
+            timeout: Seconds.
+
+        Returns:
+            False if it will not come whole, because of this layer or of another one; `finish` says
+            how many leading tokens did.
+
+        Raises:
+            StoreTimeoutError: it did not come in time; the restore goes on.
+            InvalidArgumentError: a negative layer or timeout.
+            StoreClosedError: the restore is finished.
+        """
+
+    def finish(self) -> Restored:
+        """Waits until nothing is under way any more; says what stands in the buffer. The GIL is released.
+
+        Damaged bytes below shorten the prefix; that is no exception but `failure` and a counter.
+
+        Raises:
+            StoreClosedError: the restore was finished before.
+        """
 
 @final
 class PrefetchTicket:

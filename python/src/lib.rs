@@ -14,6 +14,7 @@ mod buffer;
 mod cache;
 mod error;
 mod exit;
+mod inspect;
 mod logging;
 mod radix;
 mod sizing;
@@ -35,7 +36,9 @@ mod _core {
     #[pymodule_export]
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
-    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest};
+    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
+    #[pymodule_export]
+    use crate::inspect::{inspect_store, verify_store};
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]

@@ -383,6 +383,7 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
             tenant,
             ttl_seconds,
             persist: true,
+            decoded: false,
         },
     })
 }

@@ -4,13 +4,11 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::IndexReport;
 use super::survey::{Survey, UnreadableSegment};
 use crate::error::Result;
 use crate::key::BlockKey;
-use crate::memory::PAGE;
+use crate::memory::{Checksum, PAGE};
 use crate::tier::disk::bounce::{BOUNCE_BYTES, BouncePool};
 use crate::tier::disk::lock::holder;
 use crate::tier::disk::record::{Record, padded};
@@ -131,7 +129,7 @@ fn check(segment: &Segment, record: &Record, pool: &BouncePool) -> std::result::
         let stored = codec.stored_bytes(len);
         let mut left = stored as usize;
         let mut at = offset;
-        let mut hasher = Xxh3::new();
+        let mut hasher = Checksum::default();
         while left > 0 {
             let part = left.min(BOUNCE_BYTES);
             let bytes = segment
@@ -141,7 +139,7 @@ fn check(segment: &Segment, record: &Record, pool: &BouncePool) -> std::result::
             at += part as u64;
             left -= part;
         }
-        if hasher.digest() != sum {
+        if hasher.finish() != sum {
             return Err(damage(slice, "the checksum is another".to_owned()));
         }
         offset += padded(stored);
