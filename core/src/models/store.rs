@@ -77,7 +77,11 @@ fn evict_against_pin() {
         let (other, others) = runs(2, 2);
         let writers = [chain, others].map(|runs| {
             let store = store.clone();
-            thread::spawn(move || runs.iter().for_each(|run| drop(demote(&store, run))))
+            thread::spawn(move || {
+                for run in &runs {
+                    demote(&store, run);
+                }
+            })
         });
         let reader = thread::spawn({
             let (store, keys) = (store.clone(), keys.clone());
@@ -167,10 +171,9 @@ fn prefetch_against_evict() {
         let filler = thread::spawn({
             let store = store.clone();
             move || {
-                runs(2, 3)
-                    .1
-                    .iter()
-                    .for_each(|run| drop(demote(&store, run)))
+                for run in &runs(2, 3).1 {
+                    demote(&store, run);
+                }
             }
         });
         let ticket = store.prefetch(&keys).expect("prefetch");
@@ -201,7 +204,9 @@ fn clear_against_moves() {
         });
         let reader = thread::spawn({
             let (store, keys) = (store.clone(), keys.clone());
-            move || drop(read(&store, &keys))
+            move || {
+                read(&store, &keys);
+            }
         });
         store.clear(None).expect("clear");
         mover.join().expect("a thread");
