@@ -137,7 +137,7 @@ def markdown(rows: Sequence[Row]) -> str:
         )
     lines += [
         "",
-        "\\* has no sync of its own: the bench's fsync of every file after all was written is added.",
+        "\\* has no sync of its own: closing it and one syncfs by the bench, after all was written, are added.",
     ]
     missing = [row for row in rows if row.cold is None]
     if missing:

@@ -29,7 +29,7 @@ class FileArm(Arm):
 
     def __init__(self, directory: Path, shape: Shape) -> None:
         super().__init__(directory, shape)
-        self.written: list[Path] = []
+        self.last = directory
 
     @classmethod
     def version(cls) -> str:
@@ -38,14 +38,15 @@ class FileArm(Arm):
 
     def path(self, prompt: int) -> Path:
         """The file of a prompt."""
-        return self.directory / f"{prompt}.kv"
+        self.last = self.directory / f"{prompt}.kv"
+        return self.last
 
     def open(self) -> None:
         """Nothing to open."""
 
     def sync(self) -> None:
-        """Files and their directory."""
-        disk.sync(self.directory)
+        """The last file and its name."""
+        disk.fsync(self.last)
 
     def close(self) -> None:
         """Nothing to close."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Adapter(Arm):
     @classmethod
     def version(cls) -> str:
         """Of the wheel."""
-        logging.getLogger("lmcache").setLevel(logging.ERROR)
+        os.environ.setdefault("LMCACHE_LOG_LEVEL", "ERROR")
         from lmcache.v1.distributed import l2_adapters  # noqa: F401 - whether it loads is the question
 
         return importlib.metadata.version("lmcache")
@@ -55,9 +55,6 @@ class Adapter(Arm):
         from lmcache.v1.distributed.l2_adapters import create_l2_adapter
         from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config
 
-        for name in ("lmcache", *logging.root.manager.loggerDict):
-            if name.startswith("lmcache"):
-                logging.getLogger(name).setLevel(logging.ERROR)
         arguments = argparse.Namespace(l2_adapter=[json.dumps(self.config())])
         config = parse_args_to_l2_adapters_config(arguments).adapters[0]
         memory = create_l1_memory_desc(self.host, align_bytes=4096)
