@@ -449,11 +449,18 @@ class PrefixCache:
             StoreClosedError: the store is closed.
         """
 
-    def prefetch(self, tokens: _Tokens, namespace: bytes) -> PrefetchTicket:
-        """Starts to pull what L3 has of the prompt beyond L1 into L2, best effort; at most half of L2 is held.
+    def prefetch(self, tokens: _Tokens, namespace: bytes, *, stop: str | None = None) -> PrefetchTicket:
+        """Starts to pull what L3 has of the prompt beyond L1 into L2, as far as there is room; at most half of L2 is held.
+
+        Args:
+            tokens: The prompt, as for `begin`.
+            namespace: 32 bytes.
+            stop: `"best_effort"`, `"timeout"` or `"wait_complete"`, as the `prefetch_policy` of
+                `Store.open`, which is the default.
 
         Raises:
             InvalidArgumentError: as for `begin`.
+            ConfigError: an unknown `stop`.
             StoreClosedError: the store is closed.
         """
 
@@ -686,6 +693,7 @@ class Store:
         l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
+        prefetch_policy: str = "best_effort",
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
 
@@ -695,8 +703,10 @@ class Store:
             l2: Bytes of L2; 0 for none.
             l3: Bytes of L3 on disk; 0 for none, 1 MiB at least.
             policy: Which runs and blocks go first: `"lru"`.
-            write_policy: `"write_through"` writes to L3 at once, in the background; `"write_back"`
-                when L2 gives a run up.
+            write_policy: `"write_through"` writes to L3 at once, in the background;
+                `"write_through_selective"` at the second use, and never what was used once;
+                `"write_back"` when L2 gives a run up, and at the close what is still above L3.
+                The names are those of SGLang's HiCache.
             durable: Wait for stable storage before a write counts as done.
             direct: Bypass the page cache where the file system allows it.
             free_reserve: Bytes of the file system to leave free.
@@ -704,6 +714,11 @@ class Store:
             l3_write_limit: The same for writes.
             io_workers: Threads that read, 1 to 64.
             prefetch_timeout: Seconds that a prefetched run is held for.
+            prefetch_policy: What a request does that meets a prefetch of its prompt under way.
+                `"best_effort"` takes what has arrived, waits for the runs that are being read at
+                that moment and reads the others itself; `"wait_complete"` waits for all of it;
+                `"timeout"` waits at most 1 s and 0.25 s for each 1,024 tokens, then goes on like
+                `"best_effort"`. The names and times are SGLang's.
 
         Raises:
             ConfigError: an unknown policy, or a setting that cannot be used.
@@ -820,6 +835,7 @@ class BlockStore:
         l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
+        prefetch_policy: str = "best_effort",
     ) -> BlockStore:
         """Opens a block store; arguments and errors are those of `Store.open`."""
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kvlab_core::Error;
 use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
+use kvlab_core::config::StopPolicy;
 use kvlab_core::key::BlockKey;
 use kvlab_core::layout::{LayerLayout, Layout};
 use kvlab_core::stack::Store;
@@ -106,10 +107,23 @@ impl PyPrefixCache {
         signature = (tokens, namespace, *, grid=Int::from(0)),
         text_signature = "($self, tokens, namespace, *, grid=0)"
     )]
-    fn begin(&self, tokens: Tokens, namespace: &[u8], grid: Int) -> PyResult<PyRequest> {
+    fn begin(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        namespace: &[u8],
+        grid: Int,
+    ) -> PyResult<PyRequest> {
         let grid = grid.get("grid")?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let request = self.inner.begin(namespace, tokens.0, grid).or_raise()?;
+        let begin = || self.inner.begin(namespace, tokens.0, grid);
+        // It takes microseconds, unless a prefetch is waited for.
+        let request = if self.inner.store().plan_may_wait() {
+            py.detach(begin)
+        } else {
+            begin()
+        };
+        let request = request.or_raise()?;
         let prompt_tokens = request.prompt_tokens();
         let found = request.found();
         Ok(PyRequest {
@@ -128,12 +142,25 @@ impl PyPrefixCache {
         })
     }
 
-    /// Starts to pull what L3 has of the prompt into L2.
-    fn prefetch(&self, tokens: &Bound<'_, PyAny>, namespace: &[u8]) -> PyResult<PyPrefetchTicket> {
+    /// Starts to pull what L3 has of the prompt into L2; `stop` says what a request does that meets it before it is done.
+    #[pyo3(signature = (tokens, namespace, *, stop=None))]
+    fn prefetch(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        namespace: &[u8],
+        stop: Option<&str>,
+    ) -> PyResult<PyPrefetchTicket> {
         let mut ids = Vec::new();
         read_into(tokens, &mut ids)?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let inner = self.inner.prefetch(namespace, &ids).or_raise()?;
+        let inner = match stop {
+            None => self.inner.prefetch(namespace, &ids),
+            Some(stop) => {
+                let stop = StopPolicy::by_name(stop).or_raise()?;
+                self.inner.prefetch_with(namespace, &ids, stop)
+            }
+        };
+        let inner = inner.or_raise()?;
         Ok(PyPrefetchTicket { inner })
     }
 

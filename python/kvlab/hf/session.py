@@ -198,19 +198,25 @@ class Session:
         report = live.report(len(ids), start=start, first=first, not_kept=not_kept)
         return Prefilled(kv, logits, report, ids.copy(), live)
 
-    def prefetch(self, input_ids: Tensor) -> PrefetchTicket:
+    def prefetch(self, input_ids: Tensor, *, stop: str | None = None) -> PrefetchTicket:
         """Start pulling what L3 has of a prompt into L2, before the request comes.
 
         Args:
             input_ids: ``[1, tokens]`` or ``[tokens]``.
+            stop: What a request does that meets the prefetch before it is done:
+                ``"best_effort"``, ``"timeout"`` or ``"wait_complete"``, as in SGLang's HiCache;
+                by default the store's ``prefetch_policy``.
 
         Returns:
             A ticket with ``progress()``, ``wait(timeout)`` and ``cancel()``. What was loaded stays
             pinned until a request takes it, the ticket is cancelled, or the store's prefetch
             timeout ends.
+
+        Raises:
+            ConfigError: an unknown ``stop``.
         """
         self._check_open()
-        return self._cache.prefetch(row(input_ids), self.namespace)
+        return self._cache.prefetch(row(input_ids), self.namespace, stop=stop)
 
     def explain(
         self,
