@@ -14,7 +14,9 @@ from kvlab._core import (
     Store,
     __version__,
     build_info,
+    inspect_store,
     parse_size,
+    verify_store,
 )
 from kvlab.errors import (
     CapacityError,
@@ -58,5 +60,7 @@ __all__ = [
     "UnsupportedRequestError",
     "__version__",
     "build_info",
+    "inspect_store",
     "parse_size",
+    "verify_store",
 ]

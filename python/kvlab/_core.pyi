@@ -5,7 +5,7 @@ its value and what to give instead; a value of another type raises `TypeError`. 
 nothing, unless its docstring says so.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Final, Literal, Protocol, Self, TypeAlias, final
 
@@ -14,14 +14,17 @@ from typing_extensions import Buffer
 from kvlab._types import (
     BlockStoreStats,
     CacheStats,
+    Inspection,
     PoolStats,
     PrefetchProgress,
     PromptExplanation,
     RadixStats,
     RecoveryReport,
     Restored,
+    Scrubbed,
     StoreStats,
     Tier,
+    Verification,
 )
 
 __version__: Final[str]
@@ -47,6 +50,31 @@ def parse_size(size: int | str, /) -> int:
     Raises:
         InvalidArgumentError: the text is not a size, or the number is negative or too large.
         TypeError: neither an int nor a string.
+    """
+
+def inspect_store(path: str | PathLike[str]) -> Inspection:
+    """What is in the store of a directory, without opening it; damage is reported, not raised.
+
+    Reads headers, and a copy of the index; nothing is locked or changed. The GIL is released.
+
+    Raises:
+        FormatError: the directory is not a kvlab store, or one of an unknown version.
+        StoreIOError: it cannot be read.
+    """
+
+def verify_store(
+    path: str | PathLike[str], progress: Callable[[int, int], object] | None = None
+) -> Verification:
+    """Reads and checks everything in the store of a directory, without opening it. The GIL is released.
+
+    Args:
+        path: The directory.
+        progress: Called with the bytes done and the bytes in all, now and then. What it raises is
+            raised at the end.
+
+    Raises:
+        FormatError: the directory is not a kvlab store, or one of an unknown version.
+        StoreIOError: it cannot be read.
     """
 
 def kv_size(
@@ -889,6 +917,29 @@ class BlockStore:
 
         Raises:
             InvalidArgumentError: a key of another length.
+            StoreClosedError: the store is closed.
+        """
+
+    def clear(self, namespace: bytes | None = None) -> int:
+        """Forgets a namespace, or everything, in every tier, for good. The GIL is released.
+
+        Returns:
+            How many runs went, each tier counted.
+
+        Raises:
+            InvalidArgumentError: a namespace that is not 32 bytes.
+            StoreClosedError: the store is closed.
+            StoreIOError: L3 could not write it down.
+        """
+
+    def scrub(self, progress: Callable[[int, int], object] | None = None) -> Scrubbed:
+        """Reads everything in L3 and drops what is damaged. Counts as no use. The GIL is released.
+
+        Args:
+            progress: Called with the bytes done and the bytes in all, now and then. What it raises
+                is raised at the end.
+
+        Raises:
             StoreClosedError: the store is closed.
         """
 

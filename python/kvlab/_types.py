@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Tier = Literal["l2", "l3", "pending"]
 
@@ -346,3 +349,177 @@ class PromptExplanation(TypedDict):
     l1: TreeDivergence
     below: list[Tier | None]
     elsewhere: list[tuple[bytes, int]]
+
+
+class UnreadableFile(TypedDict):
+    """A file with a segment's name that is none of the store's, or cannot be read.
+
+    Attributes:
+        file: Where it is.
+        reason: What is wrong with it.
+    """
+
+    file: Path
+    reason: str
+
+
+class IndexReport(TypedDict):
+    """What the index says, compared with the segments.
+
+    Attributes:
+        rows: Runs that have rows.
+        damaged_rows: Runs whose rows make no sense.
+        rows_without_record: Rows whose record is not there.
+        records_without_row: Records without rows: written just now, or found again by the next open.
+        clean: The store was closed cleanly.
+    """
+
+    rows: int
+    damaged_rows: int
+    rows_without_record: int
+    records_without_row: int
+    clean: bool
+
+
+class NamespaceReport(TypedDict):
+    """The runs of one namespace.
+
+    Attributes:
+        namespace: 32 bytes.
+        tenant: A digest of the cache salt, in hexadecimal digits.
+        codec: How the payload is stored: `"exact"` or `"int8"`.
+        ttl_seconds: How long a run of it lives; 0 for no limit.
+        block_tokens: Tokens in a block; 0 for opaque blocks.
+        layers: Slices of a run.
+        runs: Runs.
+        blocks: Blocks in them.
+        payload_bytes: Payload bytes as they were given.
+        stored_bytes: Bytes of the records on disk.
+        hits: Uses of its runs since they were stored, as far as they were saved.
+        oldest: When its oldest run was stored, in unix seconds; 0 where that is not known.
+        newest: When its newest run was stored.
+        expired_runs: Runs past their time to live that wait to be reclaimed.
+    """
+
+    namespace: bytes
+    tenant: str
+    codec: str
+    ttl_seconds: int
+    block_tokens: int
+    layers: int
+    runs: int
+    blocks: int
+    payload_bytes: int
+    stored_bytes: int
+    hits: int
+    oldest: int
+    newest: int
+    expired_runs: int
+
+
+class SegmentReport(TypedDict):
+    """One segment file.
+
+    Attributes:
+        file: Where it is.
+        id: Its number, never given out twice.
+        sealed: It ends with a table of contents.
+        bytes: Its length.
+        disk_bytes: What it takes on disk, holes left out.
+        records: Records with a sound header.
+        record_bytes: Bytes of them.
+    """
+
+    file: Path
+    id: int
+    sealed: bool
+    bytes: int
+    disk_bytes: int
+    records: int
+    record_bytes: int
+
+
+class Inspection(TypedDict):
+    """What is in a store.
+
+    Attributes:
+        format: The format version that it is marked with.
+        store: Its id, in hexadecimal digits.
+        holder: The process that has it open, as far as the system tells.
+        index: What the index says; None if it cannot be read.
+        index_error: Why it cannot be read.
+        index_bytes: What the index takes on disk.
+        namespaces: By namespace.
+        segments: Oldest first.
+        unreadable: Files that could not be used.
+        moved_indexes: Indexes that did not open once and were set aside; they may be deleted.
+    """
+
+    format: int
+    store: str
+    holder: str | None
+    index: IndexReport | None
+    index_error: str | None
+    index_bytes: int
+    namespaces: list[NamespaceReport]
+    segments: list[SegmentReport]
+    unreadable: list[UnreadableFile]
+    moved_indexes: list[Path]
+
+
+class Damage(TypedDict):
+    """A record whose bytes are not what was written.
+
+    Attributes:
+        file: The segment file.
+        offset: Where the record starts in it, in bytes.
+        slice: The first slice (layer) that is wrong.
+        blocks: Blocks of the record.
+        namespace: 32 bytes.
+        reason: What is wrong.
+    """
+
+    file: Path
+    offset: int
+    slice: int
+    blocks: int
+    namespace: bytes
+    reason: str
+
+
+class Verification(TypedDict):
+    """What a check of everything found.
+
+    Attributes:
+        sound: Everything is as it was written.
+        records: Records read.
+        blocks: Blocks in them.
+        bytes: Bytes read.
+        damaged: Records that are not what was written.
+        unreadable: Files that could not be used.
+        index: What the index says of the records; None if it cannot be read.
+        index_error: Why it cannot be read.
+    """
+
+    sound: bool
+    records: int
+    blocks: int
+    bytes: int
+    damaged: list[Damage]
+    unreadable: list[UnreadableFile]
+    index: IndexReport | None
+    index_error: str | None
+
+
+class Scrubbed(TypedDict):
+    """What reading everything of an open store found.
+
+    Attributes:
+        runs: Runs read.
+        bytes: Their payload bytes, as they were given.
+        dropped: Runs that could not be used, and are gone.
+    """
+
+    runs: int
+    bytes: int
+    dropped: int

@@ -8,10 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::error::OrRaise;
+use crate::progress::Report;
 use crate::stats::fields;
-
-/// Bytes between two calls of a progress function.
-const STRIDE: u64 = 16 << 20;
 
 /// What is in the store of a directory; headers only.
 #[pyfunction]
@@ -28,20 +26,9 @@ pub(crate) fn verify_store(
     path: PathBuf,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'_, PyDict>> {
-    let mut said = 0;
-    let mut failed = None;
-    let found = py.detach(|| {
-        inspect::verify(&path, |done, total| {
-            let Some(progress) = &progress else { return };
-            if failed.is_none() && (done >= said + STRIDE || done == total) {
-                said = done;
-                failed = Python::attach(|py| progress.call1(py, (done, total)).err());
-            }
-        })
-    });
-    if let Some(error) = failed {
-        return Err(error);
-    }
+    let mut report = Report::new(progress);
+    let found = py.detach(|| inspect::verify(&path, |done, total| report.say(done, total)));
+    report.end()?;
     let found = found.or_raise()?;
     let dict = fields!(py, found, [records, blocks, bytes]);
     dict.set_item("sound", found.is_sound())?;

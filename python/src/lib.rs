@@ -16,6 +16,7 @@ mod error;
 mod exit;
 mod inspect;
 mod logging;
+mod progress;
 mod radix;
 mod sizing;
 mod stats;

@@ -9,6 +9,7 @@ use kvlab_core::config::{DiskConfig, StopPolicy, StoreConfig, WritePolicy};
 use kvlab_core::key::BlockKey;
 use kvlab_core::stack::Store;
 use kvlab_core::store::BlockStore;
+use kvlab_core::tier::disk::Scrubbed;
 use kvlab_core::tier::{Put, TierId};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -18,7 +19,8 @@ use crate::argument::{ByteSize, Int, seconds};
 use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache};
 use crate::error::{OrRaise, to_py};
 use crate::exit::{Unlocked, close_block_store, close_store};
-use crate::stats;
+use crate::progress::Report;
+use crate::stats::{self, fields};
 
 const DRAIN_SECONDS: f64 = 60.0;
 
@@ -327,6 +329,32 @@ impl PyBlockStore {
     fn remove(&self, py: Python<'_>, keys: Vec<Vec<u8>>) -> PyResult<usize> {
         let keys = block_keys(&keys)?;
         py.detach(|| self.inner.remove(&keys)).or_raise()
+    }
+
+    /// Forgets a namespace, or everything, in every tier; gives back how many runs went.
+    #[pyo3(signature = (namespace=None))]
+    fn clear(&self, py: Python<'_>, namespace: Option<&[u8]>) -> PyResult<usize> {
+        let namespace = namespace.map(BlockKey::from_slice).transpose().or_raise()?;
+        py.detach(|| self.inner.clear(namespace.as_ref()))
+            .or_raise()
+    }
+
+    /// Reads everything in L3 and drops what is damaged; `progress(done, total)` hears of it, in bytes.
+    #[pyo3(signature = (progress=None))]
+    fn scrub<'py>(
+        &self,
+        py: Python<'py>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mut report = Report::new(progress);
+        self.inner.check_usable().or_raise()?;
+        let found = py.detach(|| match self.inner.disk() {
+            Some(disk) => disk.scrub(|done, total| report.say(done, total)),
+            None => Ok(Scrubbed::default()),
+        });
+        report.end()?;
+        let found = found.or_raise()?;
+        Ok(fields!(py, found, [runs, bytes, dropped]))
     }
 
     /// Starts to pull blocks from L3 into L2.

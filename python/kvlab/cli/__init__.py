@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["LazyGroup", "app", "main"]
 
 COMMANDS: Mapping[str, str] = {
+    "clear": "Delete what a store holds.",
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
     "explain": "Why a prompt hits or misses a store.",
+    "gc": "Drop what is expired, damaged or too much in a store.",
+    "inspect": "What is in a store.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
+    "verify": "Read everything in a store and check every byte.",
     "version": "What is installed.",
 }
 """Every sub-command with the line that `kvlab --help` shows for it."""
