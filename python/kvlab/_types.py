@@ -196,6 +196,7 @@ class Refusals(TypedDict):
         write_failed: The operating system refused the write.
         queue_full: The write queue was at its bound.
         parent_missing: The block before it was not there, so nothing could find it.
+        decoded: Its bytes came out of a lossy codec, and are never encoded again.
         unavailable: There is no such tier, or it was closing or being cleared.
     """
 
@@ -205,6 +206,7 @@ class Refusals(TypedDict):
     write_failed: int
     queue_full: int
     parent_missing: int
+    decoded: int
     unavailable: int
 
 

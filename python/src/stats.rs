@@ -145,6 +145,7 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
             write_failed,
             queue_full,
             parent_missing,
+            decoded,
             unavailable
         ]
     );
