@@ -117,6 +117,9 @@ impl Writer {
         if header.keys.iter().all(known) {
             return Put::Present;
         }
+        if header.terms.decoded {
+            return Put::Refused(Refusal::Decoded);
+        }
         if header.parent != header.namespace && !known(&header.parent) {
             return Put::Refused(Refusal::ParentMissing);
         }
