@@ -1,9 +1,11 @@
 //! Settings of a store, each with its default.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::tier::disk::{Files, SystemFiles};
 
 /// When a run that L1 took in is written to L3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -89,6 +91,12 @@ pub struct DiskConfig {
     pub durable: bool,
     /// Eviction policy. Default: `lru`.
     pub policy: String,
+    /// Bytes of segments that may be read in a second; none for no limit. Default: none.
+    pub read_limit: Option<u64>,
+    /// Bytes of segments that may be written in a second; none for no limit. Default: none.
+    pub write_limit: Option<u64>,
+    /// Who does the file operations. Default: the system.
+    pub files: Arc<dyn Files>,
 }
 
 impl DiskConfig {
@@ -102,6 +110,9 @@ impl DiskConfig {
             direct: true,
             durable: false,
             policy: "lru".to_owned(),
+            read_limit: None,
+            write_limit: None,
+            files: Arc::new(SystemFiles),
         }
     }
 }

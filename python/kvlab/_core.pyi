@@ -513,6 +513,19 @@ class Request:
     def found(self) -> tuple[int, int, int]:
         """Tokens found, as `(l1, l2, l3)`."""
 
+    def start_restore(self, buffer: CacheBuffer) -> Restore:
+        """Begins to bring what was found into the buffer, from its first token on, the first layers first.
+
+        What L2 and L3 gave is read once: a second call brings L1's part only. The GIL is released.
+
+        Args:
+            buffer: Leased from the same cache, with room for the prompt.
+
+        Raises:
+            InvalidArgumentError: too small, or of another layout.
+            StoreClosedError: the request or the store is closed.
+        """
+
     def restore(self, buffer: CacheBuffer) -> Restored:
         """Brings what was found into the buffer, from its first token on; waits until it is there and verified.
 
@@ -586,6 +599,44 @@ class Request:
         """Gives up the lock and the sequence; a second call does nothing. Commits under way go on."""
 
 @final
+class Restore:
+    """A restore under way.
+
+    When it is dropped, what has not begun is given up and what has is waited for: the buffer is
+    written to no more then.
+    """
+
+    @property
+    def tokens(self) -> tuple[int, int, int]:
+        """Tokens that will stand in the buffer if nothing fails, as `(l1, l2, l3)`."""
+
+    def wait_layer(self, layer: int, timeout: float = 60.0) -> bool:
+        """Waits until a layer of all tokens stands in the buffer, verified. The GIL is released.
+
+        Args:
+            layer: Its index; one that the model does not have is there.
+            timeout: Seconds.
+
+        Returns:
+            False if it will not come whole, because of this layer or of another one; `finish` says
+            how many leading tokens did.
+
+        Raises:
+            StoreTimeoutError: it did not come in time; the restore goes on.
+            InvalidArgumentError: a negative layer or timeout.
+            StoreClosedError: the restore is finished.
+        """
+
+    def finish(self) -> Restored:
+        """Waits until nothing is under way any more; says what stands in the buffer. The GIL is released.
+
+        Damaged bytes below shorten the prefix; that is no exception but `failure` and a counter.
+
+        Raises:
+            StoreClosedError: the restore was finished before.
+        """
+
+@final
 class PrefetchTicket:
     """A prefetch under way. Dropping it changes nothing: what it asked for is still loaded and held for its time."""
 
@@ -629,6 +680,8 @@ class Store:
         durable: bool = False,
         direct: bool = True,
         free_reserve: int | str = "1GiB",
+        l3_read_limit: int | str | None = None,
+        l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
         prefetch_policy: str = "best_effort",
@@ -648,6 +701,8 @@ class Store:
             durable: Wait for stable storage before a write counts as done.
             direct: Bypass the page cache where the file system allows it.
             free_reserve: Bytes of the file system to leave free.
+            l3_read_limit: Bytes of L3 that may be read in a second, for a disk that is shared; None for no limit.
+            l3_write_limit: The same for writes.
             io_workers: Threads that read, 1 to 64.
             prefetch_timeout: Seconds that a prefetched run is held for.
             prefetch_policy: What a request does that meets a prefetch of its prompt under way.
@@ -767,6 +822,8 @@ class BlockStore:
         durable: bool = False,
         direct: bool = True,
         free_reserve: int | str = "1GiB",
+        l3_read_limit: int | str | None = None,
+        l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
         prefetch_policy: str = "best_effort",

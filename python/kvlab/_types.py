@@ -123,7 +123,7 @@ class Restored(TypedDict):
         l3_bytes: Payload bytes read from L3.
         l1_ms: Milliseconds until the L1 blocks were copied.
         below_ms: Milliseconds until the last byte from L2 or L3 was there and verified.
-        ms: Milliseconds of all of it.
+        ms: Milliseconds until all was there; what the caller computed meanwhile lies inside.
         failure: Why fewer tokens came than were found; None if all came.
     """
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvlab_core::Error;
-use kvlab_core::cache::{HitTokens, PrefixCache, Request};
+use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
 use kvlab_core::config::StopPolicy;
 use kvlab_core::key::BlockKey;
 use kvlab_core::layout::{LayerLayout, Layout};
 use kvlab_core::stack::Store;
-use kvlab_core::store::PrefetchTicket;
+use kvlab_core::store::{PrefetchTicket, ReadFailed};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -227,6 +227,15 @@ impl PyRequest {
         (self.found.l1, self.found.l2, self.found.l3)
     }
 
+    /// Begins to bring what was found into the buffer, first layers first.
+    fn start_restore(&self, py: Python<'_>, buffer: &PyCacheBuffer) -> PyResult<PyRestore> {
+        let restore = self.with(py, |request| request.start_restore(&buffer.inner))?;
+        Ok(PyRestore {
+            tokens: restore.tokens(),
+            inner: Unlocked::new(Mutex::new(Some(restore))),
+        })
+    }
+
     /// Brings what was found into the buffer; waits until it is there and verified.
     fn restore<'py>(
         &self,
@@ -272,6 +281,52 @@ impl PyRequest {
     /// Gives up the lock and the sequence; a second call does nothing.
     fn close(&self, py: Python<'_>) {
         py.detach(|| drop(self.inner.lock().take()));
+    }
+}
+
+/// A restore under way; what has not begun is given up when it is dropped.
+#[pyclass(name = "Restore", module = "kvlab._core", frozen)]
+pub(crate) struct PyRestore {
+    tokens: HitTokens,
+    inner: Unlocked<Mutex<Option<Restore>>>,
+}
+
+#[pymethods]
+impl PyRestore {
+    /// Tokens that will stand in the buffer if nothing fails: (l1, l2, l3).
+    #[getter]
+    fn tokens(&self) -> (usize, usize, usize) {
+        (self.tokens.l1, self.tokens.l2, self.tokens.l3)
+    }
+
+    /// Waits until a layer of all tokens is there; False if it will not come.
+    #[pyo3(
+        signature = (layer, timeout=60.0),
+        text_signature = "($self, layer, timeout=60.0)"
+    )]
+    fn wait_layer(&self, py: Python<'_>, layer: Int, timeout: f64) -> PyResult<bool> {
+        let (layer, limit) = (layer.get("layer")?, seconds(timeout)?);
+        py.detach(|| match self.inner.lock().as_mut() {
+            None => Err(Error::Closed),
+            Some(restore) => match restore.wait_layer(layer, limit) {
+                Ok(()) => Ok(true),
+                Err(ReadFailed::Timeout) => Err(Error::Timeout {
+                    what: "a layer to be restored",
+                    seconds: timeout,
+                }),
+                Err(_) => Ok(false),
+            },
+        })
+        .or_raise()
+    }
+
+    /// Waits until nothing is under way any more; says what stands in the buffer.
+    fn finish<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let restored = py
+            .detach(|| self.inner.lock().take().map(Restore::finish))
+            .ok_or(Error::Closed)
+            .or_raise()?;
+        stats::restored(py, &restored)
     }
 }
 

@@ -32,6 +32,8 @@ struct Settings {
     durable: bool,
     direct: bool,
     free_reserve: ByteSize,
+    read_limit: Option<ByteSize>,
+    write_limit: Option<ByteSize>,
     io_workers: Int,
     prefetch_timeout: f64,
     prefetch_policy: String,
@@ -46,6 +48,8 @@ impl Settings {
             direct: self.direct,
             durable: self.durable,
             policy: self.policy.clone(),
+            read_limit: self.read_limit.map(|limit| limit.0),
+            write_limit: self.write_limit.map(|limit| limit.0),
             ..DiskConfig::new(path)
         });
         Ok(StoreConfig {
@@ -86,9 +90,12 @@ impl PyStore {
     #[pyo3(signature = (
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned()
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
-        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\")")]
+        durable=False, direct=True, free_reserve=\"1GiB\", \
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -101,6 +108,8 @@ impl PyStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
+        l3_read_limit: Option<ByteSize>,
+        l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
         prefetch_policy: String,
@@ -115,6 +124,8 @@ impl PyStore {
             durable,
             direct,
             free_reserve,
+            read_limit: l3_read_limit,
+            write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
             prefetch_policy,
@@ -230,9 +241,12 @@ impl PyBlockStore {
     #[pyo3(signature = (
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned()
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
-        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\")")]
+        durable=False, direct=True, free_reserve=\"1GiB\", \
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -244,6 +258,8 @@ impl PyBlockStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
+        l3_read_limit: Option<ByteSize>,
+        l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
         prefetch_policy: String,
@@ -257,6 +273,8 @@ impl PyBlockStore {
             durable,
             direct,
             free_reserve,
+            read_limit: l3_read_limit,
+            write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
             prefetch_policy,

@@ -1,7 +1,8 @@
 //! `PrefixCache`: token ids to the longest cached prefix. The radix tree over L1 blocks, with the store below.
 //!
 //! The way of a request: [`PrefixCache::begin`] matches, locks the path, forks a sequence from it and looks below by key;
-//! [`Request::restore`] brings the bytes into a cache buffer; the caller computes the suffix there; [`Request::commit`] hands the
+//! [`Request::start_restore`] brings the bytes into a cache buffer, layer by layer; the caller computes the suffix there, each
+//! layer as soon as [`Restore::wait_layer`] says so; [`Request::commit`] hands the
 //! buffer over, and a worker fills L1 from it and writes through to the tiers below, off the caller's path.
 
 mod commit;
@@ -9,6 +10,7 @@ mod copy;
 mod l1;
 mod lend;
 mod request;
+mod restore;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +34,8 @@ use l1::L1;
 use lend::Lender;
 
 pub use l1::L1Stats;
-pub use request::{HitTokens, Request, Restored};
+pub use request::{HitTokens, Request};
+pub use restore::{Restore, Restored};
 
 /// How a [`PrefixCache`] divides its memory.
 #[derive(Clone, Debug)]

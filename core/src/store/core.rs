@@ -76,7 +76,7 @@ impl Core {
         })
     }
 
-    /// The writer thread.
+    /// A writer thread.
     pub(super) fn write(&self) {
         if let Some(writer) = &self.writer {
             writer.run();
@@ -361,7 +361,7 @@ impl Core {
             return settle(header, source);
         };
         // Waiting for room comes first, nothing waits under the lock of the moves; others may be quicker then.
-        while writer.wait_room(header.payload_bytes(), deadline) {
+        while writer.wait_room(&header, deadline) {
             let put = settle(header.clone(), source.clone());
             if put != Put::Refused(Refusal::QueueFull) {
                 return put;

@@ -5,7 +5,7 @@
 //! [`BlockStore::plan`] and [`BlockStore::read`], or ahead of time by [`BlockStore::prefetch`]. Other engines put single
 //! opaque blocks.
 //!
-//! Threads: `io_workers` that read, one that writes. No lock is held over I/O, a copy or a wait.
+//! Threads: `io_workers` that read, two that write. No lock is held over I/O, a copy or a wait.
 
 mod above;
 mod core;
@@ -48,6 +48,8 @@ use read::Transfer;
 
 /// How long dropping the last handle of a store waits for writes.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
+/// Threads that write: while one waits for the disk, the other computes checksums.
+const WRITERS: usize = 2;
 /// The most I/O workers that make sense on one disk.
 const MAX_WORKERS: usize = 64;
 
@@ -134,10 +136,10 @@ impl BlockStore {
             running,
         };
         // From here on an early return drops the handle, which ends the threads that did start.
-        for index in 0..=config.io_workers {
-            let writes = index == config.io_workers;
+        for index in 0..config.io_workers + WRITERS {
+            let writes = index >= config.io_workers;
             let name = if writes {
-                "kvlab-write".to_owned()
+                format!("kvlab-write-{}", index - config.io_workers)
             } else {
                 format!("kvlab-read-{index}")
             };

@@ -5,9 +5,12 @@
 
 mod bounce;
 mod directory;
+mod files;
 mod flight;
 mod index;
+mod limited;
 mod lock;
+mod payload;
 mod platform;
 mod read;
 mod reclaim;
@@ -36,6 +39,7 @@ use segment::Segment;
 use space::Space;
 use stats::Counters;
 
+pub use files::{Files, IoMode, OpenFile, OpenMode, SystemFiles};
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
@@ -60,6 +64,7 @@ pub struct DiskTier {
 #[derive(Debug)]
 pub(super) struct Inner {
     path: PathBuf,
+    files: Arc<dyn Files>,
     store: u64,
     capacity: u64,
     segment_bytes: u64,
@@ -121,6 +126,19 @@ impl DiskTier {
         Ok((tier, report))
     }
 
+    /// Stores a run, as [`Tier::put`] does; what follows it in its chain may be put as soon as `admitted` was called.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if header and source do not match, [`Error::Closed`], [`Error::Forked`].
+    pub fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        self.inner.put(header, source, admitted)
+    }
+
     /// Deletes all runs of a namespace, or everything, and gives back how many. Their headers are erased on disk when this
     /// returns: a crash does not bring them back.
     ///
@@ -179,7 +197,7 @@ impl DiskTier {
         let segments = self.inner.segments();
         segments
             .iter()
-            .map(|segment| segment.path.clone())
+            .map(|segment| segment.path().to_owned())
             .collect()
     }
 
@@ -191,12 +209,11 @@ impl DiskTier {
         let mut resident = 0;
         for segment in self.inner.segments() {
             resident += segment
-                .file
-                .sync_data()
-                .and_then(|()| platform::drop_cached(&segment.file))
-                .and_then(|()| resident_bytes(&segment.file))
+                .sync()
+                .and_then(|()| platform::drop_cached(&segment.file.file))
+                .and_then(|()| resident_bytes(&segment.file.file))
                 .map_err(|error| {
-                    let path = segment.path.display();
+                    let path = segment.path().display();
                     Error::io(format!("{path}: dropping it from the page cache"), error)
                 })?;
         }
@@ -260,7 +277,7 @@ impl Tier for DiskTier {
     }
 
     fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
-        self.inner.put(header, source)
+        self.inner.put(header, source, &|| ())
     }
 
     fn remove(&self, keys: &[BlockKey]) -> usize {
@@ -349,11 +366,12 @@ impl Inner {
             (checkpoint, open)
         };
         for segment in segments {
-            segment.file.sync_data().map_err(|error| {
-                Error::io(format!("{}: saving it", segment.path.display()), error)
+            segment.sync().map_err(|error| {
+                Error::io(format!("{}: saving it", segment.path().display()), error)
             })?;
         }
-        lock::sync_directory(&self.path)
+        self.files
+            .sync_directory(&self.path)
             .map_err(|error| Error::io(format!("{}: saving it", self.path.display()), error))?;
         self.save_uses(&index, 1)?;
         let clock = self.state.lock().directory.tick();
@@ -400,10 +418,8 @@ impl Inner {
                 }
             }
         }
-        let job = self.state.lock().space.retire();
-        if let Some(job) = job {
-            self.seal(&job);
-        }
+        self.state.lock().space.retire();
+        self.seal_full();
         let outcome = self.flush().and_then(|()| {
             let index = self.index()?;
             index

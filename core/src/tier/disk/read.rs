@@ -5,14 +5,12 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::Inner;
 use super::bounce::BOUNCE_BYTES;
-use super::platform::IoMode;
+use super::files::IoMode;
 use super::record::padded;
 use super::run::Run;
-use crate::memory::{PAGE, Piece, Regions, page_align, read_pieces};
+use crate::memory::{Checksum, PAGE, Piece, Regions, page_align};
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::{PinnedRun, ReadFailure};
 
@@ -103,7 +101,7 @@ impl PinnedDiskRun {
                     log::warn!(
                         "slices {first}..{last} of run {} in {} could not be used: {failure:?}",
                         self.run.serial,
-                        self.run.place.segment.path.display()
+                        self.run.place.segment.path().display()
                     );
                 })?;
             first = last;
@@ -158,7 +156,7 @@ impl PinnedDiskRun {
 
     /// Whether the pieces of these slices can be read into as they are.
     fn is_aligned(&self, slices: &Range<usize>, target: &RunTarget) -> bool {
-        let IoMode::Direct { memory, offset } = self.run.place.segment.mode else {
+        let IoMode::Direct { memory, offset } = self.run.place.segment.mode() else {
             return true;
         };
         let pieces = target.slices.get(slices.clone()).unwrap_or_default();
@@ -213,22 +211,24 @@ impl PinnedDiskRun {
         };
         let segment = &run.place.segment;
         let offset = run.slice_offset(range.start);
-        read_pieces(&segment.file, offset, regions, &vectors).map_err(|error| {
-            let direct = matches!(segment.mode, IoMode::Direct { .. });
-            if direct && error.kind() == io::ErrorKind::InvalidInput {
-                Failed::Unaligned
-            } else {
-                Failed::Read(failure_of(&error))
-            }
-        })?;
+        segment
+            .read_pieces(offset, regions, &vectors)
+            .map_err(|error| {
+                let direct = matches!(segment.mode(), IoMode::Direct { .. });
+                if direct && error.kind() == io::ErrorKind::InvalidInput {
+                    Failed::Unaligned
+                } else {
+                    Failed::Read(failure_of(&error))
+                }
+            })?;
         for (slice, index) in slices.into_iter().zip(range) {
-            let mut hasher = Xxh3::new();
+            let mut hasher = Checksum::default();
             for piece in vectors.get(slice).unwrap_or_default() {
                 regions
                     .of(piece)
                     .hash_into(&mut hasher, piece.offset, piece.len);
             }
-            if sums.get(index) != Some(&hasher.digest()) {
+            if sums.get(index) != Some(&hasher.finish()) {
                 return Err(Failed::Read(ReadFailure::Corrupt));
             }
         }
@@ -256,9 +256,9 @@ impl PinnedDiskRun {
             .map_err(|error| failure_of(&error))?;
         let mut at = 0;
         for (&len, index) in lengths.iter().zip(range) {
-            let mut hasher = Xxh3::new();
+            let mut hasher = Checksum::default();
             bounce.region.hash_into(&mut hasher, at, len as usize);
-            if sums.get(index) != Some(&hasher.digest()) {
+            if sums.get(index) != Some(&hasher.finish()) {
                 return Err(ReadFailure::Corrupt);
             }
             let mut from = at;
