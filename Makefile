@@ -6,6 +6,7 @@
 #   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
 #   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS
 #                          further arguments of `make demo`, of the pytest of `make test`, and of `make torture`
+#   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -18,6 +19,7 @@ SYSTEM_SITE_PACKAGES ?=
 DEMO_ARGS ?=
 TORTURE_ARGS ?=
 PYTEST_ARGS ?=
+SCHEDULES ?= 20000
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
 BIN := $(VENV)/bin
@@ -44,6 +46,11 @@ test: test-rust test-python  ## Run every test, Rust and Python; nothing skips
 .PHONY: test-rust
 test-rust: $(VENV)/.stamp-venv  ## Run the Rust tests and doctests
 	cargo test --workspace --locked
+	cargo test -p kvlab-core --features shuttle --lib --locked models::
+
+.PHONY: shuttle
+shuttle: $(VENV)/.stamp-venv  ## Try many orders of threads on the models of core/src/models (SCHEDULES=20000)
+	KVLAB_SCHEDULES=$(SCHEDULES) cargo test -p kvlab-core --features shuttle --lib --locked models::
 
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-built wheel  ## Run the Python tests with every extra and the model
