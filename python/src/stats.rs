@@ -172,6 +172,7 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
             queue_full,
             parent_missing,
             too_few_uses,
+            decoded,
             unavailable
         ]
     );

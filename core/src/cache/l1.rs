@@ -74,6 +74,8 @@ pub(super) struct L1 {
     index: KeyIndex,
     /// Blocks that the store is writing or will write, with how often each was lent.
     lent: HashMap<BlockId, u32>,
+    /// Blocks whose bytes came out of a lossy codec.
+    decoded: HashSet<BlockId>,
     reused_blocks: u64,
     evicted_blocks: u64,
     refused_blocks: u64,
@@ -105,6 +107,7 @@ impl L1 {
             in_flight: HashSet::new(),
             index: KeyIndex::default(),
             lent: HashMap::new(),
+            decoded: HashSet::new(),
             reused_blocks: 0,
             evicted_blocks: 0,
             refused_blocks: 0,
@@ -233,6 +236,20 @@ impl L1 {
             hold.copies -= 1;
         }
         self.release(id)
+    }
+
+    /// Notes of a block that is being filled whether its bytes came out of a lossy codec.
+    pub(super) fn set_decoded(&mut self, block: BlockId, decoded: bool) {
+        if decoded {
+            self.decoded.insert(block);
+        } else {
+            self.decoded.remove(&block);
+        }
+    }
+
+    /// Which of these blocks hold what came out of a lossy codec.
+    pub(super) fn decoded<'a>(&self, blocks: impl Iterator<Item = &'a BlockId>) -> Vec<bool> {
+        blocks.map(|block| self.decoded.contains(block)).collect()
     }
 
     /// Gives up the hold that has been idle longest.

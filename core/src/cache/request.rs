@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::PrefixCache;
 use super::commit::{Done, Job};
 use super::l1::HoldId;
@@ -77,6 +79,8 @@ pub struct Request {
     /// Leading tokens whose use a commit has counted.
     counted: usize,
     found: Found,
+    /// Which of the leading blocks of the buffer came out of a lossy codec, as far as they were restored.
+    decoded: Arc<Mutex<Vec<bool>>>,
     last_commit: Option<Arc<Done>>,
 }
 
@@ -114,6 +118,7 @@ impl Request {
                 grid,
                 ..Found::default()
             },
+            decoded: Arc::default(),
             last_commit: None,
         };
         if held < usable {
@@ -161,6 +166,7 @@ impl Request {
         }
         self.found.steps.clear();
         self.held = self.held.max(restore.tokens().total());
+        self.decoded = restore.decoded();
         Ok(restore)
     }
 
@@ -224,6 +230,7 @@ impl Request {
             tokens: tokens.clone(),
             buffer: Arc::clone(buffer),
             counted: self.counted,
+            decoded: self.decoded.lock().clone(),
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
@@ -270,6 +277,7 @@ impl Request {
                     grid: self.found.grid,
                     ..Found::default()
                 },
+                decoded: Arc::default(),
                 last_commit: None,
             };
             let usable = held.min(self.tokens.len() - 1);

@@ -322,23 +322,29 @@ impl Core {
         let mut parent = header.parent;
         while parent != header.namespace && !self.reaches_l3(&parent) && runs.len() < MAX_ANCESTORS
         {
-            let in_l2 = || {
-                let (run, _) = self.l2.as_ref()?.find_run(&parent)?;
-                Some(vec![(run.header().clone(), run.source())])
-            };
-            let found = in_l2()
-                .or_else(|| self.above.lend(&parent, &|key| self.reaches_l3(key)))
-                // It may have come down between the two looks.
-                .or_else(in_l2);
-            let Some(found) = found else { break };
-            let Some((first, _)) = found.first() else {
+            // It may be on its way down from one place to the next: what was missed once is met at the second look.
+            let found = self
+                .ending_with(&parent)
+                .or_else(|| self.ending_with(&parent));
+            let Some((first, _)) = found.as_ref().and_then(|found| found.first()) else {
                 break;
             };
             parent = first.parent;
-            runs.extend(found.into_iter().rev());
+            runs.extend(found.into_iter().flatten().rev());
         }
         runs.reverse();
         runs
+    }
+
+    /// The run that holds a block, or, from above, the runs up to it; wherever they are, but for L3.
+    fn ending_with(&self, key: &BlockKey) -> Option<Vec<(RunHeader, RunSource)>> {
+        let l2 = self.l2.as_ref();
+        l2.and_then(|l2| l2.find_run(key))
+            .map(|(run, _)| (run.header().clone(), run.source()))
+            // Another thread evicted it a moment ago.
+            .or_else(|| l2.and_then(|l2| l2.find_leaving(key)))
+            .map(|run| vec![run])
+            .or_else(|| self.above.lend(key, &|key| self.reaches_l3(key)))
     }
 
     fn arrive(
@@ -450,13 +456,19 @@ impl Core {
         if !board.is_queued(load) {
             return;
         }
+        // What was found when the load was ordered may have been removed since, and written anew.
+        let found = self.l3.as_ref().and_then(|l3| l3.find(load.wanted()));
+        let Some((source, _)) = found.filter(|(run, _)| run.header() == load.header()) else {
+            board.failed(load, End::Cancelled, ReadFailure::Io, counters);
+            return;
+        };
         let Ok(room) = self.reserve(l2, load.header()) else {
             board.failed(load, End::Refused, ReadFailure::Io, counters);
             return;
         };
-        let Some(source) = board.start(load) else {
+        if !board.start(load) {
             return;
-        };
+        }
         let start = Instant::now();
         let target = room.target();
         let slices = 0..load.header().slices.len();

@@ -62,6 +62,7 @@ pub(super) struct RefusalCounters {
     write_failed: Counter,
     queue_full: Counter,
     parent_missing: Counter,
+    decoded: Counter,
     too_few_uses: Counter,
     unavailable: Counter,
 }
@@ -76,6 +77,7 @@ impl RefusalCounters {
                 Refusal::WriteFailed => &self.write_failed,
                 Refusal::QueueFull => &self.queue_full,
                 Refusal::ParentMissing => &self.parent_missing,
+                Refusal::Decoded => &self.decoded,
                 Refusal::TooFewUses => &self.too_few_uses,
                 Refusal::Unavailable => &self.unavailable,
             }
@@ -92,6 +94,7 @@ impl RefusalCounters {
             write_failed: self.write_failed.get(),
             queue_full: self.queue_full.get(),
             parent_missing: self.parent_missing.get(),
+            decoded: self.decoded.get(),
             too_few_uses: self.too_few_uses.get(),
             unavailable: self.unavailable.get(),
         }
@@ -229,6 +232,8 @@ pub struct Refusals {
     pub queue_full: u64,
     /// [`Refusal::ParentMissing`].
     pub parent_missing: u64,
+    /// [`Refusal::Decoded`].
+    pub decoded: u64,
     /// [`Refusal::TooFewUses`].
     pub too_few_uses: u64,
     /// [`Refusal::Unavailable`].

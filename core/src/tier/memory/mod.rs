@@ -234,6 +234,12 @@ impl MemoryTier {
         Some((self.run(record, Some(slot)), position))
     }
 
+    /// An evicted run that is on its way to another tier, by one of its blocks.
+    pub fn find_leaving(&self, key: &BlockKey) -> Option<(RunHeader, RunSource)> {
+        let record = self.shared.directory.lock().leaving(key)?;
+        Some((record.header().clone(), record.source()))
+    }
+
     /// Drops the runs of which `keys` are all that is listed: what another tier has taken over whole. Gives back how many.
     pub fn remove_covered(&self, keys: &[BlockKey]) -> usize {
         self.shared.directory.lock().remove_covered(keys).len()
