@@ -3,10 +3,12 @@
 //! Lookups are answered from memory; sled and the disk are touched by writes, reads of payload and reopening only. One mutex
 //! guards directory and segment table for microseconds; no lock is held over I/O.
 
+mod archive;
 mod bounce;
 mod directory;
 mod files;
 mod flight;
+mod import;
 mod index;
 pub mod inspect;
 mod limited;
@@ -37,12 +39,14 @@ use directory::Directory;
 use flight::Flights;
 use index::{Index, Meta};
 use lock::StoreDirectory;
+use payload::Form;
 use read::PinnedDiskRun;
 use segment::Segment;
 use space::Space;
 use stats::Counters;
 
 pub use files::{Files, IoMode, OpenFile, OpenMode, SystemFiles};
+pub use import::Imported;
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use scrub::Scrubbed;
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
@@ -140,7 +144,7 @@ impl DiskTier {
         source: &RunSource,
         admitted: &dyn Fn(),
     ) -> Result<Put> {
-        self.inner.put(header, source, admitted)
+        self.inner.put(header, source, admitted, Form::Given)
     }
 
     /// Deletes all runs of a namespace, or everything, and gives back how many. Their headers are erased on disk when this
@@ -299,7 +303,7 @@ impl Tier for DiskTier {
     }
 
     fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
-        self.inner.put(header, source, &|| ())
+        self.inner.put(header, source, &|| (), Form::Given)
     }
 
     fn remove(&self, keys: &[BlockKey]) -> usize {

@@ -7,11 +7,34 @@ use super::Inner;
 use super::bounce::BOUNCE_BYTES;
 use super::files::IoMode;
 use super::index::Row;
-use super::record::{Identity, Record, padded};
+use super::record::{Identity, Record};
 use super::run::Place;
+use super::write::unix_seconds;
 use crate::codec::Codec;
 use crate::memory::{Checksum, PAGE, Piece, Region, Regions, page_align};
 use crate::run::RunSource;
+
+/// What the bytes of a source are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The payload as it was given, to be encoded.
+    Given,
+    /// What the codec made of it in another store.
+    Stored {
+        /// When, in unix seconds.
+        created: u64,
+    },
+}
+
+impl Form {
+    /// When the run counts as stored, in unix seconds.
+    pub(super) fn created(self) -> u64 {
+        match self {
+            Self::Given => unix_seconds(),
+            Self::Stored { created } => created,
+        }
+    }
+}
 
 impl Inner {
     /// Writes a run's record, to stable storage if the store is durable.
@@ -20,15 +43,20 @@ impl Inner {
         row: &Row,
         place: &Place,
         source: &RunSource,
+        form: Form,
     ) -> io::Result<()> {
-        let exact = row.header.terms.codec == Codec::Raw;
+        let codec = match form {
+            Form::Given => row.header.terms.codec,
+            Form::Stored { .. } => Codec::Raw,
+        };
+        let exact = codec == Codec::Raw;
         let straight = (exact && is_aligned(place.segment.mode(), source))
             .then(|| self.write_straight(row, place, source));
         match straight {
             // The system may ask for more alignment than it said.
             Some(Err(error)) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
             Some(Ok(())) => {}
-            Some(Err(_)) | None => self.write_gathered(row, place, source)?,
+            Some(Err(_)) | None => self.write_gathered(row, place, source, codec)?,
         }
         if self.durable {
             place.segment.sync()?;
@@ -38,7 +66,6 @@ impl Inner {
 
     /// Writes the payload from where it lies. Records that are longer than the working memory get their header last.
     fn write_straight(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
-        let header = &row.header;
         let head = row.header_bytes as usize;
         let whole = place.extent.len <= BOUNCE_BYTES as u64;
         let sums = source.slices.iter().map(|pieces| {
@@ -61,9 +88,10 @@ impl Inner {
             len,
         };
         let mut pieces = vec![spare(0, if whole { head } else { 0 })];
-        for (slice, &len) in source.slices.iter().zip(&header.slices) {
+        for slice in &source.slices {
+            let len = slice.iter().map(|piece| piece.len).sum::<usize>();
             pieces.extend_from_slice(slice);
-            pieces.push(spare(head, (padded(len) - u64::from(len)) as usize));
+            pieces.push(spare(head, page_align(len) - len));
         }
         let regions = Regions {
             main: &source.region,
@@ -79,7 +107,13 @@ impl Inner {
     }
 
     /// Writes the payload by way of working memory, with the header in the same call if both fit it; else the header comes last.
-    fn write_gathered(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
+    fn write_gathered(
+        &self,
+        row: &Row,
+        place: &Place,
+        source: &RunSource,
+        codec: Codec,
+    ) -> io::Result<()> {
         let header = &row.header;
         let head = row.header_bytes as usize;
         let total = place.extent.len as usize;
@@ -98,7 +132,7 @@ impl Inner {
         };
         let mut sums = Vec::with_capacity(header.slices.len());
         for pieces in &source.slices {
-            match header.terms.codec.as_int8() {
+            match codec.as_int8() {
                 Some(int8) => {
                     int8.encode(&source.region, pieces, |bytes| gather.append(bytes))?;
                 }

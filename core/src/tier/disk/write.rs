@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::index::{Index, Meta, Row};
+use super::payload::Form;
 use super::record::{header_bytes, record_bytes};
 use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
@@ -51,15 +52,16 @@ impl Inner {
         header: &RunHeader,
         source: &RunSource,
         admitted: &dyn Fn(),
+        form: Form,
     ) -> Result<Put> {
         self.check_owner()?;
-        validate(header, source)?;
+        validate(header, source, form)?;
         let index = self.index()?;
         let put = match self.admit(header)? {
             Admission::Done(put) => put,
             Admission::Ticket(mut ticket) => {
                 admitted();
-                match self.store(&mut ticket, &index, header, source) {
+                match self.store(&mut ticket, &index, header, source, form) {
                     Ok(()) => Put::Stored,
                     Err(refusal) => Put::Refused(refusal),
                 }
@@ -127,6 +129,7 @@ impl Inner {
         index: &Index,
         header: &RunHeader,
         source: &RunSource,
+        form: Form,
     ) -> Result<(), Refusal> {
         // Without an answer from the system, writing decides.
         let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
@@ -141,10 +144,10 @@ impl Inner {
             offset: place.extent.offset,
             header: header.clone(),
             header_bytes: header_bytes(header.keys.len(), header.slices.len()) as u32,
-            created: unix_seconds(),
+            created: form.created(),
         };
         let written = self
-            .write_record(&row, &place, source)
+            .write_record(&row, &place, source, form)
             .map_err(|error| refuse(&place, &error))
             .and_then(|()| self.await_parent(ticket, header))
             .and_then(|()| {
@@ -345,7 +348,7 @@ impl Inner {
 }
 
 /// Checks that a source has exactly the bytes that a header announces.
-fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
+fn validate(header: &RunHeader, source: &RunSource, form: Form) -> Result<()> {
     header.validate()?;
     let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
@@ -370,6 +373,10 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
             }
             sum = sum.saturating_add(piece.len);
         }
+        let len = match form {
+            Form::Given => len,
+            Form::Stored { .. } => header.terms.codec.stored_bytes(len),
+        };
         if sum != len as usize {
             return Err(Error::invalid(format!(
                 "slice {slice} has {len} bytes, its pieces have {sum}"
@@ -384,7 +391,7 @@ fn refuse(place: &Place, error: &io::Error) -> Refusal {
     refusal_of(error)
 }
 
-fn unix_seconds() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }

@@ -1,6 +1,7 @@
 //! Looking at a store without opening it: nothing is locked, written or repaired, another process may have it open, and what
 //! is damaged is reported.
 
+mod export;
 mod files;
 mod survey;
 mod verify;
@@ -16,6 +17,7 @@ use crate::tier::disk::lock::holder;
 use crate::tier::disk::record::Record;
 use survey::{Survey, disk_bytes};
 
+pub use export::{Exported, export};
 pub use survey::UnreadableSegment;
 pub use verify::{Damage, Verification, verify};
 

@@ -114,7 +114,11 @@ pub fn verify(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Verific
 }
 
 /// Reads the slices of a record and compares their checksums.
-fn check(segment: &Segment, record: &Record, pool: &BouncePool) -> std::result::Result<(), Damage> {
+pub(super) fn check(
+    segment: &Segment,
+    record: &Record,
+    pool: &BouncePool,
+) -> std::result::Result<(), Damage> {
     let damage = |slice: usize, reason: String| Damage {
         path: segment.path().to_owned(),
         offset: record.identity.offset,
