@@ -14,11 +14,14 @@ from typing_extensions import Buffer
 from kvlab._types import (
     BlockStoreStats,
     CacheStats,
+    Choice,
+    CostStats,
     PoolStats,
     PrefetchProgress,
     RadixStats,
     RecoveryReport,
     Restored,
+    RestoreMode,
     StoreStats,
     Tier,
 )
@@ -506,6 +509,36 @@ class Request:
     def found(self) -> tuple[int, int, int]:
         """Tokens found, as `(l1, l2, l3)`."""
 
+    def choose(self, restore: RestoreMode, model: bytes) -> Choice:
+        """Decides how much of what was found `restore` brings; without this call, all of it.
+
+        The cut with the least predicted time of reading and computing, from what the store has
+        learnt (`Store.costs`). Cuts lie on the grid and at the ends of runs, which are read whole.
+
+        Args:
+            restore: `"always"`, `"auto"` or `"never"`.
+            model: 32 bytes that stand for all that the time of a forward depends on.
+
+        Raises:
+            ConfigError: another mode.
+            InvalidArgumentError: a model that is not 32 bytes.
+            StoreClosedError: the request is closed.
+        """
+
+    def computed(self, model: bytes, tokens: int, context: int, seconds: float) -> None:
+        """Notes how long a forward of this request took, which waited for nothing; `choose` learns from it.
+
+        Args:
+            model: As for `choose`.
+            tokens: How many it computed.
+            context: How many were before them.
+            seconds: Wall time.
+
+        Raises:
+            InvalidArgumentError: a number that cannot be.
+            StoreClosedError: the request is closed.
+        """
+
     def restore(self, buffer: CacheBuffer) -> Restored:
         """Brings what was found into the buffer, from its first token on; waits until it is there and verified.
 
@@ -724,6 +757,13 @@ class Store:
 
         Raises:
             StoreClosedError: the store is closed.
+        """
+
+    def costs(self) -> CostStats:
+        """What reads and forwards were learnt to cost. Kept in the store's directory by `flush` and `close`.
+
+        Raises:
+            ForkedProcessError: the store is a parent process's.
         """
 
     def recovery(self) -> RecoveryReport | None:

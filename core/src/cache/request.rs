@@ -9,6 +9,7 @@ use super::copy::{BlockSpan, block_to_buffer};
 use super::l1::HoldId;
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
+use crate::cost::{Choice, Part, Question, RestoreMode};
 use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
 use crate::layout::{BufferLayout, RunWindow};
@@ -65,8 +66,12 @@ pub struct Request {
     hold: HoldId,
     /// What hits are rounded down to; a multiple of the block.
     grid: usize,
+    /// Whether the rest of the prompt is computed in forwards that end on the grid.
+    chunked: bool,
     steps: Vec<Step>,
     found: HitTokens,
+    /// What of it is restored.
+    wanted: HitTokens,
     last_commit: Option<Arc<Done>>,
 }
 
@@ -84,7 +89,8 @@ impl Request {
                 "the prompt is empty; a request needs 1 token or more",
             ));
         }
-        let grid = if grid <= 1 { block_tokens } else { grid };
+        let chunked = grid > 1;
+        let grid = if chunked { grid } else { block_tokens };
         if !grid.is_multiple_of(block_tokens) {
             return Err(Error::invalid(format!(
                 "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens; use 0 or a multiple"
@@ -100,8 +106,10 @@ impl Request {
             held,
             hold,
             grid,
+            chunked,
             steps: Vec::new(),
             found: HitTokens::default(),
+            wanted: HitTokens::default(),
             last_commit: None,
         };
         if held < usable {
@@ -111,13 +119,51 @@ impl Request {
         }
         let below = request.steps.iter().map(|step| step.blocks).sum::<usize>();
         request.found = request.part(held, held + below * block_tokens);
-        let mut left = (request.found.l2 + request.found.l3) / block_tokens;
-        request.steps.retain_mut(|step| {
+        request.cut(request.found);
+        Ok(request)
+    }
+
+    /// Leaves the tokens beyond `wanted` alone: their runs lose their pins.
+    fn cut(&mut self, wanted: HitTokens) {
+        let mut left = (wanted.total() - wanted.l1) / self.cache.shared.layout.block_tokens();
+        self.steps.retain_mut(|step| {
             step.blocks = step.blocks.min(left);
             left -= step.blocks;
             step.blocks > 0
         });
-        Ok(request)
+        self.wanted = wanted;
+    }
+
+    /// Decides how much of what was found [`Self::restore`] brings, before it is called; without this, all of it. What is cut
+    /// off is for the caller to compute. `model` stands for all that the time of a forward depends on.
+    pub fn choose(&mut self, mode: RestoreMode, model: &BlockKey) -> Choice {
+        let block_tokens = self.cache.shared.layout.block_tokens();
+        let parts = self.steps.iter().map(|step| Part {
+            tier: step.tier,
+            bytes: step.run.header().payload_bytes(),
+            tokens: step.blocks * block_tokens,
+        });
+        let parts = parts.collect::<Vec<_>>();
+        let choice = self.cache.shared.store.costs().choose(
+            mode,
+            model,
+            &Question {
+                prompt: self.tokens.len(),
+                l1: self.found.l1,
+                parts: &parts,
+                grid: self.grid,
+                chunked: self.chunked,
+            },
+        );
+        self.cut(self.part(self.found.l1, choice.tokens));
+        choice
+    }
+
+    /// Notes how long a forward of this request took: `tokens` tokens after `context` others, waiting for nothing. It teaches
+    /// [`Self::choose`].
+    pub fn computed(&self, model: &BlockKey, tokens: usize, context: usize, time: Duration) {
+        let costs = self.cache.shared.store.costs();
+        costs.note_prefill(model, tokens, context, time);
     }
 
     /// What of `arrived` leading tokens, of which L1 has `l1`, can be used on the grid, by tier.
@@ -149,7 +195,7 @@ impl Request {
         self.tokens.len()
     }
 
-    /// Brings what was found into `buffer`, from its first token on; blocks until all of it arrived and is verified. Damaged
+    /// Brings what was found, as far as [`Self::choose`] left it, into `buffer`, from its first token on; blocks until all of it arrived and is verified. Damaged
     /// runs cut the prefix short, which is no error, and so does L1 memory that was given up since (after a commit or fork).
     /// What the tiers below gave is read once: a second call brings L1's part only.
     ///
@@ -173,7 +219,7 @@ impl Request {
                 .then(|| "its L1 blocks were given up under memory pressure".to_owned()),
             ..Restored::default()
         };
-        let mut arrived = self.found.l1;
+        let mut arrived = self.wanted.l1;
         if let Some(ticket) = ticket {
             let outcome = ticket.wait();
             let whole = self.steps[..outcome.steps_ok].iter();
@@ -185,7 +231,7 @@ impl Request {
             restored.below_time = start.elapsed();
         }
         if there {
-            restored.tokens = self.part(self.found.l1, arrived);
+            restored.tokens = self.part(self.wanted.l1, arrived);
         }
         self.steps.clear();
         self.held = self.held.max(restored.tokens.total());
@@ -199,7 +245,7 @@ impl Request {
     fn copy_l1(&self, buffer: &Arc<CacheBuffer>) -> bool {
         let shared = &self.cache.shared;
         let block_tokens = shared.layout.block_tokens();
-        let wanted = self.found.l1 / block_tokens;
+        let wanted = self.wanted.l1 / block_tokens;
         if wanted == 0 {
             return true;
         }
@@ -223,7 +269,7 @@ impl Request {
     fn read_requests(&self, buffer: &Arc<CacheBuffer>) -> Vec<ReadRequest> {
         let layout = &self.cache.shared.layout;
         let block_tokens = layout.block_tokens();
-        let mut at = self.found.l1;
+        let mut at = self.wanted.l1;
         self.steps
             .iter()
             .map(|step| {
@@ -310,12 +356,15 @@ impl Request {
                 held,
                 hold,
                 grid: self.grid,
+                chunked: self.chunked,
                 steps: Vec::new(),
                 found: HitTokens::default(),
+                wanted: HitTokens::default(),
                 last_commit: None,
             };
             let usable = held.min(self.tokens.len() - 1);
             fork.found = fork.part(usable, usable);
+            fork.wanted = fork.found;
             fork
         }))
     }

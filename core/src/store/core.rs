@@ -11,6 +11,7 @@ use super::schedule::{Scheduler, Work};
 use super::stats::{Counters, StoreStats};
 use super::write::Writer;
 use crate::config::{StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -31,10 +32,15 @@ pub(super) struct Core {
     pub(super) counters: Arc<Counters>,
     pub(super) moves: Moves,
     pub(super) write_policy: WritePolicy,
+    pub(super) costs: Arc<CostBook>,
 }
 
 impl Core {
-    pub(super) fn new(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+    pub(super) fn new(
+        config: &StoreConfig,
+        l3: Option<Arc<dyn DurableTier>>,
+        costs: CostBook,
+    ) -> Result<Self> {
         let counters = Arc::new(Counters::default());
         let l2 = match config.l2_bytes {
             0 => None,
@@ -59,6 +65,7 @@ impl Core {
             counters,
             moves: Moves::default(),
             write_policy: config.write_policy,
+            costs: Arc::new(costs),
         })
     }
 

@@ -30,6 +30,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use crate::config::{StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -72,13 +73,14 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
-        Self::build(config, l3, None)
+        Self::build(config, l3, None, CostBook::in_memory())
     }
 
     fn build(
         config: &StoreConfig,
         l3: Option<Arc<dyn DurableTier>>,
         disk: Option<(Arc<DiskTier>, RecoveryReport)>,
+        costs: CostBook,
     ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
@@ -87,7 +89,7 @@ impl BlockStore {
                 remedy: format!("use 1 to {MAX_WORKERS}"),
             });
         }
-        let core = Arc::new(Core::new(config, l3)?);
+        let core = Arc::new(Core::new(config, l3, costs)?);
         let (alive, ended) = crossbeam_channel::bounded(0);
         let handle = Handle {
             core: Arc::clone(&core),
@@ -176,7 +178,7 @@ impl BlockStore {
         core.claim_steps(requests.iter().map(|request| &request.step));
         let transfer = Arc::new(Transfer::new(requests)?);
         core.scheduler.read(&transfer);
-        Ok(ReadTicket { transfer })
+        Ok(ReadTicket::new(transfer, Arc::clone(&core.costs)))
     }
 
     /// Takes a run that L1 gives up. It is copied into L2 before this returns; what L2 evicts for it goes to L3 if L3 lacks
@@ -317,6 +319,12 @@ impl BlockStore {
         Ok(keys.iter().take_while(|key| core.reaches_l3(key)).count())
     }
 
+    /// What reads and forwards were learnt to cost. Reads are noted here when their tickets are waited for; it is written down
+    /// by [`CostBook::save`] and when the store closes.
+    pub fn costs(&self) -> &CostBook {
+        &self.handle.core.costs
+    }
+
     /// Whether what L1 takes in is to be written to L3 at once.
     pub fn writes_through(&self) -> bool {
         let core = &self.handle.core;
@@ -398,6 +406,8 @@ impl Handle {
             // A thread's panic was contained where it could harm; there is nothing left to do about it here.
             let _ = thread.join();
         }
+        // While the directory is still this process's.
+        core.costs.save();
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }

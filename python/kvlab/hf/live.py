@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvlab._core import CacheBuffer, PrefixCache, Request
+    from kvlab._types import Choice, RestoreMode
     from kvlab.hf.layout import ModelLayout
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class LiveRequest:
 
     Attributes:
         request: The hold on the matched blocks.
+        found: Tokens that were there to be restored, by tier.
         hits: Tokens restored, by tier.
         computed_on_grid: With a chunk grid, the tokens that may be kept: what the grid covers. None
             without one.
@@ -42,8 +44,10 @@ class LiveRequest:
         *,
         capacity: int,
         grid: int,
+        restore: RestoreMode,
+        forward_key: bytes,
     ) -> None:
-        """Look up and restore.
+        """Look up, decide how much to restore, and restore it.
 
         Args:
             cache: Of this layout.
@@ -52,6 +56,8 @@ class LiveRequest:
             ids: ``[tokens]``, the prompt.
             capacity: Tokens to make room for, the prompt included.
             grid: The chunk grid in tokens, 0 for none.
+            restore: How much of what is found to restore.
+            forward_key: 32 bytes that stand for what a forward's time depends on.
 
         Raises:
             CapacityError: Cache buffers in use leave too little memory.
@@ -61,10 +67,13 @@ class LiveRequest:
         self._cache = cache
         self._layout = layout
         self._grid = grid
+        self._forward_key = forward_key
         began = time.perf_counter()
         self.request: Request = cache.begin(ids, namespace, grid=grid)
-        self._lookup_ms = _milliseconds_since(began)
+        self.found = HitTokens(*self.request.found)
         try:
+            self._choice: Choice = self.request.choose(restore, forward_key)
+            self._lookup_ms = _milliseconds_since(began)
             self._buffer: CacheBuffer = cache.lease(capacity)
             leased = time.perf_counter()
             restored = self.request.restore(self._buffer)
@@ -84,6 +93,10 @@ class LiveRequest:
             grow=self._grow,
             before_truncate=self._drain,
         )
+
+    def computed(self, tokens: int, context: int, seconds: float) -> None:
+        """Learn from a forward of ``tokens`` tokens after ``context`` others that waited for nothing."""
+        self.request.computed(self._forward_key, tokens, context, seconds)
 
     def commit(self, ids: NDArray[np.int64]) -> None:
         """Hand over tokens whose rows stand in the cache; with a chunk grid, those that lie on it.
@@ -117,8 +130,10 @@ class LiveRequest:
             first: When the first token's logits were there.
             not_kept: Why nothing was committed, or None.
         """
+        predicted = self._choice["predicted"]
         return Report(
             prompt_tokens=prompt,
+            found_tokens=self.found,
             hit_tokens=self.hits,
             computed_tokens=prompt - self.hits.total,
             blocks_reused=self.hits.total // self._cache.layout.block_tokens,
@@ -127,8 +142,24 @@ class LiveRequest:
             restore_ms=self._restore_ms,
             prefill_ms=(first - restored) * 1e3,
             ttft_ms=(first - start) * 1e3,
+            predicted_ms=predicted["ms"] if predicted is not None else None,
+            recomputed=self._recomputed(),
             missed=self._missed(prompt),
             not_kept=not_kept,
+        )
+
+    def _recomputed(self) -> str | None:
+        left = self.found.total - self._choice["tokens"]
+        if left == 0:
+            return None
+        part, whole = self._choice["predicted"], self._choice["all"]
+        if part is None or whole is None:
+            return f"restore='never': {left} tokens were found and not restored"
+        restore_ms = whole["restore_ms"] - part["restore_ms"]
+        compute_ms = part["prefill_ms"] - whole["prefill_ms"]
+        return (
+            f"restoring the last {left} tokens from {self._choice['left']} is predicted to take "
+            f"{restore_ms:.0f} ms, computing them {compute_ms:.0f} ms"
         )
 
     def _missed(self, prompt: int) -> str:
@@ -136,6 +167,9 @@ class LiveRequest:
         hit = self.hits.total
         if self._failure is not None:
             return f"what follows token {hit} was found but could not be read: {self._failure}"
+        recomputed = self._recomputed()
+        if recomputed is not None:
+            return recomputed
         if prompt <= step:
             return f"the prompt has no {step} tokens before its last one, and less is not reused"
         if hit >= (prompt - 1) // step * step:

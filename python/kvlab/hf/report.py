@@ -26,6 +26,7 @@ class Report:
 
     Attributes:
         prompt_tokens: Tokens of the prompt.
+        found_tokens: Tokens that were there to be restored, by tier.
         hit_tokens: Tokens restored, by tier.
         computed_tokens: Prompt tokens the model computed; with ``hit_tokens`` they add up to the
             prompt.
@@ -36,12 +37,16 @@ class Report:
         prefill_ms: The forward over the rest of the prompt, up to the first token's logits.
         ttft_ms: From the call to the first token's logits: all of the above and the checks around
             it.
+        predicted_ms: What restore and prefill together were predicted to take; None where too
+            little was measured yet, or where `attach` was told what to do.
+        recomputed: Why found tokens were computed again instead of restored, or None if none were.
         missed: Why the tokens that were not restored had to be computed.
         fallback: Why the request was left to plain transformers, or None.
         not_kept: Why its tokens were not handed over to be cached, or None.
     """
 
     prompt_tokens: int
+    found_tokens: HitTokens = field(default_factory=HitTokens)
     hit_tokens: HitTokens = field(default_factory=HitTokens)
     computed_tokens: int = 0
     blocks_reused: int = 0
@@ -50,6 +55,8 @@ class Report:
     restore_ms: float = 0.0
     prefill_ms: float = 0.0
     ttft_ms: float = 0.0
+    predicted_ms: float | None = None
+    recomputed: str | None = None
     missed: str = ""
     fallback: str | None = None
     not_kept: str | None = None

@@ -19,7 +19,7 @@ from kvlab.errors import (
     StoreClosedError,
     UnsupportedRequestError,
 )
-from kvlab.hf.fingerprint import fingerprint
+from kvlab.hf.fingerprint import fingerprint, forward_key
 from kvlab.hf.layout import ModelLayout, read_layout
 from kvlab.hf.live import DRAIN_SECONDS, LiveRequest
 from kvlab.hf.output import GenerateOutput, Prefilled, row
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from kvlab._core import PrefetchTicket, PrefixCache, Request, Store
+    from kvlab._types import RestoreMode
     from kvlab.hf.cache import PreallocatedCache
 
 _log = logging.getLogger(__name__)
 _DEFAULT_NEW_TOKENS = 256
+_RESTORE_MODES = ("always", "auto", "never")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class _Identity:
 
     stamp: Stamp
     namespace: bytes
+    forward_key: bytes
 
 
 class Session:
@@ -65,6 +68,7 @@ class Session:
         *,
         salt: str,
         chunk_tokens: int,
+        restore: RestoreMode,
     ) -> None:
         """Use `attach`."""
         self.model = model
@@ -72,6 +76,7 @@ class Session:
         self._layout = layout
         self._salt = salt
         self._chunk = chunk_tokens
+        self._restore = restore
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -88,6 +93,9 @@ class Session:
         Raises:
             UnsupportedModelError: The model was changed into one that cannot be served.
         """
+        return self._identify().namespace
+
+    def _identify(self) -> _Identity:
         if self._identity is None or not self._identity.stamp.matches(self.model):
             check_model(self.model)
             stamp = Stamp.take(self.model)
@@ -95,8 +103,10 @@ class Session:
             live = fingerprint(self.model, self._layout, chunk_tokens=self._chunk)
             for field in (live, self._cache.layout.describe(), self._salt.encode()):
                 digest.update(len(field).to_bytes(8, "little") + field)
-            self._identity = _Identity(stamp, digest.digest())
-        return self._identity.namespace
+            self._identity = _Identity(
+                stamp, digest.digest(), forward_key(self.model, self._layout)
+            )
+        return self._identity
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
         """Generate as ``model.generate`` does, reusing what is cached of the prompt.
@@ -132,12 +142,15 @@ class Session:
             restored = time.perf_counter()
             kv = live.new_cache()
             self._fill_grid(live, ids, kv)
+            context, began = kv.get_seq_length(), time.perf_counter()
             clock = _FirstToken()
             kwargs["logits_processor"] = clock.before(kwargs.get("logits_processor"))
             kwargs["past_key_values"] = kv
             if kwargs.get("attention_mask") is None:
                 kwargs["attention_mask"] = torch.ones_like(input_ids, dtype=torch.long)
             out = _generate(self.model, input_ids, kwargs)
+            if clock.seen is not None:
+                live.computed(len(ids) - context, context, clock.seen - began)
             sequences = _sequences(out)
             not_kept = live.try_commit(row(sequences)[: kv.get_seq_length()])
         except BaseException:
@@ -186,7 +199,7 @@ class Session:
             restored = time.perf_counter()
             kv = live.new_cache()
             self._fill_grid(live, ids, kv)
-            logits = self._forward(ids[kv.get_seq_length() :], kv)
+            logits = self._forward(live, ids[kv.get_seq_length() :], kv)
             first = time.perf_counter()
             not_kept = live.try_commit(ids) if keep else "the request asked not to keep it"
         except BaseException:
@@ -217,7 +230,12 @@ class Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
         self._check_open()
         child = Session(
-            self.model, self._cache, self._layout, salt=self._salt, chunk_tokens=self._chunk
+            self.model,
+            self._cache,
+            self._layout,
+            salt=self._salt,
+            chunk_tokens=self._chunk,
+            restore=self._restore,
         )
         child._identity = self._identity
         if self._request is not None:
@@ -258,13 +276,16 @@ class Session:
         if self._request is not None:
             # The last turn is on its way to L1: milliseconds, and this one most likely goes on from it.
             self._request.wait_committed(DRAIN_SECONDS)
+        identity = self._identify()
         return LiveRequest(
             self._cache,
             self._layout,
-            self.namespace,
+            identity.namespace,
             ids,
             capacity=capacity,
             grid=self._chunk,
+            restore=self._restore,
+            forward_key=identity.forward_key,
         )
 
     @torch.inference_mode()
@@ -274,12 +295,15 @@ class Session:
             return
         while len(ids) - kv.get_seq_length() > self._chunk:
             at = kv.get_seq_length()
-            self._forward(ids[at : at + self._chunk], kv)
+            self._forward(live, ids[at : at + self._chunk], kv)
         # Rows behind the grid come out of forwards of other shapes, so their rounding differs from what a cold
         # prefill of a longer prompt would give: they are not kept.
         live.computed_on_grid = kv.get_seq_length()
 
-    def _forward(self, ids: NDArray[np.int64], kv: PreallocatedCache) -> Tensor:
+    def _forward(
+        self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache
+    ) -> Tensor:
+        context, began = kv.get_seq_length(), time.perf_counter()
         out = self.model(
             input_ids=torch.from_numpy(ids).unsqueeze(0),
             past_key_values=kv,
@@ -287,6 +311,7 @@ class Session:
             logits_to_keep=1,
         )
         logits: Tensor = out.logits
+        live.computed(len(ids), context, time.perf_counter() - began)
         return logits[:, -1]
 
     def _plain(
@@ -355,6 +380,7 @@ def attach(
     block_tokens: int = 16,
     chunk_tokens: int = 0,
     l1: int | str | None = None,
+    restore: RestoreMode = "auto",
 ) -> Session:
     """Serve a model's prompts from a store.
 
@@ -370,6 +396,9 @@ def attach(
             compute the rest of a prompt in one go.
         l1: The share of the store's L1 memory for this model's layout, half of it for cache
             buffers. Default: all that is left.
+        restore: How much of what is found is restored. ``"auto"`` (default): as much as is
+            predicted to pay, by the learnt costs of reading and computing (`Store.costs`); the rest
+            is computed again. ``"always"``: all of it. ``"never"``: nothing; for comparison.
 
     Returns:
         A session.
@@ -388,8 +417,10 @@ def attach(
             f"chunk_tokens = {chunk_tokens} is no multiple of block_tokens = {block_tokens}; "
             f"use 0 or e.g. {32 * block_tokens}"
         )
+    if restore not in _RESTORE_MODES:
+        raise ConfigError(f"restore = {restore!r}: use {', '.join(map(repr, _RESTORE_MODES))}")
     layout = read_layout(model)
     layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
     cache = store.prefix_cache(kv_layout, l1=l1)
-    return Session(model, cache, layout, salt=salt, chunk_tokens=chunk_tokens)
+    return Session(model, cache, layout, salt=salt, chunk_tokens=chunk_tokens, restore=restore)
