@@ -244,7 +244,11 @@ fn raw(files: &[PathBuf], buffer: &Region, bytes: u64, threads: usize) -> Result
                         main: buffer,
                         spare: buffer,
                     };
-                    if read_pieces(file, *offset, regions, &[piece]).is_err() {
+                    if read_pieces(*offset, regions, &[piece], |vectors, offset| {
+                        vectors.read(file, offset)
+                    })
+                    .is_err()
+                    {
                         failed.fetch_add(1, Ordering::Relaxed);
                     }
                 }

@@ -1,9 +1,11 @@
 //! Settings of a store, each with its default.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::tier::disk::{Files, SystemFiles};
 
 /// When a run that L1 took in is written to L3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -12,23 +14,27 @@ pub enum WritePolicy {
     /// At once, off the caller's path.
     #[default]
     WriteThrough,
+    /// When it was used [`StoreConfig::selective_uses`] times, off the caller's path; what never was stays in memory, and is
+    /// dropped when L2 gives it up. As SGLang's HiCache.
+    WriteThroughSelective,
     /// Only when L1 and then L2 give it up.
     WriteBack,
 }
 
 impl WritePolicy {
-    /// Parses `write_through` or `write_back`.
+    /// Parses `write_through`, `write_through_selective` or `write_back`.
     ///
     /// # Errors
     /// [`Error::Config`] that lists the known names.
     pub fn by_name(name: &str) -> Result<Self> {
         match name {
             "write_through" => Ok(Self::WriteThrough),
+            "write_through_selective" => Ok(Self::WriteThroughSelective),
             "write_back" => Ok(Self::WriteBack),
             _ => Err(Error::Config {
                 name: "write_policy",
                 value: name.to_owned(),
-                remedy: "use write_through or write_back".to_owned(),
+                remedy: "use write_through, write_through_selective or write_back".to_owned(),
             }),
         }
     }
@@ -51,6 +57,12 @@ pub struct DiskConfig {
     pub durable: bool,
     /// Eviction policy. Default: `lru`.
     pub policy: String,
+    /// Bytes of segments that may be read in a second; none for no limit. Default: none.
+    pub read_limit: Option<u64>,
+    /// Bytes of segments that may be written in a second; none for no limit. Default: none.
+    pub write_limit: Option<u64>,
+    /// Who does the file operations. Default: the system.
+    pub files: Arc<dyn Files>,
 }
 
 impl DiskConfig {
@@ -64,6 +76,9 @@ impl DiskConfig {
             direct: true,
             durable: false,
             policy: "lru".to_owned(),
+            read_limit: None,
+            write_limit: None,
+            files: Arc::new(SystemFiles),
         }
     }
 }
@@ -77,6 +92,9 @@ pub struct StoreConfig {
     pub disk: Option<DiskConfig>,
     /// Default: write-through.
     pub write_policy: WritePolicy,
+    /// With `write_through_selective`: how often a block was used, the time it was made included, when it is written to L3.
+    /// Default: 2.
+    pub selective_uses: u32,
     /// Eviction policy of L2. Default: `lru`.
     pub policy: String,
     /// Threads that do the reading. Default: 4. Writes have a thread of their own.
@@ -93,6 +111,7 @@ impl Default for StoreConfig {
             l2_bytes: 2 << 30,
             disk: None,
             write_policy: WritePolicy::default(),
+            selective_uses: 2,
             policy: "lru".to_owned(),
             io_workers: 4,
             write_queue_bytes: 1 << 30,

@@ -655,6 +655,8 @@ class Store:
         durable: bool = False,
         direct: bool = True,
         free_reserve: int | str = "1GiB",
+        l3_read_limit: int | str | None = None,
+        l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
     ) -> Store:
@@ -671,6 +673,8 @@ class Store:
             durable: Wait for stable storage before a write counts as done.
             direct: Bypass the page cache where the file system allows it.
             free_reserve: Bytes of the file system to leave free.
+            l3_read_limit: Bytes of L3 that may be read in a second, for a disk that is shared; None for no limit.
+            l3_write_limit: The same for writes.
             io_workers: Threads that read, 1 to 64.
             prefetch_timeout: Seconds that a prefetched run is held for.
 
@@ -792,6 +796,8 @@ class BlockStore:
         durable: bool = False,
         direct: bool = True,
         free_reserve: int | str = "1GiB",
+        l3_read_limit: int | str | None = None,
+        l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
     ) -> BlockStore:

@@ -32,6 +32,8 @@ struct Settings {
     durable: bool,
     direct: bool,
     free_reserve: ByteSize,
+    read_limit: Option<ByteSize>,
+    write_limit: Option<ByteSize>,
     io_workers: Int,
     prefetch_timeout: f64,
 }
@@ -45,6 +47,8 @@ impl Settings {
             direct: self.direct,
             durable: self.durable,
             policy: self.policy.clone(),
+            read_limit: self.read_limit.map(|limit| limit.0),
+            write_limit: self.write_limit.map(|limit| limit.0),
             ..DiskConfig::new(path)
         });
         Ok(StoreConfig {
@@ -84,9 +88,10 @@ impl PyStore {
     #[pyo3(signature = (
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=Int::from(4), prefetch_timeout=30.0
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
-        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0)")]
+        durable=False, direct=True, free_reserve=\"1GiB\", \
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -99,6 +104,8 @@ impl PyStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
+        l3_read_limit: Option<ByteSize>,
+        l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
     ) -> PyResult<Self> {
@@ -112,6 +119,8 @@ impl PyStore {
             durable,
             direct,
             free_reserve,
+            read_limit: l3_read_limit,
+            write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
         };
@@ -232,9 +241,10 @@ impl PyBlockStore {
     #[pyo3(signature = (
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=Int::from(4), prefetch_timeout=30.0
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
-        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0)")]
+        durable=False, direct=True, free_reserve=\"1GiB\", \
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -246,6 +256,8 @@ impl PyBlockStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
+        l3_read_limit: Option<ByteSize>,
+        l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
     ) -> PyResult<Self> {
@@ -258,6 +270,8 @@ impl PyBlockStore {
             durable,
             direct,
             free_reserve,
+            read_limit: l3_read_limit,
+            write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
         };

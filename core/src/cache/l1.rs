@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::radix::{Evicted, LockId, Match, RadixTree};
 
+use super::lend::{KeyIndex, Keyed};
+
 /// A request's claim on L1: its sequence, and the lock on the path that the sequence was forked from.
 pub(super) type HoldId = u64;
 
@@ -68,6 +70,10 @@ pub(super) struct L1 {
     next_idle: u64,
     /// Evicted from the tree, their bytes still being copied down.
     in_flight: HashSet<BlockId>,
+    /// The whole blocks of the tree, and those in flight, by their keys.
+    index: KeyIndex,
+    /// Blocks that the store is writing or will write, with how often each was lent.
+    lent: HashMap<BlockId, u32>,
     reused_blocks: u64,
     evicted_blocks: u64,
     refused_blocks: u64,
@@ -97,6 +103,8 @@ impl L1 {
             idle: BTreeMap::new(),
             next_idle: 0,
             in_flight: HashSet::new(),
+            index: KeyIndex::default(),
+            lent: HashMap::new(),
             reused_blocks: 0,
             evicted_blocks: 0,
             refused_blocks: 0,
@@ -334,8 +342,9 @@ impl L1 {
         }
     }
 
-    /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead.
-    pub(super) fn publish(&mut self, id: HoldId, tokens: &[u32]) -> Result<()> {
+    /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead. `keys` are
+    /// the keys of the blocks of `tokens`.
+    pub(super) fn publish(&mut self, id: HoldId, tokens: &[u32], keys: &[BlockKey]) -> Result<()> {
         let Some(hold) = self.holds.get(&id) else {
             return Ok(());
         };
@@ -350,8 +359,14 @@ impl L1 {
         let blocks = &self.sequences.blocks(claim.sequence)?[..whole];
         let ids = blocks.iter().map(|block| block.0).collect::<Vec<_>>();
         let inserted = self.tree.insert(&namespace, tokens, &ids)?;
-        for block in &blocks[inserted.duplicates..] {
+        for (at, block) in blocks.iter().enumerate().skip(inserted.duplicates) {
             self.pool.retain(*block)?;
+            self.index.insert(Keyed {
+                namespace,
+                parent: at.checked_sub(1).map_or(namespace, |before| keys[before]),
+                key: keys[at],
+                block: *block,
+            });
         }
         if let Some(displaced) = inserted.displaced {
             self.pool.release(BlockId(displaced))?;
@@ -382,13 +397,44 @@ impl L1 {
     pub(super) fn finish_eviction(&mut self, blocks: &[BlockId]) -> Result<()> {
         for block in blocks {
             self.in_flight.remove(block);
+            self.index.remove(*block);
             self.pool.release(*block)?;
         }
         Ok(())
     }
 
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+    /// Whether blocks wait for the tiers below, and will be free without anyone's doing.
+    pub(super) fn is_draining(&self) -> bool {
+        !self.in_flight.is_empty() || !self.lent.is_empty()
+    }
+
+    /// The blocks up to and with `key`, the first one first, which stay as they are until [`Self::take_back`]. None if L1 does
+    /// not have the block.
+    pub(super) fn lend(&mut self, key: &BlockKey) -> Result<Vec<Keyed>> {
+        let chain = self.index.chain(key);
+        for entry in &chain {
+            self.pool.retain(entry.block)?;
+            *self.lent.entry(entry.block).or_insert(0) += 1;
+        }
+        Ok(chain)
+    }
+
+    pub(super) fn take_back(&mut self, blocks: &[BlockId]) -> Result<()> {
+        for block in blocks {
+            if let Some(times) = self.lent.get_mut(block) {
+                *times -= 1;
+                if *times == 0 {
+                    self.lent.remove(block);
+                }
+            }
+            self.pool.release(*block)?;
+        }
+        Ok(())
+    }
+
+    /// Keys of the last blocks of all chains.
+    pub(super) fn chain_ends(&self) -> Vec<BlockKey> {
+        self.index.ends()
     }
 
     pub(super) fn count_refused(&mut self, blocks: usize) {
@@ -405,6 +451,7 @@ impl L1 {
         let mut gone = 0;
         for namespace in &namespaces {
             for block in self.tree.remove_namespace(namespace).blocks {
+                self.index.remove(BlockId(block));
                 self.pool.release(BlockId(block))?;
                 gone += 1;
             }
@@ -487,6 +534,18 @@ impl L1 {
             .chain(self.in_flight.iter().copied())
         {
             *external.entry(block).or_default() += 1;
+        }
+        self.index.validate()?;
+        let keyed = self.index.blocks().collect::<HashSet<_>>();
+        if let Some(block) = keyed.iter().find(|block| !external.contains_key(block)) {
+            return Err(format!("block {block} has a key and is not in the tree"));
+        }
+        let known = |block: &u32| keyed.contains(&BlockId(*block));
+        if let Some(block) = self.tree.all_blocks().find(|block| !known(block)) {
+            return Err(format!("block {block} of the tree has no key"));
+        }
+        for (block, times) in &self.lent {
+            *external.entry(*block).or_default() += times;
         }
         self.sequences
             .validate(&self.pool, |block| {

@@ -7,9 +7,9 @@
 mod commit;
 mod copy;
 mod l1;
+mod lend;
 mod request;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use crate::store::{BlockStore, PrefetchTicket};
 
 use commit::Committer;
 use l1::L1;
+use lend::Lender;
 
 pub use l1::L1Stats;
 pub use request::{HitTokens, Request, Restored};
@@ -68,21 +69,11 @@ pub(crate) struct Shared {
     store: BlockStore,
     buffers: BufferPool,
     arena: Arc<Region>,
-    l1: Mutex<L1>,
-    /// Told whenever evicted blocks are free again.
-    blocks_freed: Condvar,
-    /// What namespaces ask of the tiers below; the default for those that are not here.
-    terms: Mutex<HashMap<BlockKey, Terms>>,
-}
-
-impl Shared {
-    fn terms(&self, namespace: &BlockKey) -> Terms {
-        self.terms
-            .lock()
-            .get(namespace)
-            .copied()
-            .unwrap_or_default()
-    }
+    l1: Arc<Mutex<L1>>,
+    /// Told whenever evicted or lent blocks are free again.
+    blocks_freed: Arc<Condvar>,
+    /// The same L1, for the store below.
+    lender: Arc<Lender>,
 }
 
 impl PrefixCache {
@@ -105,14 +96,24 @@ impl PrefixCache {
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
         let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
-        let shared = Arc::new(Shared {
-            l1: Mutex::new(L1::new(pool, tree)?),
-            blocks_freed: Condvar::new(),
+        let l1 = Arc::new(Mutex::new(L1::new(pool, tree)?));
+        let blocks_freed = Arc::new(Condvar::new());
+        let lender = Arc::new(Lender {
+            l1: Arc::clone(&l1),
+            blocks_freed: Arc::clone(&blocks_freed),
+            arena: Arc::clone(&arena),
+            layout: layout.clone(),
             terms: Mutex::default(),
+        });
+        store.set_above(&lender);
+        let shared = Arc::new(Shared {
             layout,
             store,
             buffers: BufferPool::new(config.buffer_bytes),
             arena,
+            l1,
+            blocks_freed,
+            lender,
         });
         let committer = Arc::new(Committer::start(Arc::clone(&shared))?);
         Ok(Self { shared, committer })
@@ -130,7 +131,7 @@ impl PrefixCache {
 
     /// Says what the tiers below are asked for with the runs of a namespace; holds for what is stored from now on.
     pub fn set_terms(&self, namespace: BlockKey, terms: Terms) {
-        self.shared.terms.lock().insert(namespace, terms);
+        self.shared.lender.terms.lock().insert(namespace, terms);
     }
 
     /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down

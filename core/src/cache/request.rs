@@ -64,6 +64,8 @@ pub struct Request {
     /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
     held: usize,
     hold: HoldId,
+    /// Leading tokens whose use a commit has counted.
+    counted: usize,
     /// What hits are rounded down to; a multiple of the block.
     grid: usize,
     /// Whether the rest of the prompt is computed in forwards that end on the grid.
@@ -105,6 +107,7 @@ impl Request {
             tokens,
             held,
             hold,
+            counted: 0,
             grid,
             chunked,
             steps: Vec::new(),
@@ -315,6 +318,7 @@ impl Request {
             hold: self.hold,
             tokens: tokens.clone(),
             buffer: Arc::clone(buffer),
+            counted: self.counted,
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
@@ -323,6 +327,7 @@ impl Request {
         }
         self.last_commit = Some(done);
         self.held = tokens.len();
+        self.counted = tokens.len();
         self.tokens = tokens;
         Ok(())
     }
@@ -355,6 +360,7 @@ impl Request {
                 tokens: self.tokens.clone(),
                 held,
                 hold,
+                counted: 0,
                 grid: self.grid,
                 chunked: self.chunked,
                 steps: Vec::new(),

@@ -38,3 +38,17 @@ pub enum Codec {
         group: u16,
     },
 }
+
+impl Codec {
+    /// Bytes that a slice of `raw` bytes takes on L3, padding excluded.
+    pub const fn stored_bytes(self, raw: u32) -> u32 {
+        match self {
+            Self::Raw => raw,
+            // A scale of four bytes a group, a byte an element.
+            Self::Int8 { element, group } => {
+                let elements = raw / element.bytes() as u32;
+                elements + elements.div_ceil(group as u32) * 4
+            }
+        }
+    }
+}

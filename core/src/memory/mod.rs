@@ -14,4 +14,4 @@ mod vectored;
 pub use page_cache::resident_bytes;
 pub(crate) use prefetch::prefetch;
 pub use region::{PAGE, Region, page_align};
-pub use vectored::{Piece, Regions, read_pieces, write_pieces};
+pub use vectored::{Piece, Regions, Vectors, read_pieces, write_pieces};

@@ -7,6 +7,7 @@
 //!
 //! Threads: `io_workers` that read, one that writes. No lock is held over I/O, a copy or a wait.
 
+mod above;
 mod core;
 mod moves;
 mod opaque;
@@ -18,6 +19,7 @@ mod schedule;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod write;
 
 use std::fmt;
@@ -37,6 +39,7 @@ use crate::run::{RunHeader, RunSource};
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
+pub use above::Above;
 pub use plan::{Lookup, Plan, Step};
 pub use prefetch::{PrefetchProgress, PrefetchTicket};
 pub use read::{ReadFailed, ReadOutcome, ReadRequest, ReadTicket, TierRead};
@@ -325,10 +328,31 @@ impl BlockStore {
         &self.handle.core.costs
     }
 
-    /// Whether what L1 takes in is to be written to L3 at once.
-    pub fn writes_through(&self) -> bool {
-        let core = &self.handle.core;
-        core.l3.is_some() && core.write_policy == WritePolicy::WriteThrough
+    /// How many of `keys`, which are a chain from its beginning, are to be written to L3 now that they were used. The uses of
+    /// the first `counted` were counted before.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> Result<usize> {
+        Ok(self.core()?.due_for_l3(keys, counted))
+    }
+
+    /// Tells the store of a tier above it, whose chains may go on below: what L3 lacks of their beginnings is asked for there.
+    pub fn set_above<A: Above + 'static>(&self, above: &Arc<A>) {
+        let above: Arc<dyn Above> = Arc::clone(above) as _;
+        self.handle.core.above.add(Arc::downgrade(&above));
+    }
+
+    /// With write-back, queues all that the tiers above hold and L3 lacks, waiting for room until `timeout` is over.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn write_back_above(&self, timeout: Duration) -> Result<()> {
+        let core = self.core()?;
+        if core.write_policy == WritePolicy::WriteBack {
+            core.write_back_above(Instant::now() + timeout);
+        }
+        Ok(())
     }
 
     /// Whether L2 and L3 exist.
@@ -345,8 +369,8 @@ impl BlockStore {
         self.handle.core.validate()
     }
 
-    /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 holds
-    /// is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
+    /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 and
+    /// the caches above hold is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
     /// an earlier close left behind.
     ///
     /// # Errors
@@ -389,7 +413,9 @@ impl Handle {
         let core = &self.core;
         if !self.closed.swap(true, Ordering::AcqRel) && core.write_policy == WritePolicy::WriteBack
         {
+            // L2 first: what is written last is given up last.
             core.evict_l2(deadline);
+            core.write_back_above(deadline);
         }
         core.scheduler.stop();
         core.cancel_prefetches(|_| true);

@@ -24,7 +24,10 @@ impl BlockStore {
             return Self::with_l3(config, None);
         };
         let costs = disk.path.join(COSTS_FILE);
-        let how = format!("{} workers, direct {}", config.io_workers, disk.direct);
+        let how = format!(
+            "{} workers, direct {}, limit {:?}",
+            config.io_workers, disk.direct, disk.read_limit
+        );
         let (disk, report) = DiskTier::open(disk)?;
         let costs = CostBook::open(costs, &how);
         let disk = Arc::new(disk);

@@ -62,6 +62,7 @@ pub(super) struct RefusalCounters {
     write_failed: Counter,
     queue_full: Counter,
     parent_missing: Counter,
+    too_few_uses: Counter,
     unavailable: Counter,
 }
 
@@ -75,6 +76,7 @@ impl RefusalCounters {
                 Refusal::WriteFailed => &self.write_failed,
                 Refusal::QueueFull => &self.queue_full,
                 Refusal::ParentMissing => &self.parent_missing,
+                Refusal::TooFewUses => &self.too_few_uses,
                 Refusal::Unavailable => &self.unavailable,
             }
             .add(1);
@@ -90,6 +92,7 @@ impl RefusalCounters {
             write_failed: self.write_failed.get(),
             queue_full: self.queue_full.get(),
             parent_missing: self.parent_missing.get(),
+            too_few_uses: self.too_few_uses.get(),
             unavailable: self.unavailable.get(),
         }
     }
@@ -222,6 +225,8 @@ pub struct Refusals {
     pub queue_full: u64,
     /// [`Refusal::ParentMissing`].
     pub parent_missing: u64,
+    /// [`Refusal::TooFewUses`].
+    pub too_few_uses: u64,
     /// [`Refusal::Unavailable`].
     pub unavailable: u64,
 }

@@ -74,12 +74,14 @@ impl Writer {
         self.counters.refusals.note(put)
     }
 
-    /// Waits until `deadline` for room for so many bytes.
-    pub(super) fn wait_room(&self, bytes: u64, deadline: Instant) {
-        let wanted = bytes.min(self.limit);
+    /// Waits for room for so many bytes; false if there is none until `deadline`, or never will be.
+    pub(super) fn wait_room(&self, bytes: u64, deadline: Instant) -> bool {
+        if bytes > self.limit {
+            return false;
+        }
         self.wait_while(self.state.lock(), deadline, |state| {
-            state.bytes + wanted > self.limit && !state.stopped
-        });
+            state.bytes + bytes > self.limit && !state.stopped
+        })
     }
 
     fn try_enqueue(&self, header: RunHeader, source: RunSource) -> Put {

@@ -64,6 +64,8 @@ pub enum Refusal {
     QueueFull,
     /// The block before it is not in this tier, so nothing could ever reach it.
     ParentMissing,
+    /// Not used often enough to be worth a write (`write_through_selective`).
+    TooFewUses,
     /// The tier is read-only, closed or configured away.
     Unavailable,
 }

@@ -10,10 +10,10 @@ use std::sync::{Arc, OnceLock};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::index;
 use super::run::{Place, Run};
 use crate::key::BlockKey;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot};
-use crate::run::RunHeader;
 
 /// Where a block is: in which run, at which position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,14 +134,16 @@ impl Directory {
             .collect()
     }
 
-    /// Adds a run under all its keys, as just used, or as last used when the index says.
-    pub(super) fn insert(
-        &mut self,
-        serial: u64,
-        header: RunHeader,
-        place: Place,
-        last_use: Option<u64>,
-    ) -> Arc<Run> {
+    /// Adds a run, whose row in the index this is, under all its keys.
+    pub(super) fn insert(&mut self, row: index::Row, place: Place) -> Arc<Run> {
+        let index::Row {
+            serial,
+            last_use,
+            header,
+            header_bytes,
+            created,
+            ..
+        } = row;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             (self.entries.len() - 1) as Slot
@@ -155,6 +157,8 @@ impl Directory {
             slot,
             serial,
             header,
+            header_bytes,
+            created,
             place,
             sums: OnceLock::new(),
         });
@@ -171,7 +175,7 @@ impl Directory {
                 pins: 0,
                 children: 0,
                 depth,
-                last_use: last_use.unwrap_or(serial),
+                last_use,
                 unsaved: false,
             });
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::platform;
-use super::record::FORMAT_VERSION;
+use super::record::{FORMAT_VERSION, OLDEST_VERSION, is_readable};
 use crate::error::{Error, Result};
 
 const LOCK_FILE: &str = "LOCK";
@@ -39,10 +39,14 @@ impl StoreDirectory {
         }
         let lock = take_lock(path)?;
         // Whoever held the lock before may have made the store in between.
-        let store = match read_format(path)? {
-            Some(store) => store,
-            None => create_format(path)?,
+        let (version, store) = match read_format(path)? {
+            Some(found) => found,
+            None => (0, draw_id()),
         };
+        // Before anything of this version is written: whatever happens next, only those who know this version look at it.
+        if version < FORMAT_VERSION {
+            write_format(path, store)?;
+        }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))
             .map_err(|error| unusable(path, error))?;
         Ok(Self {
@@ -51,11 +55,6 @@ impl StoreDirectory {
             _lock: lock,
         })
     }
-}
-
-/// Makes names that were created in a directory durable.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 fn unusable(path: &Path, error: io::Error) -> Error {
@@ -68,8 +67,8 @@ fn unusable(path: &Path, error: io::Error) -> Error {
     )
 }
 
-/// The store's id, if the directory has a format file.
-fn read_format(path: &Path) -> Result<Option<u64>> {
+/// The format version and the store's id, if the directory has a format file.
+fn read_format(path: &Path) -> Result<Option<(u32, u64)>> {
     let file = path.join(FORMAT_FILE);
     let text = match fs::read(&file) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -92,10 +91,10 @@ fn read_format(path: &Path) -> Result<Option<u64>> {
         version,
         store.and_then(|word| u64::from_str_radix(word, 16).ok()),
     ) {
-        (Some(FORMAT_VERSION), Some(store)) => Ok(Some(store)),
-        (Some(version), _) if version != FORMAT_VERSION => Err(refuse(format!(
-            "format version {version}, this kvlab reads version {FORMAT_VERSION}; use the kvlab that wrote it, or \
-             another directory"
+        (Some(version), Some(store)) if is_readable(version) => Ok(Some((version, store))),
+        (Some(version), _) if !is_readable(version) => Err(refuse(format!(
+            "format version {version}, this kvlab reads versions {OLDEST_VERSION} to {FORMAT_VERSION}; use the kvlab that \
+             wrote it, or another directory"
         ))),
         _ => Err(refuse(
             "the format file is damaged; delete the directory to start anew".to_owned(),
@@ -120,9 +119,13 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn create_format(path: &Path) -> Result<u64> {
+fn draw_id() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    let store = RandomState::new().hash_one(std::process::id());
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// Makes or replaces the format file, durably and in one step.
+fn write_format(path: &Path, store: u64) -> Result<()> {
     let temporary = path.join(FORMAT_DRAFT);
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new()
@@ -134,10 +137,9 @@ fn create_format(path: &Path) -> Result<u64> {
         writeln!(file, "{FORMAT_MAGIC} {FORMAT_VERSION} {store:016x}")?;
         file.sync_all()?;
         fs::rename(&temporary, path.join(FORMAT_FILE))?;
-        sync_directory(path)
+        File::open(path)?.sync_all()
     };
-    write().map_err(|error| unusable(path, error))?;
-    Ok(store)
+    write().map_err(|error| unusable(path, error))
 }
 
 fn take_lock(path: &Path) -> Result<File> {

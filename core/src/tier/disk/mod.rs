@@ -5,8 +5,10 @@
 
 mod bounce;
 mod directory;
+mod files;
 mod flight;
 mod index;
+mod limited;
 mod lock;
 mod platform;
 mod read;
@@ -36,6 +38,7 @@ use segment::Segment;
 use space::Space;
 use stats::Counters;
 
+pub use files::{Files, IoMode, OpenFile, OpenMode, SystemFiles};
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
@@ -60,6 +63,7 @@ pub struct DiskTier {
 #[derive(Debug)]
 pub(super) struct Inner {
     path: PathBuf,
+    files: Arc<dyn Files>,
     store: u64,
     capacity: u64,
     segment_bytes: u64,
@@ -179,7 +183,7 @@ impl DiskTier {
         let segments = self.inner.segments();
         segments
             .iter()
-            .map(|segment| segment.path.clone())
+            .map(|segment| segment.path().to_owned())
             .collect()
     }
 
@@ -191,12 +195,11 @@ impl DiskTier {
         let mut resident = 0;
         for segment in self.inner.segments() {
             resident += segment
-                .file
-                .sync_data()
-                .and_then(|()| platform::drop_cached(&segment.file))
-                .and_then(|()| resident_bytes(&segment.file))
+                .sync()
+                .and_then(|()| platform::drop_cached(&segment.file.file))
+                .and_then(|()| resident_bytes(&segment.file.file))
                 .map_err(|error| {
-                    let path = segment.path.display();
+                    let path = segment.path().display();
                     Error::io(format!("{path}: dropping it from the page cache"), error)
                 })?;
         }
@@ -349,11 +352,12 @@ impl Inner {
             (checkpoint, open)
         };
         for segment in segments {
-            segment.file.sync_data().map_err(|error| {
-                Error::io(format!("{}: saving it", segment.path.display()), error)
+            segment.sync().map_err(|error| {
+                Error::io(format!("{}: saving it", segment.path().display()), error)
             })?;
         }
-        lock::sync_directory(&self.path)
+        self.files
+            .sync_directory(&self.path)
             .map_err(|error| Error::io(format!("{}: saving it", self.path.display()), error))?;
         self.save_uses(&index, 1)?;
         let clock = self.state.lock().directory.tick();

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 
 /// How the bytes of a segment file are moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IoMode {
+pub enum IoMode {
     /// Through the page cache; any alignment.
     Buffered,
     /// Past the page cache; memory, file offsets and lengths keep these alignments, in bytes.

@@ -9,10 +9,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Inner;
 use super::bounce::BOUNCE_BYTES;
-use super::platform::IoMode;
+use super::files::IoMode;
 use super::record::padded;
 use super::run::Run;
-use crate::memory::{PAGE, Piece, Regions, page_align, read_pieces};
+use crate::memory::{PAGE, Piece, Regions, page_align};
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::{PinnedRun, ReadFailure};
 
@@ -103,7 +103,7 @@ impl PinnedDiskRun {
                     log::warn!(
                         "slices {first}..{last} of run {} in {} could not be used: {failure:?}",
                         self.run.serial,
-                        self.run.place.segment.path.display()
+                        self.run.place.segment.path().display()
                     );
                 })?;
             first = last;
@@ -158,7 +158,7 @@ impl PinnedDiskRun {
 
     /// Whether the pieces of these slices can be read into as they are.
     fn is_aligned(&self, slices: &Range<usize>, target: &RunTarget) -> bool {
-        let IoMode::Direct { memory, offset } = self.run.place.segment.mode else {
+        let IoMode::Direct { memory, offset } = self.run.place.segment.mode() else {
             return true;
         };
         let pieces = target.slices.get(slices.clone()).unwrap_or_default();
@@ -213,14 +213,16 @@ impl PinnedDiskRun {
         };
         let segment = &run.place.segment;
         let offset = run.slice_offset(range.start);
-        read_pieces(&segment.file, offset, regions, &vectors).map_err(|error| {
-            let direct = matches!(segment.mode, IoMode::Direct { .. });
-            if direct && error.kind() == io::ErrorKind::InvalidInput {
-                Failed::Unaligned
-            } else {
-                Failed::Read(failure_of(&error))
-            }
-        })?;
+        segment
+            .read_pieces(offset, regions, &vectors)
+            .map_err(|error| {
+                let direct = matches!(segment.mode(), IoMode::Direct { .. });
+                if direct && error.kind() == io::ErrorKind::InvalidInput {
+                    Failed::Unaligned
+                } else {
+                    Failed::Read(failure_of(&error))
+                }
+            })?;
         for (slice, index) in slices.into_iter().zip(range) {
             let mut hasher = Xxh3::new();
             for piece in vectors.get(slice).unwrap_or_default() {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Inner;
 use super::directory::Directory;
 use super::index::Index;
-use super::platform;
 use super::run::{Place, Run};
 use super::space::Release;
 use crate::error::{Error, Result};
@@ -106,10 +105,13 @@ impl Inner {
         let mut outcome = self.drop_rows(index, gone);
         for Gone { run, .. } in gone {
             let segment = &run.place.segment;
-            let erased =
-                segment.erase_header(run.place.extent.offset, run.header_bytes(), &self.bounces);
+            let erased = segment.erase_header(
+                run.place.extent.offset,
+                run.header_bytes as usize,
+                &self.bounces,
+            );
             if let Err(error) = erased {
-                let context = format!("{}: erasing a deleted run", segment.path.display());
+                let context = format!("{}: erasing a deleted run", segment.path().display());
                 outcome = Err(Error::io(context, error));
             }
         }
@@ -145,22 +147,18 @@ impl Inner {
         let segment = &place.segment;
         let release = self.state.lock().space.release(place);
         let outcome = match release {
-            Release::Unlink => std::fs::remove_file(&segment.path),
-            Release::Punch => {
-                platform::punch_hole(&segment.file, place.extent.offset, place.extent.len).map(
-                    |punched| {
-                        if punched {
-                            let mut state = self.state.lock();
-                            state.space.punched(segment.id, place.extent.len);
-                        }
-                    },
-                )
-            }
+            Release::Unlink => segment.remove(),
+            Release::Punch => segment.punch(place.extent).map(|punched| {
+                if punched {
+                    let mut state = self.state.lock();
+                    state.space.punched(segment.id, place.extent.len);
+                }
+            }),
         };
         if let Err(error) = outcome {
             log::warn!(
                 "{}: giving back {:?}: {error}",
-                segment.path.display(),
+                segment.path().display(),
                 place.extent
             );
         }

@@ -10,12 +10,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::bounce::BouncePool;
 use super::directory::Directory;
+use super::files::Files;
 use super::flight::Flights;
 use super::index::{HELD, Index, Meta, Row};
+use super::limited;
 use super::lock::StoreDirectory;
-use super::platform;
 use super::record::Record;
-use super::run::{Place, extent_of};
+use super::run::Place;
 use super::segment::{Extent, FIRST_RECORD, Segment, parse_file_name};
 use super::space::Space;
 use super::stats::Counters;
@@ -89,10 +90,12 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
             remedy: format!("give at least {MIN_CAPACITY} bytes"),
         });
     }
+    let files = limited::files(config)?;
     let directory = StoreDirectory::open(&config.path)?;
     let bounces = BouncePool::default();
     let mut report = RecoveryReport::default();
-    let (segments, free_id) = open_segments(&directory, config.direct, &bounces, &mut report)?;
+    let (segments, free_id) =
+        open_segments(&files, &directory, config.direct, &bounces, &mut report)?;
     let index = open_index(&directory.path, !segments.is_empty(), &mut report)?;
     let mut recovery = Recovery {
         bounces: &bounces,
@@ -106,6 +109,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
     let report = recovery.report;
     let inner = Inner {
         path: directory.path.clone(),
+        files,
         store: directory.store,
         capacity: config.capacity,
         segment_bytes: segment_bytes(config),
@@ -135,6 +139,7 @@ fn segment_bytes(config: &DiskConfig) -> u64 {
 }
 
 fn open_segments(
+    files: &Arc<dyn Files>,
     directory: &StoreDirectory,
     direct: bool,
     bounces: &BouncePool,
@@ -144,13 +149,12 @@ fn open_segments(
     let context = |error| Error::io(format!("{}: listing segments", path.display()), error);
     let mut segments = BTreeMap::new();
     let mut free_id = 1;
-    for entry in fs::read_dir(path).map_err(context)? {
-        let name = entry.map_err(context)?.file_name();
+    for name in files.list(path).map_err(context)? {
         let Some(id) = name.to_str().and_then(parse_file_name) else {
             continue;
         };
         free_id = free_id.max(id.saturating_add(1));
-        let opened = Segment::open(path, directory.store, id, direct, bounces);
+        let opened = Segment::open(files, path, directory.store, id, direct, bounces);
         let found = opened.and_then(|segment| {
             Ok(Found {
                 size: segment.size()?,
@@ -268,7 +272,7 @@ impl Recovery<'_> {
         let mut rows = Vec::with_capacity(loaded.rows.len());
         for row in loaded.rows {
             let counts = &mut self.report.rows_dropped;
-            let end = extent_of(&row.header, row.offset).end();
+            let end = row.extent().end();
             let Some(found) = self.segments.get(&row.segment) else {
                 counts.no_segment += 1;
                 dropped.push(row.serial);
@@ -282,7 +286,9 @@ impl Recovery<'_> {
             }
             if let Some(records) = scanned.get_mut(&row.segment) {
                 let matches = |record: &Record| {
-                    record.identity.serial == row.serial && record.header == row.header
+                    record.identity.serial == row.serial
+                        && record.created == row.created
+                        && record.header == row.header
                 };
                 if records.get(&row.offset).is_some_and(matches) {
                     records.remove(&row.offset);
@@ -303,6 +309,8 @@ impl Recovery<'_> {
                     segment,
                     offset,
                     header: record.header,
+                    header_bytes: record.header_bytes,
+                    created: record.created,
                 };
                 self.index.insert(&row).map_err(index_error)?;
                 rows.push(row);
@@ -331,7 +339,7 @@ impl Recovery<'_> {
                     true
                 }
                 Err(error) => {
-                    log::warn!("{}: left alone: {error}", found.segment.path.display());
+                    log::warn!("{}: left alone: {error}", found.segment.path().display());
                     report.foreign_segments += 1;
                     false
                 }
@@ -349,7 +357,7 @@ impl Recovery<'_> {
             let place = (row.segment, row.offset);
             let kept = place >= before;
             if kept {
-                before = (row.segment, extent_of(&row.header, row.offset).end());
+                before = (row.segment, row.extent().end());
             } else {
                 dropped.push(row.serial);
             }
@@ -374,11 +382,11 @@ impl Recovery<'_> {
             };
             let place = Place {
                 segment: Arc::clone(&found.segment),
-                extent: extent_of(&row.header, row.offset),
+                extent: row.extent(),
             };
             live.entry(row.segment).or_default().push(place.extent);
             clock = clock.max(row.serial).max(row.last_use);
-            directory.insert(row.serial, row.header, place, Some(row.last_use));
+            directory.insert(row, place);
         }
         directory.resume_clock(clock);
         let next = self.index.meta(Meta::NextSegment).map_err(index_error)?;
@@ -387,7 +395,7 @@ impl Recovery<'_> {
             let mut extents = live.remove(&id).unwrap_or_default();
             extents.sort_unstable();
             if let Err(error) = self.settle(&mut space, &found, &extents) {
-                log::warn!("{}: repairing it: {error}", found.segment.path.display());
+                log::warn!("{}: repairing it: {error}", found.segment.path().display());
             }
         }
         self.index
@@ -417,7 +425,7 @@ impl Recovery<'_> {
     fn settle(&self, space: &mut Space, found: &Found, live: &[Extent]) -> io::Result<()> {
         let segment = &found.segment;
         if live.is_empty() {
-            return fs::remove_file(&segment.path);
+            return segment.remove();
         }
         let (size, end, records) = if let Some((end, records)) = &found.contents {
             (found.size, *end, records.clone())
@@ -437,9 +445,12 @@ impl Recovery<'_> {
         let mut gaps = before.collect::<Vec<_>>();
         gaps.push(from..end);
         for gap in gaps {
-            let len = gap.end.saturating_sub(gap.start);
-            if len > 0 && platform::punch_hole(&segment.file, gap.start, len)? {
-                space.punched(segment.id, len);
+            let extent = Extent {
+                offset: gap.start,
+                len: gap.end.saturating_sub(gap.start),
+            };
+            if extent.len > 0 && segment.punch(extent)? {
+                space.punched(segment.id, extent.len);
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::record::FORMAT_VERSION;
 use super::run::Place;
 use super::segment::{Extent, FIRST_RECORD, Segment, contents_bytes};
 
@@ -173,6 +174,7 @@ impl Space {
         let newest = self.segments.values_mut().next_back();
         if let Some(state) = newest
             && state.phase == Phase::Sealed
+            && state.segment.version == FORMAT_VERSION
             && state.end <= segment_bytes / 2
             && state.end + len + contents_bytes(state.records.len() + 1) <= segment_bytes
         {

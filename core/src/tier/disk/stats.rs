@@ -131,7 +131,7 @@ impl Counters {
             Refusal::NoSpace => &self.no_space,
             Refusal::WriteFailed => &self.write_failed,
             Refusal::ParentMissing => &self.parent_missing,
-            Refusal::QueueFull | Refusal::Unavailable => &self.unavailable,
+            Refusal::QueueFull | Refusal::TooFewUses | Refusal::Unavailable => &self.unavailable,
         };
         add(counter, 1);
     }

@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use foldhash::fast::RandomState;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::bounce::BOUNCE_BYTES;
 use super::index::{Index, Meta, Row};
-use super::platform;
 use super::record::{Identity, Record, header_bytes, padded, record_bytes};
 use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
-use super::{Inner, UNSAVED_USES, lock};
+use super::{Inner, UNSAVED_USES};
+use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -112,7 +113,7 @@ impl Inner {
         source: &RunSource,
     ) -> Result<(), Refusal> {
         // Without an answer from the system, writing decides.
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         if free < self.free_reserve {
             return Err(Refusal::NoSpace);
         }
@@ -123,6 +124,8 @@ impl Inner {
             segment: place.segment.id,
             offset: place.extent.offset,
             header: header.clone(),
+            header_bytes: header_bytes(header.keys.len(), header.slices.len()) as u32,
+            created: unix_seconds(),
         };
         if let Err(refusal) = self.write(index, &row, &place, source) {
             self.abandon(index, &row, &place);
@@ -136,7 +139,7 @@ impl Inner {
         }
         let job = state.space.finish_write(&place);
         let bytes = place.extent.len;
-        state.directory.insert(serial, row.header, place, None);
+        state.directory.insert(row, place);
         drop(state);
         self.counters.written(bytes);
         if let Some(job) = job {
@@ -154,12 +157,12 @@ impl Inner {
         source: &RunSource,
     ) -> Result<(), Refusal> {
         let refuse = |error: io::Error| {
-            log::warn!("{}: writing a run: {error}", place.segment.path.display());
+            log::warn!("{}: writing a run: {error}", place.segment.path().display());
             refusal_of(&error)
         };
         self.write_record(row, place, source).map_err(refuse)?;
         if self.durable {
-            place.segment.file.sync_data().map_err(refuse)?;
+            place.segment.sync().map_err(refuse)?;
         }
         index.insert(row).map_err(|error| refuse(error.into()))
     }
@@ -167,7 +170,7 @@ impl Inner {
     /// Writes header and payload, in one call if they fit the working memory; else the header comes last.
     fn write_record(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
         let header = &row.header;
-        let head = header_bytes(header.keys.len(), header.slices.len());
+        let head = row.header_bytes as usize;
         let total = place.extent.len as usize;
         let bounce = self
             .bounces
@@ -209,6 +212,8 @@ impl Inner {
                 serial: row.serial,
             },
             header: header.clone(),
+            header_bytes: row.header_bytes,
+            created: row.created,
             sums: sums.into(),
         };
         if whole {
@@ -223,7 +228,7 @@ impl Inner {
 
     /// Gives up a reserved record: no row, no header and no bytes of it stay.
     fn abandon(&self, index: &Index, row: &Row, place: &Place) {
-        let head = header_bytes(row.header.keys.len(), row.header.slices.len());
+        let head = row.header_bytes as usize;
         let cleaned = index
             .remove_unread(&[row.serial])
             .and_then(|()| index.flush())
@@ -235,7 +240,7 @@ impl Inner {
         if let Err(error) = cleaned {
             log::warn!(
                 "{}: cleaning up after a run that was not stored: {error}",
-                place.segment.path.display()
+                place.segment.path().display()
             );
         }
         let job = self.state.lock().space.finish_write(place);
@@ -286,7 +291,7 @@ impl Inner {
     /// Evicts until `bytes` more fit into the capacity, and checks the free-space reserve.
     fn make_room(&self, index: &Index, bytes: u64) -> Result<(), Refusal> {
         let index_bytes = index.bytes();
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         let mut first = true;
         loop {
             let missing = {
@@ -322,15 +327,23 @@ impl Inner {
                     .set_meta(Meta::NextSegment, u64::from(id) + 1)
                     .map_err(|error| refuse(error.into()))?;
                 let path = &self.path;
-                let made = Segment::create(path, self.store, id, size, self.direct, &self.bounces);
+                let made = Segment::create(
+                    &self.files,
+                    path,
+                    self.store,
+                    id,
+                    size,
+                    self.direct,
+                    &self.bounces,
+                );
                 let segment = made.map_err(refuse)?;
                 if self.durable {
-                    lock::sync_directory(path).map_err(refuse)?;
+                    self.files.sync_directory(path).map_err(refuse)?;
                 }
                 (Arc::new(segment), size)
             }
             Growth::Resume { segment, size } => {
-                platform::preallocate(&segment.file, *size).map_err(refuse)?;
+                segment.preallocate(*size).map_err(refuse)?;
                 (Arc::clone(segment), *size)
             }
         };
@@ -344,12 +357,12 @@ impl Inner {
         match job.segment.seal(job.end, &job.records, &self.bounces) {
             Ok(size) => {
                 let empty = self.state.lock().space.sealed(id, size);
-                if empty && let Err(error) = std::fs::remove_file(&job.segment.path) {
-                    log::warn!("{}: removing it: {error}", job.segment.path.display());
+                if empty && let Err(error) = job.segment.remove() {
+                    log::warn!("{}: removing it: {error}", job.segment.path().display());
                 }
             }
             Err(error) => {
-                log::warn!("{}: sealing it: {error}", job.segment.path.display());
+                log::warn!("{}: sealing it: {error}", job.segment.path().display());
                 self.state.lock().space.seal_failed(id);
             }
         }
@@ -369,6 +382,12 @@ impl Inner {
 /// Checks that a source has exactly the bytes that a header announces.
 fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
     header.validate()?;
+    if header.terms.codec != Codec::Raw {
+        return Err(Error::invalid(format!(
+            "{:?} cannot be written to disk; use Codec::Raw",
+            header.terms.codec
+        )));
+    }
     let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
         return Err(Error::invalid("a run names the same block twice"));
@@ -399,6 +418,11 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn refusal_of(error: &io::Error) -> Refusal {
