@@ -10,6 +10,8 @@
 mod decide;
 mod estimate;
 mod persist;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
