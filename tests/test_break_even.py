@@ -1,4 +1,4 @@
-"""How much of what was found a request restores: real reads of a held-back disk, forwards that are only said to have run."""
+"""How much of what was found is restored: real reads of a held-back disk, forwards that are only said to have run."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_what_was_learnt_is_kept_unless_it_is_damaged_or_the_disk_is_used_otherw
                 turn(cache, tokens, FAST)
             read = store.costs()["read"]["l3"]
             assert read["learnt"]
-            assert read["gb_per_s"] is None or read["gb_per_s"] < 0.01
+            assert read["gb_per_s"] is None or read["gb_per_s"] < 0.1
 
 
 def test_a_store_in_memory_learns_and_forgets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from tiny_models import build, prompt
 GRID = 16
 """A chunk grid: restored and computed answers are the same bit for bit."""
 MODES: tuple[Any, ...] = ("always", "auto", "never")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Forwards take what they compute, not what several threads wait for one another on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def found(report: Any) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
-"""Time to the first token where a disk is slow: restoring everything, restoring nothing, and deciding by the learnt costs.
+"""Time to the first token where a disk is slow: restoring all, restoring nothing, and deciding by the learnt costs.
 
-A prefix of a real model lies on L3, whose reads are held back to several rates (`l3_read_limit`, a bandwidth limit under
-the code that is measured). At each rate the three arms take turns on one store; the costs are learnt in the first requests,
-which are not counted. Writes a picture if matplotlib is there.
+A prefix of a real model lies on L3, whose reads are held back to several rates (`l3_read_limit`, a bandwidth limit
+under the code that is measured). At each rate the three arms take turns on one store; the costs are learnt in the first
+requests, which are not counted. Writes a picture if matplotlib is there.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 //! estimate as far as its rank goes, not as far as its seconds do.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 
 /// Observations that a cell remembers; its median survives outliers in fewer than half of them.
 const CELL_OBSERVATIONS: usize = 9;
@@ -19,12 +20,17 @@ const LEAST_WEIGHT: f64 = 0.02;
 /// What an assumed point counts: it decides only what no observation does.
 const ASSUMED_WEIGHT: f64 = 0.002;
 
+/// Anything else is a clock's mistake: a nanosecond to eleven days.
+const POSSIBLE_SECONDS: RangeInclusive<f64> = 1e-9..=1e6;
+/// Bytes, or tokens times tokens, beyond what any machine has.
+const MOST_FEATURE: f64 = 1e18;
+
 /// Something that took time: how much of each feature it had, and the seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Observation<const P: usize> {
     /// Which observations are alike.
     pub(super) cell: u32,
-    /// Non-negative; not all zero.
+    /// Non-negative, 1 or more together.
     pub(super) features: [f64; P],
     pub(super) seconds: f64,
 }
@@ -73,12 +79,12 @@ impl<const P: usize> Estimator<P> {
         }
     }
 
-    /// Takes an observation in; what is no positive finite time is left out.
+    /// Takes an observation in; what no work can have taken is left out.
     pub(super) fn observe(&mut self, observation: Observation<P>) {
-        let sound = |value: &f64| value.is_finite() && *value >= 0.0;
-        if !(observation.seconds > 0.0 && observation.seconds.is_finite())
-            || !observation.features.iter().all(sound)
-            || dot(&self.prior.costs, &observation.features) <= 0.0
+        let features = &observation.features;
+        if !POSSIBLE_SECONDS.contains(&observation.seconds)
+            || !features.iter().all(|each| (0.0..=MOST_FEATURE).contains(each))
+            || features.iter().sum::<f64>() < 1.0
         {
             return;
         }
