@@ -124,7 +124,7 @@ class Restored(TypedDict):
         l3_bytes: Payload bytes read from L3.
         l1_ms: Milliseconds until the L1 blocks were copied.
         below_ms: Milliseconds until the last byte from L2 or L3 was there and verified.
-        ms: Milliseconds of all of it.
+        ms: Milliseconds until all was there; what the caller computed meanwhile lies inside.
         failure: Why fewer tokens came than were found; None if all came.
     """
 
@@ -144,7 +144,7 @@ class Cut(TypedDict):
         tokens: Tokens restored.
         restore_ms: Milliseconds to read them.
         prefill_ms: Milliseconds to compute the rest of the prompt.
-        ms: Milliseconds of both.
+        ms: Milliseconds of both, as far as they do not overlap.
     """
 
     tokens: int
@@ -236,11 +236,13 @@ class CostStats(TypedDict):
     Attributes:
         read: By tier.
         prefill: By a digest of model, dtype, attention, threads and library versions.
+        overlap: The share of the shorter of restore and forward that the other one hides, 0 to 1.
         choices: What was decided by it.
     """
 
     read: dict[str, ReadCost]
     prefill: dict[str, PrefillCost]
+    overlap: float
     choices: ChoiceCounts
 
 
@@ -304,6 +306,7 @@ class Refusals(TypedDict):
         write_failed: The operating system refused the write.
         queue_full: The write queue was at its bound.
         parent_missing: The block before it was not there, so nothing could find it.
+        too_few_uses: Not used often enough to be worth a write (`write_through_selective`).
         unavailable: There is no such tier, or it was closing or being cleared.
     """
 
@@ -313,6 +316,7 @@ class Refusals(TypedDict):
     write_failed: int
     queue_full: int
     parent_missing: int
+    too_few_uses: int
     unavailable: int
 
 
@@ -328,6 +332,8 @@ class PrefetchStats(TypedDict):
         timed_out: Loaded, but claimed by nobody in time.
         failed: Not readable.
         refused: Not loaded because L2 had no room.
+        waits: Requests that waited for a prefetch, as its stop policy asks.
+        expired_waits: Requests whose time to wait was over first (`timeout`).
         held_bytes: Bytes held in L2 for prefetches now.
     """
 
@@ -339,6 +345,8 @@ class PrefetchStats(TypedDict):
     timed_out: int
     failed: int
     refused: int
+    waits: int
+    expired_waits: int
     held_bytes: int
 
 

@@ -145,6 +145,7 @@ pub(crate) fn costs<'py>(py: Python<'py>, stats: &CostStats) -> PyResult<Bound<'
     let dict = PyDict::new(py);
     dict.set_item("read", reads)?;
     dict.set_item("prefill", prefills)?;
+    dict.set_item("overlap", stats.overlap)?;
     let choices = fields!(
         py,
         stats.choices,
@@ -217,6 +218,7 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
             write_failed,
             queue_full,
             parent_missing,
+            too_few_uses,
             unavailable
         ]
     );
@@ -225,7 +227,17 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
         py,
         stats.prefetch,
         [
-            issued, loaded, claimed, stolen, cancelled, timed_out, failed, refused, held_bytes
+            issued,
+            loaded,
+            claimed,
+            stolen,
+            cancelled,
+            timed_out,
+            failed,
+            refused,
+            waits,
+            expired_waits,
+            held_bytes
         ]
     );
     dict.set_item("prefetch", prefetch)?;

@@ -1,11 +1,11 @@
 //! The commit worker: fills L1 from a cache buffer and writes through to the tiers below, off the caller's path.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
+use crate::sync::mpsc::{self, Receiver, Sender};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 use super::Shared;
 use super::copy::{BlockSpan, buffer_to_block};
@@ -80,10 +80,10 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn start(shared: Arc<Shared>) -> Result<Self> {
-        let (sender, jobs) = crossbeam_channel::unbounded();
+        let (sender, jobs) = mpsc::channel();
         let pending = Arc::new(Pending::default());
         let (count, worker_shared) = (Arc::clone(&pending), Arc::clone(&shared));
-        let worker = std::thread::Builder::new()
+        let worker = thread::Builder::new()
             .name("kvlab-commit".to_owned())
             .spawn(move || work(&worker_shared, &jobs, &count))
             .map_err(|error| Error::io("starting the commit worker", error))?;

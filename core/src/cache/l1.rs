@@ -208,17 +208,21 @@ impl L1 {
         }
     }
 
-    /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`]. None if they were given up.
+    /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`], even if the hold's request is dropped.
+    /// None if they were given up.
     pub(super) fn start_copy(&mut self, id: HoldId) -> Option<Vec<BlockId>> {
         let blocks = self.sequence(id)?.0.to_vec();
-        self.holds.get_mut(&id)?.copies += 1;
+        let hold = self.holds.get_mut(&id)?;
+        hold.copies += 1;
+        hold.users += 1;
         Some(blocks)
     }
 
-    pub(super) fn end_copy(&mut self, id: HoldId) {
+    pub(super) fn end_copy(&mut self, id: HoldId) -> Result<()> {
         if let Some(hold) = self.holds.get_mut(&id) {
             hold.copies -= 1;
         }
+        self.release(id)
     }
 
     /// Gives up the hold that has been idle longest.

@@ -72,7 +72,7 @@ pub struct Cut {
     pub restore: f64,
     /// Predicted seconds to compute the rest of the prompt.
     pub prefill: f64,
-    /// Predicted seconds of both.
+    /// Predicted seconds of both, as far as they do not overlap.
     pub total: f64,
 }
 
@@ -82,6 +82,9 @@ pub trait Costs {
     fn read(&mut self, tier: TierId, bytes: u64) -> f64;
     /// A forward over `tokens` tokens that follow `context` others.
     fn prefill(&mut self, tokens: usize, context: usize) -> f64;
+    /// The share of the shorter of restore and first forward that runs beside the longer one, 0 to 1: 0 where the forward
+    /// starts after the restore, near 1 where it starts with the first layer.
+    fn overlap(&mut self) -> f64;
 }
 
 impl Question<'_> {
@@ -120,12 +123,20 @@ impl Question<'_> {
 
     fn cut(&self, tokens: usize, parts: usize, restore: f64, costs: &mut impl Costs) -> Cut {
         let prefill = self.prefill(tokens, costs);
+        // Layers are waited for in the first forward only. That one is taken at the same context for every cut: where a slower
+        // disk cut less, the rule could swing.
+        let first = if self.chunked {
+            costs.prefill(self.grid.min(self.prompt - tokens), self.l1)
+        } else {
+            prefill
+        };
+        let hidden = costs.overlap() * restore.min(first).min(prefill);
         Cut {
             tokens,
             parts,
             restore,
             prefill,
-            total: restore + prefill,
+            total: restore + prefill - hidden,
         }
     }
 
@@ -150,7 +161,5 @@ impl Question<'_> {
 
 /// The cut of the least predicted total; of equals the longest, which spares the processor.
 pub fn best(cuts: &[Cut]) -> Option<&Cut> {
-    cuts.iter()
-        .rev()
-        .min_by(|a, b| a.total.total_cmp(&b.total))
+    cuts.iter().rev().min_by(|a, b| a.total.total_cmp(&b.total))
 }

@@ -83,7 +83,9 @@ impl<const P: usize> Estimator<P> {
     pub(super) fn observe(&mut self, observation: Observation<P>) {
         let features = &observation.features;
         if !POSSIBLE_SECONDS.contains(&observation.seconds)
-            || !features.iter().all(|each| (0.0..=MOST_FEATURE).contains(each))
+            || !features
+                .iter()
+                .all(|each| (0.0..=MOST_FEATURE).contains(each))
             || features.iter().sum::<f64>() < 1.0
         {
             return;
@@ -155,9 +157,12 @@ fn fit<const P: usize>(
         .values()
         .filter_map(|cell| stand_for(prior, cell, clock))
         .collect::<Vec<_>>();
-    let ratios = points
-        .iter()
-        .map(|point| (point.seconds / dot(&prior.costs, &point.features), point.weight));
+    let ratios = points.iter().map(|point| {
+        (
+            point.seconds / dot(&prior.costs, &point.features),
+            point.weight,
+        )
+    });
     let Some(scale) = weighted_median(ratios.collect()) else {
         return prior.costs;
     };
@@ -243,7 +248,12 @@ fn least_deviation<const P: usize>(points: &[Point<P>], start: [f64; P]) -> [f64
 }
 
 /// Calls `visit` with every set of `size` numbers below `count`.
-fn each_choice(count: usize, size: usize, chosen: &mut Vec<usize>, visit: &mut dyn FnMut(&[usize])) {
+fn each_choice(
+    count: usize,
+    size: usize,
+    chosen: &mut Vec<usize>,
+    visit: &mut dyn FnMut(&[usize]),
+) {
     if chosen.len() == size {
         visit(chosen);
         return;
@@ -276,7 +286,9 @@ fn through<const P: usize>(
             .max_by(|a, b| rows[*a][column].abs().total_cmp(&rows[*b][column].abs()))?;
         rows.swap(column, pivot);
         right.swap(column, pivot);
-        let largest = rows[column].iter().fold(0.0_f64, |max, cell| max.max(cell.abs()));
+        let largest = rows[column]
+            .iter()
+            .fold(0.0_f64, |max, cell| max.max(cell.abs()));
         if rows[column][column].abs() <= 1e-12 * largest || largest == 0.0 {
             return None;
         }

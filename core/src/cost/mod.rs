@@ -13,7 +13,7 @@ mod persist;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +34,8 @@ const MARGIN_SHARE: f64 = 0.05;
 const TRIAL_REQUESTS: u32 = 16;
 /// The share of the predicted time of requests that trials may add.
 const TRIAL_SHARE: f64 = 0.05;
+/// Restores beside forwards that are remembered; their median counts.
+const OVERLAPS: usize = 9;
 /// Models whose costs are remembered.
 const MAX_MODELS: usize = 32;
 
@@ -156,6 +158,8 @@ pub struct CostStats {
     pub reads: Vec<ReadEstimate>,
     /// Computing, by model.
     pub prefills: Vec<PrefillEstimate>,
+    /// The share of the shorter of restore and forward that the other one hides, 0 to 1.
+    pub overlap: f64,
     /// What was decided by it.
     pub choices: ChoiceCounts,
 }
@@ -177,6 +181,8 @@ struct Book {
     /// In the order of their last use, the latest last.
     prefills: Vec<(BlockKey, PrefillCost)>,
     trials: BTreeMap<TierId, Trial>,
+    /// The latest shares of restore or forward, whichever was shorter, that the other one hid.
+    overlaps: VecDeque<f64>,
     choices: ChoiceCounts,
     changed: bool,
 }
@@ -258,6 +264,15 @@ impl CostBook {
         book.observe_prefill(*model, tokens, context, time.as_secs_f64());
     }
 
+    /// Learns from a restore that took `read` beside a forward, which computed for `computed` and waited for `waited` on top.
+    pub fn note_overlap(&self, read: Duration, computed: Duration, waited: Duration) {
+        let shorter = read.min(computed).as_secs_f64();
+        if shorter > 0.0 {
+            let hidden = read.saturating_sub(waited).as_secs_f64();
+            self.book.lock().observe_overlap(hidden / shorter);
+        }
+    }
+
     /// Decides how much of what was found is restored, and counts it.
     pub fn choose(&self, mode: RestoreMode, model: &BlockKey, question: &Question<'_>) -> Choice {
         let mut guard = self.book.lock();
@@ -283,6 +298,7 @@ impl CostBook {
     pub fn stats(&self) -> CostStats {
         let mut guard = self.book.lock();
         let book = &mut *guard;
+        let overlap = book.overlap();
         let reads = book.reads.iter_mut().map(|(&tier, cost)| {
             let [latency, per_byte] = cost.costs();
             ReadEstimate {
@@ -307,6 +323,7 @@ impl CostBook {
         CostStats {
             reads: reads.collect(),
             prefills: prefills.collect(),
+            overlap,
             choices: book.choices,
         }
     }
@@ -356,6 +373,21 @@ impl Book {
         });
     }
 
+    fn observe_overlap(&mut self, share: f64) {
+        self.changed = true;
+        if self.overlaps.len() == OVERLAPS {
+            self.overlaps.pop_front();
+        }
+        self.overlaps.push_back(share.clamp(0.0, 1.0));
+    }
+
+    /// None hidden, until something else was seen: the sum of both is never too little.
+    fn overlap(&self) -> f64 {
+        let mut shares = self.overlaps.iter().copied().collect::<Vec<_>>();
+        shares.sort_by(f64::total_cmp);
+        shares.get(shares.len() / 2).copied().unwrap_or(0.0)
+    }
+
     fn choose(&mut self, mode: RestoreMode, model: &BlockKey, question: &Question<'_>) -> Choice {
         let found = question.found();
         let everything = |reason| Choice {
@@ -384,7 +416,10 @@ impl Book {
         if !measured {
             return everything(Reason::NotMeasured);
         }
-        let cuts = question.cuts(&mut Predictions { book: self, model: *model });
+        let cuts = question.cuts(&mut Predictions {
+            book: self,
+            model: *model,
+        });
         let (Some(&all), Some(&cheapest)) = (cuts.last(), best(&cuts)) else {
             return everything(Reason::NotMeasured);
         };
@@ -439,6 +474,10 @@ impl Costs for Predictions<'_> {
     fn prefill(&mut self, tokens: usize, context: usize) -> f64 {
         let features = forward_features(tokens, context);
         self.book.prefill_cost(self.model).predict(&features)
+    }
+
+    fn overlap(&mut self) -> f64 {
+        self.book.overlap()
     }
 }
 

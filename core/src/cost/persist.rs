@@ -3,6 +3,7 @@
 //!     kvlab-costs 1 <XXH3 of all that follows, 16 hex digits>
 //!     read <setting, 16 hex digits> <tier> <bytes> <seconds>
 //!     prefill <setting> <model, 64 hex digits> <tokens> <context> <seconds>
+//!     overlap <setting> <share>
 //!
 //! One observation a line, oldest first. The setting is a digest of what else the time depends on: the machine and, for reads,
 //! how the disk is used. Lines of another setting are left out.
@@ -14,10 +15,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::{FromStr, SplitAsciiWhitespace};
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::Book;
 use crate::key::BlockKey;
+use crate::memory::Checksum;
 use crate::tier::TierId;
 
 const MAGIC: &str = "kvlab-costs 1";
@@ -39,8 +39,8 @@ impl CostFile {
         let machine = machine();
         Self {
             path,
-            machine: xxh3_64(machine.as_bytes()),
-            disk: xxh3_64(format!("{machine}\n{disk}").as_bytes()),
+            machine: Checksum::of(machine.as_bytes()),
+            disk: Checksum::of(format!("{machine}\n{disk}").as_bytes()),
         }
     }
 
@@ -99,6 +99,9 @@ impl CostFile {
                 let (tokens, context) = (next(&mut words)?, next(&mut words)?);
                 book.observe_prefill(model, tokens, context, next(&mut words)?);
             }
+            "overlap" if setting == self.disk => {
+                book.observe_overlap(next(&mut words)?);
+            }
             _ => return None,
         }
         Some(())
@@ -125,7 +128,10 @@ impl CostFile {
                 );
             }
         }
-        format!("{MAGIC} {:016x}\n{lines}", xxh3_64(lines.as_bytes()))
+        for share in &book.overlaps {
+            let _ = writeln!(lines, "overlap {:016x} {share:e}", self.disk);
+        }
+        format!("{MAGIC} {:016x}\n{lines}", Checksum::of(lines.as_bytes()))
     }
 
     /// Replaces the file.
@@ -149,7 +155,7 @@ fn checked(text: &str) -> Option<&str> {
     let (header, lines) = text.split_once('\n')?;
     let sum = header.strip_prefix(MAGIC)?.trim();
     let sum = u64::from_str_radix(sum, 16).ok()?;
-    (sum == xxh3_64(lines.as_bytes())).then_some(lines)
+    (sum == Checksum::of(lines.as_bytes())).then_some(lines)
 }
 
 fn next<T: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> Option<T> {

@@ -17,6 +17,7 @@ struct World {
     l2: [f64; 2],
     l3: [f64; 2],
     forward: [f64; 3],
+    overlap: f64,
 }
 
 impl Costs for World {
@@ -29,6 +30,10 @@ impl Costs for World {
         let features = forward_features(tokens, context);
         features.iter().zip(self.forward).map(|(a, b)| a * b).sum()
     }
+
+    fn overlap(&mut self) -> f64 {
+        self.overlap
+    }
 }
 
 impl World {
@@ -39,6 +44,9 @@ impl World {
 
     /// Teaches a book what this world costs.
     fn teach(&mut self, book: &CostBook) {
+        for _ in 0..3 {
+            book.note_overlap(seconds(2.0), seconds(1.0), seconds(2.0 - self.overlap));
+        }
         for bytes in [1 << 18, 1 << 21, 1 << 24, 1 << 26] {
             for tier in [TierId::L2, TierId::L3] {
                 for _ in 0..3 {
@@ -64,11 +72,13 @@ fn world() -> impl Strategy<Value = World> {
         (1e-6..1e-3, 1e-10..1e-9),
         (1e-5..1e-2, 1e-10..1e-6),
         (1e-4..1e-1, 1e-5..1e-2, 1e-9..1e-5),
+        0.0..=1.0,
     )
-        .prop_map(|(l2, l3, forward)| World {
+        .prop_map(|(l2, l3, forward, overlap)| World {
             l2: l2.into(),
             l3: l3.into(),
             forward: forward.into(),
+            overlap,
         })
 }
 
@@ -103,8 +113,14 @@ fn found() -> impl Strategy<Value = Found> {
         },
     );
     let grid = prop::sample::select(vec![16, 64, 256]);
-    (0_usize..20, vec(part, 0..8), grid, any::<bool>(), 1_usize..200).prop_map(
-        |(l1, parts, grid, chunked, rest)| {
+    (
+        0_usize..20,
+        vec(part, 0..8),
+        grid,
+        any::<bool>(),
+        1_usize..200,
+    )
+        .prop_map(|(l1, parts, grid, chunked, rest)| {
             let found = l1 * 16 + parts.iter().map(|part| part.tokens).sum::<usize>();
             Found {
                 prompt: found + rest,
@@ -113,8 +129,7 @@ fn found() -> impl Strategy<Value = Found> {
                 grid,
                 chunked,
             }
-        },
-    )
+        })
 }
 
 /// What restoring the first `tokens` tokens takes, worked out by itself: reads of whole runs, then one forward or one a chunk.
@@ -136,14 +151,23 @@ fn total(found: &Found, tokens: usize, mut world: World) -> f64 {
             time += world.read(tier, bytes);
         }
     }
-    let mut at = tokens;
+    let (mut at, mut prefill) = (tokens, 0.0);
     while at < found.prompt {
         let rest = found.prompt - at;
-        let forward = if found.chunked { rest.min(found.grid) } else { rest };
-        time += world.prefill(forward, at);
+        let forward = if found.chunked {
+            rest.min(found.grid)
+        } else {
+            rest
+        };
+        prefill += world.prefill(forward, at);
         at += forward;
     }
-    time
+    let first = if found.chunked {
+        world.prefill(found.grid.min(found.prompt - tokens), found.l1)
+    } else {
+        prefill
+    };
+    time + prefill - world.overlap * time.min(first).min(prefill)
 }
 
 fn chosen(found: &Found, mut world: World) -> Cut {
@@ -271,6 +295,7 @@ fn disk(rate: f64) -> World {
         l2: [1e-5, 2e-10],
         l3: [1e-4, 1.0 / rate],
         forward: [2e-2, 1e-3, 1e-7],
+        overlap: 0.9,
     }
 }
 
@@ -318,7 +343,10 @@ fn a_disk_that_recovered_is_found_out_by_trials_that_cost_little() {
     slow.teach(&book);
     let ask = |disk: &mut World| {
         let choice = book.choose(RestoreMode::Auto, &MODEL, &found.question());
-        let bytes = found.parts[..choice.tokens / 256].iter().map(|part| part.bytes).sum();
+        let bytes = found.parts[..choice.tokens / 256]
+            .iter()
+            .map(|part| part.bytes)
+            .sum();
         if bytes > 0 {
             book.note_read(&[(TierId::L3, bytes, seconds(disk.read(TierId::L3, bytes)))]);
         }
@@ -333,7 +361,10 @@ fn a_disk_that_recovered_is_found_out_by_trials_that_cost_little() {
         trials += u32::from(reason == Reason::Trial);
         spent += time;
     }
-    assert!((1..=400 / TRIAL_REQUESTS).contains(&trials), "{trials} trials");
+    assert!(
+        (1..=400 / TRIAL_REQUESTS).contains(&trials),
+        "{trials} trials"
+    );
     let least = 400.0 * total(&found, 0, slow);
     assert!(spent <= 1.06 * least, "{spent} s, {least} s without trials");
     let back = (0..200).position(|_| ask(&mut fast).1 == 1024);
@@ -344,11 +375,17 @@ fn a_disk_that_recovered_is_found_out_by_trials_that_cost_little() {
 fn a_read_from_several_tiers_teaches_about_the_one_that_was_waited_for() {
     let book = CostBook::in_memory();
     for _ in 0..3 {
-        let (memory, disk) = ((TierId::L2, 1 << 20, seconds(0.1)), (TierId::L3, 1 << 26, seconds(0.1)));
+        let (memory, disk) = (
+            (TierId::L2, 1 << 20, seconds(0.1)),
+            (TierId::L3, 1 << 26, seconds(0.1)),
+        );
         book.note_read(&[memory, disk]);
     }
     let reads = book.stats().reads;
-    let learnt = reads.iter().filter(|read| read.learnt).map(|read| read.tier);
+    let learnt = reads
+        .iter()
+        .filter(|read| read.learnt)
+        .map(|read| read.tier);
     assert_eq!(learnt.collect::<Vec<_>>(), [TierId::L3]);
 }
 
@@ -372,7 +409,10 @@ fn a_saved_book_is_the_same_when_opened_again() {
     let before = book.stats();
     book.save();
     let after = CostBook::open(path.clone(), "4 workers").stats();
-    assert_eq!((after.reads, after.prefills), (before.reads, before.prefills.clone()));
+    assert_eq!(
+        (after.reads, after.prefills),
+        (before.reads, before.prefills.clone())
+    );
     // Reads depend on how the disk is used, forwards do not.
     let other = CostBook::open(path, "1 worker").stats();
     assert!(other.reads.is_empty());

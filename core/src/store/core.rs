@@ -2,17 +2,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::above::Uppers;
 use super::moves::{Born, Moves};
 use super::plan::{Lookup, Plan, Step, covered};
-use super::prefetch::{Admitted, End, Load, PrefetchTicket, Prefetcher, Source, wanted};
+use super::prefetch::{Admitted, End, Load, Patience, PrefetchTicket, Prefetcher, Source, wanted};
 use super::schedule::{Scheduler, Work};
 use super::stats::{Counters, StoreStats};
 use super::uses::Uses;
 use super::write::Writer;
-use crate::config::{StoreConfig, WritePolicy};
+use crate::config::{StopPolicy, StoreConfig, WritePolicy};
 use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
@@ -38,6 +39,9 @@ pub(super) struct Core {
     /// There with `write_through_selective`.
     pub(super) uses: Option<Uses>,
     pub(super) above: Uppers,
+    pub(super) patience: Patience,
+    /// Whether a prefetch was ordered that plans wait for.
+    pub(super) may_wait: AtomicBool,
 }
 
 impl Core {
@@ -74,10 +78,12 @@ impl Core {
             uses: (config.write_policy == WritePolicy::WriteThroughSelective)
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),
+            patience: Patience::of(config),
+            may_wait: AtomicBool::new(false),
         })
     }
 
-    /// The writer thread.
+    /// A writer thread.
     pub(super) fn write(&self) {
         if let Some(writer) = &self.writer {
             writer.run();
@@ -150,6 +156,11 @@ impl Core {
     }
 
     pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+        if self.may_wait.load(Ordering::Acquire)
+            && let Some(board) = &self.prefetcher
+        {
+            board.await_loads(keys, &self.patience, &self.counters.prefetch);
+        }
         let mut plan = Plan::default();
         let mut rest = keys;
         while let Some(key) = rest.first() {
@@ -357,7 +368,7 @@ impl Core {
             return settle(header, source);
         };
         // Waiting for room comes first, nothing waits under the lock of the moves; others may be quicker then.
-        while writer.wait_room(header.payload_bytes(), deadline) {
+        while writer.wait_room(&header, deadline) {
             let put = settle(header.clone(), source.clone());
             if put != Put::Refused(Refusal::QueueFull) {
                 return put;
@@ -389,14 +400,17 @@ impl Core {
         evicted
     }
 
-    pub(super) fn prefetch(&self, keys: &[BlockKey]) -> PrefetchTicket {
+    pub(super) fn prefetch(&self, keys: &[BlockKey], stop: StopPolicy) -> PrefetchTicket {
         let (Some(board), Some(l2), Some(l3)) = (&self.prefetcher, &self.l2, &self.l3) else {
             return PrefetchTicket::new(None, Vec::new());
         };
+        if stop != StopPolicy::BestEffort {
+            self.may_wait.store(true, Ordering::Release);
+        }
         let (mut loads, mut queued) = (Vec::new(), Vec::new());
         let mut rest = keys;
         while let Some(key) = rest.first() {
-            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key) else {
+            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key, stop) else {
                 break;
             };
             queued.extend(to_read.then(|| Arc::clone(&load)));
@@ -418,15 +432,16 @@ impl Core {
         l2: &MemoryTier,
         l3: &dyn DurableTier,
         key: &BlockKey,
+        stop: StopPolicy,
     ) -> Option<(Arc<Load>, bool)> {
-        if let Some(load) = board.join(key) {
+        if let Some(load) = board.join(key, stop) {
             return Some((load, false));
         }
         let source = match l2.find_run(key) {
             Some((run, _)) => Source::Memory(run),
             None => Source::Disk(l3.find(key)?.0),
         };
-        match board.admit(key, source, &self.counters.prefetch) {
+        match board.admit(key, source, stop, &self.counters.prefetch) {
             Admitted::Joined(load) | Admitted::Held(load) => Some((load, false)),
             Admitted::Queued(load) => Some((load, true)),
             Admitted::Full => None,

@@ -7,8 +7,9 @@ use crate::config::StoreConfig;
 use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
+use crate::run::{RunHeader, RunSource};
 use crate::tier::disk::{DiskTier, RecoveryReport};
-use crate::tier::{DurableTier, TierUsage};
+use crate::tier::{DurableTier, Put, TierUsage};
 
 /// Beside the disk tier's own files, and under the same lock.
 const COSTS_FILE: &str = "COSTS";
@@ -57,6 +58,15 @@ impl BlockStore {
 }
 
 impl DurableTier for DiskTier {
+    fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        Self::put_ahead(self, header, source, admitted)
+    }
+
     fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
         Self::clear(self, namespace)
     }

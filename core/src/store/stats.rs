@@ -108,6 +108,8 @@ pub(super) struct PrefetchCounters {
     pub(super) timed_out: Counter,
     pub(super) failed: Counter,
     pub(super) refused: Counter,
+    pub(super) waits: Counter,
+    pub(super) expired_waits: Counter,
 }
 
 impl PrefetchCounters {
@@ -121,6 +123,8 @@ impl PrefetchCounters {
             timed_out: self.timed_out.get(),
             failed: self.failed.get(),
             refused: self.refused.get(),
+            waits: self.waits.get(),
+            expired_waits: self.expired_waits.get(),
             held_bytes: 0,
         }
     }
@@ -250,6 +254,10 @@ pub struct PrefetchStats {
     pub failed: u64,
     /// No room in L2.
     pub refused: u64,
+    /// Plans that waited for prefetches, as their stop policies ask.
+    pub waits: u64,
+    /// Plans whose time to wait was over first (`timeout`).
+    pub expired_waits: u64,
     /// Bytes of L2 that are held or on their way now.
     pub held_bytes: u64,
 }

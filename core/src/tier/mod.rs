@@ -135,6 +135,21 @@ pub struct TierUsage {
 
 /// A tier that outlives the process: what a store needs of L3 beside [`Tier`].
 pub trait DurableTier: Tier {
+    /// As [`Tier::put`]. Calls `admitted` once the run that follows this one may be put, too: it then becomes visible after
+    /// this one, or is refused with it. A tier that writes one run of a chain after the other never calls it.
+    ///
+    /// # Errors
+    /// As for [`Tier::put`].
+    fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        let _ = admitted;
+        self.put(header, source)
+    }
+
     /// Drops the runs of a namespace, or all, so that they do not come back after a crash; gives back how many.
     ///
     /// # Errors

@@ -5,14 +5,12 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::Inner;
 use super::bounce::BOUNCE_BYTES;
 use super::files::IoMode;
 use super::record::padded;
 use super::run::Run;
-use crate::memory::{PAGE, Piece, Regions, page_align};
+use crate::memory::{Checksum, PAGE, Piece, Regions, page_align};
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::{PinnedRun, ReadFailure};
 
@@ -224,13 +222,13 @@ impl PinnedDiskRun {
                 }
             })?;
         for (slice, index) in slices.into_iter().zip(range) {
-            let mut hasher = Xxh3::new();
+            let mut hasher = Checksum::default();
             for piece in vectors.get(slice).unwrap_or_default() {
                 regions
                     .of(piece)
                     .hash_into(&mut hasher, piece.offset, piece.len);
             }
-            if sums.get(index) != Some(&hasher.digest()) {
+            if sums.get(index) != Some(&hasher.finish()) {
                 return Err(Failed::Read(ReadFailure::Corrupt));
             }
         }
@@ -258,9 +256,9 @@ impl PinnedDiskRun {
             .map_err(|error| failure_of(&error))?;
         let mut at = 0;
         for (&len, index) in lengths.iter().zip(range) {
-            let mut hasher = Xxh3::new();
+            let mut hasher = Checksum::default();
             bounce.region.hash_into(&mut hasher, at, len as usize);
-            if sums.get(index) != Some(&hasher.digest()) {
+            if sums.get(index) != Some(&hasher.finish()) {
                 return Err(ReadFailure::Corrupt);
             }
             let mut from = at;
