@@ -7,6 +7,7 @@ pub mod buffer;
 pub mod cache;
 pub mod codec;
 pub mod config;
+pub mod cost;
 pub mod error;
 pub mod key;
 pub mod layout;

@@ -14,11 +14,14 @@ from typing_extensions import Buffer
 from kvlab._types import (
     BlockStoreStats,
     CacheStats,
+    Choice,
+    CostStats,
     PoolStats,
     PrefetchProgress,
     RadixStats,
     RecoveryReport,
     Restored,
+    RestoreMode,
     StoreStats,
     Tier,
 )
@@ -513,6 +516,49 @@ class Request:
     def found(self) -> tuple[int, int, int]:
         """Tokens found, as `(l1, l2, l3)`."""
 
+    def choose(self, restore: RestoreMode, model: bytes) -> Choice:
+        """Decides how much of what was found a restore brings; without this call, all of it.
+
+        The cut with the least predicted time of reading and computing, from what the store has
+        learnt (`Store.costs`). Cuts lie on the grid and at the ends of runs, which are read whole.
+
+        Args:
+            restore: `"always"`, `"auto"` or `"never"`.
+            model: 32 bytes that stand for all that the time of a forward depends on.
+
+        Raises:
+            ConfigError: another mode.
+            InvalidArgumentError: a model that is not 32 bytes.
+            StoreClosedError: the request is closed.
+        """
+
+    def computed(self, model: bytes, tokens: int, context: int, seconds: float) -> None:
+        """Notes how long a forward of this request took; `choose` learns from it.
+
+        Args:
+            model: As for `choose`.
+            tokens: How many it computed.
+            context: How many were before them.
+            seconds: Wall time, waits for a restore not counted.
+
+        Raises:
+            InvalidArgumentError: a number that cannot be.
+            StoreClosedError: the request is closed.
+        """
+
+    def overlapped(self, read: float, computed: float, waited: float) -> None:
+        """Notes how a restore went on beside a forward; `choose` learns from it.
+
+        Args:
+            read: Seconds until the last byte from L2 or L3 was there.
+            computed: Seconds that the forward computed.
+            waited: Seconds that it waited for layers on top.
+
+        Raises:
+            InvalidArgumentError: a number that cannot be.
+            StoreClosedError: the request is closed.
+        """
+
     def start_restore(self, buffer: CacheBuffer) -> Restore:
         """Begins to bring what was found into the buffer, from its first token on, the first layers first.
 
@@ -794,6 +840,13 @@ class Store:
 
         Raises:
             StoreClosedError: the store is closed.
+        """
+
+    def costs(self) -> CostStats:
+        """What reads and forwards were learnt to cost. Kept in the store's directory by `flush` and `close`.
+
+        Raises:
+            ForkedProcessError: the store is a parent process's.
         """
 
     def recovery(self) -> RecoveryReport | None:

@@ -14,6 +14,7 @@ use super::stats::{Counters, StoreStats};
 use super::uses::Uses;
 use super::write::Writer;
 use crate::config::{StopPolicy, StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -34,6 +35,7 @@ pub(super) struct Core {
     pub(super) counters: Arc<Counters>,
     pub(super) moves: Moves,
     pub(super) write_policy: WritePolicy,
+    pub(super) costs: Arc<CostBook>,
     /// There with `write_through_selective`.
     pub(super) uses: Option<Uses>,
     pub(super) above: Uppers,
@@ -43,7 +45,11 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+    pub(super) fn new(
+        config: &StoreConfig,
+        l3: Option<Arc<dyn DurableTier>>,
+        costs: CostBook,
+    ) -> Result<Self> {
         let counters = Arc::new(Counters::default());
         let l2 = match config.l2_bytes {
             0 => None,
@@ -68,6 +74,7 @@ impl Core {
             counters,
             moves: Moves::default(),
             write_policy: config.write_policy,
+            costs: Arc::new(costs),
             uses: (config.write_policy == WritePolicy::WriteThroughSelective)
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),

@@ -31,6 +31,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 
 use crate::config::{StopPolicy, StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -110,13 +111,14 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
-        Self::build(config, l3, None)
+        Self::build(config, l3, None, CostBook::in_memory())
     }
 
     fn build(
         config: &StoreConfig,
         l3: Option<Arc<dyn DurableTier>>,
         disk: Option<(Arc<DiskTier>, RecoveryReport)>,
+        costs: CostBook,
     ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
@@ -125,7 +127,7 @@ impl BlockStore {
                 remedy: format!("use 1 to {MAX_WORKERS}"),
             });
         }
-        let core = Arc::new(Core::new(config, l3)?);
+        let core = Arc::new(Core::new(config, l3, costs)?);
         let running = Arc::new(Running::default());
         let handle = Handle {
             core: Arc::clone(&core),
@@ -215,7 +217,7 @@ impl BlockStore {
         core.claim_steps(requests.iter().map(|request| &request.step));
         let transfer = Arc::new(Transfer::new(requests)?);
         core.scheduler.read(&transfer);
-        Ok(ReadTicket { transfer })
+        Ok(ReadTicket::new(transfer, Arc::clone(&core.costs)))
     }
 
     /// Takes a run that L1 gives up. It is copied into L2 before this returns; what L2 evicts for it goes to L3 if L3 lacks
@@ -371,6 +373,12 @@ impl BlockStore {
         Ok(keys.iter().take_while(|key| core.reaches_l3(key)).count())
     }
 
+    /// What reads and forwards were learnt to cost. Reads are noted here when their tickets are waited for; it is written down
+    /// by [`CostBook::save`] and when the store closes.
+    pub fn costs(&self) -> &CostBook {
+        &self.handle.core.costs
+    }
+
     /// How many of `keys`, which are a chain from its beginning, are to be written to L3 now that they were used. The uses of
     /// the first `counted` were counted before.
     ///
@@ -474,6 +482,8 @@ impl Handle {
             // A thread's panic was contained where it could harm; there is nothing left to do about it here.
             let _ = thread.join();
         }
+        // While the directory is still this process's.
+        core.costs.save();
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }

@@ -119,5 +119,8 @@ fn read(core: &Core, step: Step, target: RunTarget) -> Result<bool> {
     core.claim_steps(std::iter::once(&step));
     let transfer = Arc::new(Transfer::new(vec![ReadRequest { step, target }])?);
     core.scheduler.read(&transfer);
-    Ok(ReadTicket { transfer }.wait().steps_ok == 1)
+    Ok(ReadTicket::new(transfer, Arc::clone(&core.costs))
+        .wait()
+        .steps_ok
+        == 1)
 }
