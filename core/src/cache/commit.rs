@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::RunWindow;
 use crate::radix::Evicted;
-use crate::run::{RunHeader, RunSource};
+use crate::run::{NEVER, RunHeader, RunSource};
 use crate::tier::Put;
 
 /// A request's tokens whose KV stands in a buffer.
@@ -25,6 +25,8 @@ pub(super) struct Job {
     pub(super) namespace: BlockKey,
     pub(super) hold: HoldId,
     pub(super) tokens: Vec<u32>,
+    /// When the time of each whole block is over.
+    pub(super) expiries: Vec<u64>,
     pub(super) buffer: Arc<CacheBuffer>,
     /// Raised when the job is done.
     pub(super) done: Arc<Done>,
@@ -229,7 +231,9 @@ impl Shared {
             buffer_to_block(&self.layout, &self.arena, span, &job.buffer);
             at += tokens;
         }
-        self.l1.lock().publish(job.hold, &job.tokens[..whole])
+        self.l1
+            .lock()
+            .publish(job.hold, &job.tokens[..whole], &job.expiries)
     }
 
     /// Lengthens the job's sequence, evicting for it; what does not fit even so is left out.
@@ -313,10 +317,9 @@ impl Shared {
                         .map(|layer| self.layout.block_pieces(&offsets, layer))
                         .collect(),
                 };
-                match self
-                    .store
-                    .demote(self.header(namespace, parent, keys), source)
-                {
+                let expires = self.l1.lock().earliest_expiry(blocks);
+                let header = self.header(namespace, parent, keys, expires);
+                match self.store.demote(header, source) {
                     Ok(Put::Refused(reason)) => {
                         log::debug!("{} blocks were not demoted: {reason:?}", keys.len());
                         break;
@@ -360,7 +363,9 @@ impl Shared {
                     })
                     .collect(),
             };
-            let header = self.header(job.namespace, parent, keys);
+            let expires = job.expiries.iter().skip(at).take(keys.len());
+            let expires = expires.copied().min().unwrap_or(NEVER);
+            let header = self.header(job.namespace, parent, keys, expires);
             if let Put::Refused(reason) = self.store.write_through(header, source)? {
                 log::debug!("{} blocks were not written through: {reason:?}", keys.len());
                 break;
@@ -371,14 +376,25 @@ impl Shared {
         Ok(())
     }
 
-    fn header(&self, namespace: BlockKey, parent: BlockKey, keys: &[BlockKey]) -> RunHeader {
+    fn header(
+        &self,
+        namespace: BlockKey,
+        parent: BlockKey,
+        keys: &[BlockKey],
+        expires: u64,
+    ) -> RunHeader {
+        let mut terms = self.terms(&namespace);
+        if expires != NEVER {
+            // As old as its oldest block.
+            terms.born = expires.saturating_sub(u64::from(terms.ttl_seconds));
+        }
         RunHeader {
             namespace,
             parent,
             keys: keys.into(),
             block_tokens: self.layout.block_tokens() as u32,
             slices: self.layout.slice_lengths(keys.len()),
-            terms: self.terms(&namespace),
+            terms,
         }
     }
 

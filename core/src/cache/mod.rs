@@ -106,7 +106,7 @@ impl PrefixCache {
         let arena = Arc::clone(pool.region());
         let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
         let shared = Arc::new(Shared {
-            l1: Mutex::new(L1::new(pool, tree)?),
+            l1: Mutex::new(L1::new(pool, tree, store.clock().clone())?),
             blocks_freed: Condvar::new(),
             terms: Mutex::default(),
             layout,

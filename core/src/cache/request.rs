@@ -63,6 +63,8 @@ pub struct Request {
     /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
     held: usize,
     hold: HoldId,
+    /// When the time of each held block is over.
+    expiries: Vec<u64>,
     /// What hits are rounded down to; a multiple of the block.
     grid: usize,
     steps: Vec<Step>,
@@ -92,13 +94,18 @@ impl Request {
         }
         // The last token is always computed: its logits are what the caller is after.
         let usable = (tokens.len() - 1) / grid * grid;
-        let (hold, held) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
+        let (hold, held, expiries) = {
+            let mut l1 = shared.l1.lock();
+            let (hold, held) = l1.begin(namespace, &tokens[..usable])?;
+            (hold, held, l1.expiries(hold))
+        };
         let mut request = Self {
             cache: cache.clone(),
             namespace,
             tokens,
             held,
             hold,
+            expiries,
             grid,
             steps: Vec::new(),
             found: HitTokens::default(),
@@ -187,8 +194,17 @@ impl Request {
         if there {
             restored.tokens = self.part(self.found.l1, arrived);
         }
+        if restored.tokens.total() > self.held {
+            self.held = restored.tokens.total();
+            let below = self.steps.iter().flat_map(|step| {
+                let expires = step.run.header().terms.expires();
+                std::iter::repeat_n(expires, step.blocks)
+            });
+            self.expiries.truncate(self.found.l1 / block_tokens);
+            self.expiries.extend(below);
+            self.expiries.truncate(self.held / block_tokens);
+        }
         self.steps.clear();
-        self.held = self.held.max(restored.tokens.total());
         // The bytes are copied: whoever needs the blocks may have them.
         shared.l1.lock().set_idle(self.hold);
         restored.time = start.elapsed();
@@ -262,12 +278,18 @@ impl Request {
                 tokens.len()
             )));
         }
-        self.cache.shared.l1.lock().retain(self.hold);
+        let shared = &self.cache.shared;
+        let now = shared.store.clock().now();
+        let terms = shared.terms(&self.namespace).stamped(now);
+        self.expiries
+            .resize(tokens.len() / shared.layout.block_tokens(), terms.expires());
+        shared.l1.lock().retain(self.hold);
         let done = Arc::new(Done::default());
         let submitted = self.cache.committer.submit(Job {
             namespace: self.namespace,
             hold: self.hold,
             tokens: tokens.clone(),
+            expiries: self.expiries.clone(),
             buffer: Arc::clone(buffer),
             done: Arc::clone(&done),
         });
@@ -309,6 +331,7 @@ impl Request {
                 tokens: self.tokens.clone(),
                 held,
                 hold,
+                expiries: self.expiries.clone(),
                 grid: self.grid,
                 steps: Vec::new(),
                 found: HitTokens::default(),

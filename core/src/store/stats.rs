@@ -63,6 +63,9 @@ pub(super) struct RefusalCounters {
     queue_full: Counter,
     parent_missing: Counter,
     unavailable: Counter,
+    expired: Counter,
+    not_persisted: Counter,
+    over_quota: Counter,
 }
 
 impl RefusalCounters {
@@ -76,6 +79,9 @@ impl RefusalCounters {
                 Refusal::QueueFull => &self.queue_full,
                 Refusal::ParentMissing => &self.parent_missing,
                 Refusal::Unavailable => &self.unavailable,
+                Refusal::Expired => &self.expired,
+                Refusal::NotPersisted => &self.not_persisted,
+                Refusal::OverQuota => &self.over_quota,
             }
             .add(1);
         }
@@ -91,6 +97,9 @@ impl RefusalCounters {
             queue_full: self.queue_full.get(),
             parent_missing: self.parent_missing.get(),
             unavailable: self.unavailable.get(),
+            expired: self.expired.get(),
+            not_persisted: self.not_persisted.get(),
+            over_quota: self.over_quota.get(),
         }
     }
 }
@@ -224,6 +233,12 @@ pub struct Refusals {
     pub parent_missing: u64,
     /// [`Refusal::Unavailable`].
     pub unavailable: u64,
+    /// [`Refusal::Expired`].
+    pub expired: u64,
+    /// [`Refusal::NotPersisted`].
+    pub not_persisted: u64,
+    /// [`Refusal::OverQuota`].
+    pub over_quota: u64,
 }
 
 /// What became of prefetched runs.
