@@ -14,23 +14,61 @@ pub enum WritePolicy {
     /// At once, off the caller's path.
     #[default]
     WriteThrough,
+    /// When it was used [`StoreConfig::selective_uses`] times, off the caller's path; what never was stays in memory, and is
+    /// dropped when L2 gives it up. As SGLang's HiCache.
+    WriteThroughSelective,
     /// Only when L1 and then L2 give it up.
     WriteBack,
 }
 
 impl WritePolicy {
-    /// Parses `write_through` or `write_back`.
+    /// Parses `write_through`, `write_through_selective` or `write_back`.
     ///
     /// # Errors
     /// [`Error::Config`] that lists the known names.
     pub fn by_name(name: &str) -> Result<Self> {
         match name {
             "write_through" => Ok(Self::WriteThrough),
+            "write_through_selective" => Ok(Self::WriteThroughSelective),
             "write_back" => Ok(Self::WriteBack),
             _ => Err(Error::Config {
                 name: "write_policy",
                 value: name.to_owned(),
-                remedy: "use write_through or write_back".to_owned(),
+                remedy: "use write_through, write_through_selective or write_back".to_owned(),
+            }),
+        }
+    }
+}
+
+/// What a request does when a prefetch of its prefix is still under way. The names are SGLang's; there the rest is computed,
+/// here the request reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum StopPolicy {
+    /// It takes what has arrived, waits for the runs that are being read at that moment, and reads the others itself.
+    #[default]
+    BestEffort,
+    /// It waits for the prefetch, at most [`StoreConfig::prefetch_wait`] and [`StoreConfig::prefetch_wait_per_token`], then
+    /// goes on like `best_effort`.
+    Timeout,
+    /// It waits until the prefetch is done.
+    WaitComplete,
+}
+
+impl StopPolicy {
+    /// Parses `best_effort`, `timeout` or `wait_complete`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that lists the known names.
+    pub fn by_name(name: &str) -> Result<Self> {
+        match name {
+            "best_effort" => Ok(Self::BestEffort),
+            "timeout" => Ok(Self::Timeout),
+            "wait_complete" => Ok(Self::WaitComplete),
+            _ => Err(Error::Config {
+                name: "prefetch_policy",
+                value: name.to_owned(),
+                remedy: "use best_effort, timeout or wait_complete".to_owned(),
             }),
         }
     }
@@ -98,6 +136,9 @@ pub struct StoreConfig {
     pub disk: Option<DiskConfig>,
     /// Default: write-through.
     pub write_policy: WritePolicy,
+    /// With `write_through_selective`: how often a block was used, the time it was made included, when it is written to L3.
+    /// Default: 2.
+    pub selective_uses: u32,
     /// Eviction policy of L2. Default: `lru`.
     pub policy: String,
     /// Threads that do the reading. Default: 4. Writes have a thread of their own.
@@ -106,6 +147,13 @@ pub struct StoreConfig {
     pub write_queue_bytes: u64,
     /// How long a prefetched run waits to be claimed before its pin ends. Default: 30 s.
     pub prefetch_timeout: Duration,
+    /// What a plan does that meets a prefetch of its blocks. Default: best effort.
+    pub prefetch_policy: StopPolicy,
+    /// With `timeout`: how long a plan waits for a prefetch in any case. Default: 1 s, as SGLang.
+    pub prefetch_wait: Duration,
+    /// With `timeout`: how much longer for each token of the runs that it waits for. Default: 0.25 s for 1,024 tokens, as
+    /// SGLang.
+    pub prefetch_wait_per_token: Duration,
 }
 
 impl Default for StoreConfig {
@@ -114,10 +162,14 @@ impl Default for StoreConfig {
             l2_bytes: 2 << 30,
             disk: None,
             write_policy: WritePolicy::default(),
+            selective_uses: 2,
             policy: "lru".to_owned(),
             io_workers: 4,
             write_queue_bytes: 1 << 30,
             prefetch_timeout: Duration::from_secs(30),
+            prefetch_policy: StopPolicy::default(),
+            prefetch_wait: Duration::from_secs(1),
+            prefetch_wait_per_token: Duration::from_micros(244),
         }
     }
 }

@@ -23,6 +23,7 @@ const FIXTURES: [(&str, Terms); 2] = [
             ttl_seconds: 0,
             persist: true,
             born: 0,
+            decoded: false,
         },
     ),
     (include_str!("fixtures/format-2.txt"), TERMS),
@@ -36,6 +37,7 @@ const TERMS: Terms = Terms {
     ttl_seconds: u32::MAX,
     persist: true,
     born: 1_800_000_000,
+    decoded: false,
 };
 
 /// Bytes of a line of a fixture; lines of zeroes are left out.

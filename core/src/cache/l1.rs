@@ -9,6 +9,8 @@ use crate::key::BlockKey;
 use crate::radix::{Evicted, LockId, Match, RadixTree};
 use crate::run::NEVER;
 
+use super::lend::{KeyIndex, Keyed};
+
 /// A request's claim on L1: its sequence, and the lock on the path that the sequence was forked from.
 pub(super) type HoldId = u64;
 
@@ -75,6 +77,12 @@ pub(super) struct L1 {
     expiries: Vec<u64>,
     /// Whether any block ever had a limit.
     mortal: bool,
+    /// The whole blocks of the tree, and those in flight, by their keys.
+    index: KeyIndex,
+    /// Blocks that the store is writing or will write, with how often each was lent.
+    lent: HashMap<BlockId, u32>,
+    /// Blocks whose bytes came out of a lossy codec.
+    decoded: HashSet<BlockId>,
     reused_blocks: u64,
     evicted_blocks: u64,
     refused_blocks: u64,
@@ -107,6 +115,9 @@ impl L1 {
             idle: BTreeMap::new(),
             next_idle: 0,
             in_flight: HashSet::new(),
+            index: KeyIndex::default(),
+            lent: HashMap::new(),
+            decoded: HashSet::new(),
             reused_blocks: 0,
             evicted_blocks: 0,
             refused_blocks: 0,
@@ -178,8 +189,8 @@ impl L1 {
     }
 
     /// When the time of the earliest of these blocks is over.
-    pub(super) fn earliest_expiry(&self, blocks: &[BlockId]) -> u64 {
-        let expiries = blocks.iter().map(|block| self.expiry(block.0));
+    pub(super) fn earliest_expiry<'a>(&self, blocks: impl Iterator<Item = &'a BlockId>) -> u64 {
+        let expiries = blocks.map(|block| self.expiry(block.0));
         expiries.min().unwrap_or(NEVER)
     }
 
@@ -265,17 +276,35 @@ impl L1 {
         }
     }
 
-    /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`]. None if they were given up.
+    /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`], even if the hold's request is dropped.
+    /// None if they were given up.
     pub(super) fn start_copy(&mut self, id: HoldId) -> Option<Vec<BlockId>> {
         let blocks = self.sequence(id)?.0.to_vec();
-        self.holds.get_mut(&id)?.copies += 1;
+        let hold = self.holds.get_mut(&id)?;
+        hold.copies += 1;
+        hold.users += 1;
         Some(blocks)
     }
 
-    pub(super) fn end_copy(&mut self, id: HoldId) {
+    pub(super) fn end_copy(&mut self, id: HoldId) -> Result<()> {
         if let Some(hold) = self.holds.get_mut(&id) {
             hold.copies -= 1;
         }
+        self.release(id)
+    }
+
+    /// Notes of a block that is being filled whether its bytes came out of a lossy codec.
+    pub(super) fn set_decoded(&mut self, block: BlockId, decoded: bool) {
+        if decoded {
+            self.decoded.insert(block);
+        } else {
+            self.decoded.remove(&block);
+        }
+    }
+
+    /// Which of these blocks hold what came out of a lossy codec.
+    pub(super) fn decoded<'a>(&self, blocks: impl Iterator<Item = &'a BlockId>) -> Vec<bool> {
+        blocks.map(|block| self.decoded.contains(block)).collect()
     }
 
     /// Gives up the hold that has been idle longest.
@@ -399,9 +428,15 @@ impl L1 {
         }
     }
 
-    /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead.
-    /// `expiries` says when the time of each block is over.
-    pub(super) fn publish(&mut self, id: HoldId, tokens: &[u32], expiries: &[u64]) -> Result<()> {
+    /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead. `keys` are
+    /// the keys of the blocks of `tokens`, and `expiries` says when the time of each is over.
+    pub(super) fn publish(
+        &mut self,
+        id: HoldId,
+        tokens: &[u32],
+        keys: &[BlockKey],
+        expiries: &[u64],
+    ) -> Result<()> {
         let Some(hold) = self.holds.get(&id) else {
             return Ok(());
         };
@@ -416,8 +451,14 @@ impl L1 {
         let blocks = &self.sequences.blocks(claim.sequence)?[..whole];
         let ids = blocks.iter().map(|block| block.0).collect::<Vec<_>>();
         let inserted = self.tree.insert(&namespace, tokens, &ids)?;
-        for block in &blocks[inserted.duplicates..] {
+        for (at, block) in blocks.iter().enumerate().skip(inserted.duplicates) {
             self.pool.retain(*block)?;
+            self.index.insert(Keyed {
+                namespace,
+                parent: at.checked_sub(1).map_or(namespace, |before| keys[before]),
+                key: keys[at],
+                block: *block,
+            });
         }
         if let Some(displaced) = inserted.displaced {
             self.pool.release(BlockId(displaced))?;
@@ -449,13 +490,44 @@ impl L1 {
     pub(super) fn finish_eviction(&mut self, blocks: &[BlockId]) -> Result<()> {
         for block in blocks {
             self.in_flight.remove(block);
+            self.index.remove(*block);
             self.pool.release(*block)?;
         }
         Ok(())
     }
 
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+    /// Whether blocks wait for the tiers below, and will be free without anyone's doing.
+    pub(super) fn is_draining(&self) -> bool {
+        !self.in_flight.is_empty() || !self.lent.is_empty()
+    }
+
+    /// The blocks up to and with `key`, the first one first, which stay as they are until [`Self::take_back`]. None if L1 does
+    /// not have the block.
+    pub(super) fn lend(&mut self, key: &BlockKey) -> Result<Vec<Keyed>> {
+        let chain = self.index.chain(key);
+        for entry in &chain {
+            self.pool.retain(entry.block)?;
+            *self.lent.entry(entry.block).or_insert(0) += 1;
+        }
+        Ok(chain)
+    }
+
+    pub(super) fn take_back(&mut self, blocks: &[BlockId]) -> Result<()> {
+        for block in blocks {
+            if let Some(times) = self.lent.get_mut(block) {
+                *times -= 1;
+                if *times == 0 {
+                    self.lent.remove(block);
+                }
+            }
+            self.pool.release(*block)?;
+        }
+        Ok(())
+    }
+
+    /// Keys of the last blocks of all chains.
+    pub(super) fn chain_ends(&self) -> Vec<BlockKey> {
+        self.index.ends()
     }
 
     pub(super) fn count_refused(&mut self, blocks: usize) {
@@ -472,6 +544,7 @@ impl L1 {
         let mut gone = 0;
         for namespace in &namespaces {
             for block in self.tree.remove_namespace(namespace).blocks {
+                self.index.remove(BlockId(block));
                 self.pool.release(BlockId(block))?;
                 gone += 1;
             }
@@ -554,6 +627,18 @@ impl L1 {
             .chain(self.in_flight.iter().copied())
         {
             *external.entry(block).or_default() += 1;
+        }
+        self.index.validate()?;
+        let keyed = self.index.blocks().collect::<HashSet<_>>();
+        if let Some(block) = keyed.iter().find(|block| !external.contains_key(block)) {
+            return Err(format!("block {block} has a key and is not in the tree"));
+        }
+        let known = |block: &u32| keyed.contains(&BlockId(*block));
+        if let Some(block) = self.tree.all_blocks().find(|block| !known(block)) {
+            return Err(format!("block {block} of the tree has no key"));
+        }
+        for (block, times) in &self.lent {
+            *external.entry(*block).or_default() += times;
         }
         self.sequences
             .validate(&self.pool, |block| {

@@ -1,22 +1,25 @@
 //! `PrefixCache`: token ids to the longest cached prefix. The radix tree over L1 blocks, with the store below.
 //!
 //! The way of a request: [`PrefixCache::begin`] matches, locks the path, forks a sequence from it and looks below by key;
-//! [`Request::restore`] brings the bytes into a cache buffer; the caller computes the suffix there; [`Request::commit`] hands the
+//! [`Request::start_restore`] brings the bytes into a cache buffer, layer by layer; the caller computes the suffix there, each
+//! layer as soon as [`Restore::wait_layer`] says so; [`Request::commit`] hands the
 //! buffer over, and a worker fills L1 from it and writes through to the tiers below, off the caller's path.
 
 mod commit;
 mod copy;
 mod l1;
+mod lend;
 mod request;
+mod restore;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::block::BlockPool;
 use crate::buffer::{BufferPool, BufferStats, CacheBuffer};
+use crate::config::StopPolicy;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::Layout;
@@ -28,9 +31,11 @@ use crate::store::{BlockStore, PrefetchTicket};
 
 use commit::Committer;
 use l1::L1;
+use lend::Lender;
 
 pub use l1::L1Stats;
-pub use request::{HitTokens, Request, Restored};
+pub use request::{HitTokens, Request};
+pub use restore::{Restore, Restored};
 
 /// How a [`PrefixCache`] divides its memory.
 #[derive(Clone, Debug)]
@@ -68,21 +73,11 @@ pub(crate) struct Shared {
     store: BlockStore,
     buffers: BufferPool,
     arena: Arc<Region>,
-    l1: Mutex<L1>,
-    /// Told whenever evicted blocks are free again.
-    blocks_freed: Condvar,
-    /// What namespaces ask of the tiers below; the default for those that are not here.
-    terms: Mutex<HashMap<BlockKey, Terms>>,
-}
-
-impl Shared {
-    fn terms(&self, namespace: &BlockKey) -> Terms {
-        self.terms
-            .lock()
-            .get(namespace)
-            .copied()
-            .unwrap_or_default()
-    }
+    l1: Arc<Mutex<L1>>,
+    /// Told whenever evicted or lent blocks are free again.
+    blocks_freed: Arc<Condvar>,
+    /// The same L1, for the store below.
+    lender: Arc<Lender>,
 }
 
 impl PrefixCache {
@@ -105,14 +100,25 @@ impl PrefixCache {
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
         let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
-        let shared = Arc::new(Shared {
-            l1: Mutex::new(L1::new(pool, tree, store.clock().clone())?),
-            blocks_freed: Condvar::new(),
+        let clock = store.clock().clone();
+        let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock)?));
+        let blocks_freed = Arc::new(Condvar::new());
+        let lender = Arc::new(Lender {
+            l1: Arc::clone(&l1),
+            blocks_freed: Arc::clone(&blocks_freed),
+            arena: Arc::clone(&arena),
+            layout: layout.clone(),
             terms: Mutex::default(),
+        });
+        store.set_above(&lender);
+        let shared = Arc::new(Shared {
             layout,
             store,
             buffers: BufferPool::new(config.buffer_bytes),
             arena,
+            l1,
+            blocks_freed,
+            lender,
         });
         let committer = Arc::new(Committer::start(Arc::clone(&shared))?);
         Ok(Self { shared, committer })
@@ -130,7 +136,7 @@ impl PrefixCache {
 
     /// Says what the tiers below are asked for with the runs of a namespace; holds for what is stored from now on.
     pub fn set_terms(&self, namespace: BlockKey, terms: Terms) {
-        self.shared.terms.lock().insert(namespace, terms);
+        self.shared.lender.terms.lock().insert(namespace, terms);
     }
 
     /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down
@@ -167,6 +173,21 @@ impl PrefixCache {
         self.check_open()?;
         let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
         self.shared.store.prefetch(&keys)
+    }
+
+    /// As [`Self::prefetch`], with a policy of its own for the request that meets it before it is done.
+    ///
+    /// # Errors
+    /// As [`Self::prefetch`].
+    pub fn prefetch_with(
+        &self,
+        namespace: BlockKey,
+        tokens: &[u32],
+        stop: StopPolicy,
+    ) -> Result<PrefetchTicket> {
+        self.check_open()?;
+        let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
+        self.shared.store.prefetch_with(&keys, stop)
     }
 
     /// Gives up to `blocks` evictable L1 blocks to the tiers below; gives back how many went. Waits for the copies.

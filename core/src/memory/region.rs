@@ -1,8 +1,7 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
-use xxhash_rust::xxh3::Xxh3;
-
+use super::Checksum;
 use crate::error::{Error, Result};
 
 /// The unit of alignment of every region and of direct I/O, in bytes.
@@ -145,12 +144,12 @@ impl Region {
     ///
     /// # Panics
     /// If the range is not inside the region.
-    pub fn hash_into(&self, hasher: &mut Xxh3, offset: usize, len: usize) {
+    pub fn hash_into(&self, checksum: &mut Checksum, offset: usize, len: usize) {
         self.check(offset, len);
         // SAFETY: the range was checked. The slice lives for this call only, over a range that the caller has pinned
         // against writers (a leased buffer, a pinned run, a worker's own spare memory).
         let bytes = unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len) };
-        hasher.update(bytes);
+        checksum.update(bytes);
     }
 
     pub(super) fn pointer(&self, offset: usize, len: usize) -> *mut u8 {

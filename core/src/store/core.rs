@@ -2,16 +2,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::above::Uppers;
 use super::moves::{Born, Moves};
 use super::plan::{Lookup, Plan, Step, covered};
-use super::prefetch::{Admitted, End, Load, PrefetchTicket, Prefetcher, Source, wanted};
+use super::prefetch::{Admitted, End, Load, Patience, PrefetchTicket, Prefetcher, Source, wanted};
 use super::schedule::{Scheduler, Work};
 use super::stats::{Counters, StoreStats};
+use super::uses::Uses;
 use super::write::Writer;
 use crate::clock::Clock;
-use crate::config::{StoreConfig, WritePolicy};
+use crate::config::{StopPolicy, StoreConfig, WritePolicy};
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{NEVER, RunHeader, RunSource, Terms};
@@ -34,6 +37,12 @@ pub(super) struct Core {
     pub(super) write_policy: WritePolicy,
     /// What runs expire by, in every tier.
     pub(super) clock: Clock,
+    /// There with `write_through_selective`.
+    pub(super) uses: Option<Uses>,
+    pub(super) above: Uppers,
+    pub(super) patience: Patience,
+    /// Whether a prefetch was ordered that plans wait for.
+    pub(super) may_wait: AtomicBool,
 }
 
 impl Core {
@@ -68,10 +77,15 @@ impl Core {
             moves: Moves::default(),
             write_policy: config.write_policy,
             clock,
+            uses: (config.write_policy == WritePolicy::WriteThroughSelective)
+                .then(|| Uses::new(config.selective_uses)),
+            above: Uppers::default(),
+            patience: Patience::of(config),
+            may_wait: AtomicBool::new(false),
         })
     }
 
-    /// The writer thread.
+    /// A writer thread.
     pub(super) fn write(&self) {
         if let Some(writer) = &self.writer {
             writer.run();
@@ -123,7 +137,32 @@ impl Core {
             || self.l3.as_ref().is_some_and(|l3| l3.contains(key))
     }
 
+    /// How many leading blocks the write policy wants in L3 by now; counts a use of those from `counted` on.
+    pub(super) fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> usize {
+        if self.l3.is_none() || self.write_policy == WritePolicy::WriteBack {
+            return 0;
+        }
+        let Some(uses) = &self.uses else {
+            return keys.len();
+        };
+        for key in &keys[counted.min(keys.len())..] {
+            uses.count(key);
+        }
+        let due = |key: &&BlockKey| uses.enough(key) || self.reaches_l3(key);
+        keys.iter().take_while(due).count()
+    }
+
+    /// Counts a use of a block that was read from L2, and says whether `write_through_selective` wants it in L3 by now.
+    pub(super) fn is_due_after_use(&self, key: &BlockKey) -> bool {
+        self.uses.as_ref().is_some_and(|uses| uses.count(key))
+    }
+
     pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+        if self.may_wait.load(Ordering::Acquire)
+            && let Some(board) = &self.prefetcher
+        {
+            board.await_loads(keys, &self.patience, &self.counters.prefetch);
+        }
         let mut plan = Plan::default();
         let mut rest = keys;
         while let Some(key) = rest.first() {
@@ -211,8 +250,14 @@ impl Core {
             let put = Put::Refused(Refusal::Expired);
             return Ok(self.counters.refusals.note(put));
         }
+        let born = self.moves.born();
         match self.take_into_l2(&header, &source)? {
-            Put::Refused(_) if self.writer.is_some() => Ok(self.queue_write(header, source)),
+            Put::Refused(_) if self.writer.is_some() => {
+                Ok(self.send_down(header, source, born, None))
+            }
+            Put::Refused(reason) if self.l2.is_none() => {
+                Ok(self.counters.refusals.note(Put::Refused(reason)))
+            }
             put => Ok(put),
         }
     }
@@ -243,41 +288,86 @@ impl Core {
         l2.reserve(header, &mut |victim| self.demote_victim(victim, born, None))
     }
 
-    /// Sends a run that L2 evicted on to L3, if L3 lacks it. L3 takes no run without its parent, and L2 gives up leaves
-    /// first, so what is missing above the victim goes along, root first; it stays in L2, and is free to leave later.
+    /// Sends a run that L2 evicted on to L3, if L3 lacks it.
     fn demote_victim(&self, victim: VictimRun, born: Born, room_by: Option<Instant>) {
         self.counters.l2.evictions.add(1);
-        let (Some(writer), Some(l3), Some(l2)) = (&self.writer, &self.l3, &self.l2) else {
-            self.counters.dropped_victims.add(1);
-            return;
-        };
-        let known = |key: &BlockKey| writer.is_pending(key) || l3.contains(key);
         let header = victim.header().clone();
-        if header.keys.iter().all(known) {
-            return;
-        }
-        let mut above = Vec::new();
-        let (mut parent, namespace) = (header.parent, header.namespace);
-        while parent != namespace && !known(&parent) && above.len() < MAX_ANCESTORS {
-            let Some((run, _)) = l2.find_run(&parent) else {
-                break;
-            };
-            parent = run.header().parent;
-            above.push(run);
-        }
-        let mut put = Put::Present;
-        for run in above.iter().rev() {
-            put = self.arrive(born, run.header().clone(), run.source(), room_by);
-            if matches!(put, Put::Refused(_)) {
-                break;
-            }
-        }
-        if !matches!(put, Put::Refused(_)) {
-            put = self.arrive(born, header, victim.into_source(), room_by);
-        }
+        let put = match &self.writer {
+            Some(_) => self.send_down(header, victim.into_source(), born, room_by),
+            None => Put::Refused(Refusal::Unavailable),
+        };
         if matches!(put, Put::Refused(_)) {
             self.counters.dropped_victims.add(1);
         }
+    }
+
+    /// Queues a run for L3 that the tiers above give up. L3 takes no run without its parent, and leaves are given up first, so
+    /// what is missing above the run goes along, root first; it stays where it is, in L2 or above.
+    pub(super) fn send_down(
+        &self,
+        header: RunHeader,
+        source: RunSource,
+        born: Born,
+        room_by: Option<Instant>,
+    ) -> Put {
+        if header.keys.iter().all(|key| self.reaches_l3(key)) {
+            return Put::Present;
+        }
+        if self
+            .uses
+            .as_ref()
+            .is_some_and(|uses| !header.keys.iter().all(|key| uses.enough(key)))
+        {
+            return self
+                .counters
+                .refusals
+                .note(Put::Refused(Refusal::TooFewUses));
+        }
+        let mut runs = self.missing_before(&header);
+        runs.push((header, source));
+        self.queue_in_order(runs, born, room_by)
+    }
+
+    /// Queues the runs of one chain, up to the first refusal; gives back what became of the last.
+    fn queue_in_order(
+        &self,
+        runs: Vec<(RunHeader, RunSource)>,
+        born: Born,
+        room_by: Option<Instant>,
+    ) -> Put {
+        let mut last = Put::Present;
+        for (header, source) in runs {
+            last = self.arrive(born, header, source, room_by);
+            if matches!(last, Put::Refused(_)) {
+                break;
+            }
+        }
+        last
+    }
+
+    /// What L3 lacks of a run's chain before it, as far as L2 and what lies above hold it; the first run comes first.
+    fn missing_before(&self, header: &RunHeader) -> Vec<(RunHeader, RunSource)> {
+        let mut runs = Vec::new();
+        let mut parent = header.parent;
+        while parent != header.namespace && !self.reaches_l3(&parent) && runs.len() < MAX_ANCESTORS
+        {
+            let in_l2 = || {
+                let (run, _) = self.l2.as_ref()?.find_run(&parent)?;
+                Some(vec![(run.header().clone(), run.source())])
+            };
+            let found = in_l2()
+                .or_else(|| self.above.lend(&parent, &|key| self.reaches_l3(key)))
+                // It may have come down between the two looks.
+                .or_else(in_l2);
+            let Some(found) = found else { break };
+            let Some((first, _)) = found.first() else {
+                break;
+            };
+            parent = first.parent;
+            runs.extend(found.into_iter().rev());
+        }
+        runs.reverse();
+        runs
     }
 
     fn arrive(
@@ -287,17 +377,37 @@ impl Core {
         source: RunSource,
         room_by: Option<Instant>,
     ) -> Put {
-        // Waiting for room comes first: nothing waits under the lock of the moves.
-        if let (Some(deadline), Some(writer)) = (room_by, &self.writer) {
-            writer.wait_room(header.payload_bytes(), deadline);
-        }
-        self.moves.settle(born, |fresh| {
-            if fresh {
-                self.queue_write(header, source)
-            } else {
-                Put::Refused(Refusal::Unavailable)
+        let settle = |header, source| {
+            self.moves.settle(born, |fresh| {
+                if fresh {
+                    self.queue_write(header, source)
+                } else {
+                    Put::Refused(Refusal::Unavailable)
+                }
+            })
+        };
+        let (Some(deadline), Some(writer)) = (room_by, &self.writer) else {
+            return settle(header, source);
+        };
+        // Waiting for room comes first, nothing waits under the lock of the moves; others may be quicker then.
+        while writer.wait_room(&header, deadline) {
+            let put = settle(header.clone(), source.clone());
+            if put != Put::Refused(Refusal::QueueFull) {
+                return put;
             }
-        })
+        }
+        settle(header, source)
+    }
+
+    /// Sends down what lies above as far as L3 lacks it; it stays there, too.
+    pub(super) fn write_back_above(&self, deadline: Instant) {
+        let born = self.moves.born();
+        for upper in self.above.all() {
+            for end in upper.ends() {
+                let runs = Arc::clone(&upper).lend(&end, &|key| self.reaches_l3(key));
+                self.queue_in_order(runs, born, Some(deadline));
+            }
+        }
     }
 
     /// Empties L2 as far as it is not pinned.
@@ -312,14 +422,17 @@ impl Core {
         evicted
     }
 
-    pub(super) fn prefetch(&self, keys: &[BlockKey]) -> PrefetchTicket {
+    pub(super) fn prefetch(&self, keys: &[BlockKey], stop: StopPolicy) -> PrefetchTicket {
         let (Some(board), Some(l2), Some(l3)) = (&self.prefetcher, &self.l2, &self.l3) else {
             return PrefetchTicket::new(None, Vec::new());
         };
+        if stop != StopPolicy::BestEffort {
+            self.may_wait.store(true, Ordering::Release);
+        }
         let (mut loads, mut queued) = (Vec::new(), Vec::new());
         let mut rest = keys;
         while let Some(key) = rest.first() {
-            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key) else {
+            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key, stop) else {
                 break;
             };
             queued.extend(to_read.then(|| Arc::clone(&load)));
@@ -341,15 +454,16 @@ impl Core {
         l2: &MemoryTier,
         l3: &dyn DurableTier,
         key: &BlockKey,
+        stop: StopPolicy,
     ) -> Option<(Arc<Load>, bool)> {
-        if let Some(load) = board.join(key) {
+        if let Some(load) = board.join(key, stop) {
             return Some((load, false));
         }
         let source = match l2.find_run(key) {
             Some((run, _)) => Source::Memory(run),
             None => Source::Disk(l3.find(key)?.0),
         };
-        match board.admit(key, source, &self.counters.prefetch) {
+        match board.admit(key, source, stop, &self.counters.prefetch) {
             Admitted::Joined(load) | Admitted::Held(load) => Some((load, false)),
             Admitted::Queued(load) => Some((load, true)),
             Admitted::Full => None,

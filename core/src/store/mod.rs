@@ -5,8 +5,9 @@
 //! [`BlockStore::plan`] and [`BlockStore::read`], or ahead of time by [`BlockStore::prefetch`]. Other engines put single
 //! opaque blocks.
 //!
-//! Threads: `io_workers` that read, one that writes. No lock is held over I/O, a copy or a wait.
+//! Threads: `io_workers` that read, two that write. No lock is held over I/O, a copy or a wait.
 
+mod above;
 mod core;
 mod moves;
 mod opaque;
@@ -18,25 +19,26 @@ mod schedule;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod write;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use parking_lot::Mutex;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 use crate::clock::Clock;
-use crate::config::{StoreConfig, WritePolicy};
+use crate::config::{StopPolicy, StoreConfig, WritePolicy};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource, Terms};
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
+pub use above::Above;
 pub use plan::{Lookup, Plan, Step};
 pub use prefetch::{PrefetchProgress, PrefetchTicket};
 pub use read::{ReadFailed, ReadOutcome, ReadRequest, ReadTicket, TierRead};
@@ -47,6 +49,8 @@ use read::Transfer;
 
 /// How long dropping the last handle of a store waits for writes.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
+/// Threads that write: while one waits for the disk, the other computes checksums.
+const WRITERS: usize = 2;
 /// The most I/O workers that make sense on one disk.
 const MAX_WORKERS: usize = 64;
 
@@ -63,8 +67,42 @@ struct Handle {
     owner: u32,
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Disconnected once all threads have ended.
-    ended: Receiver<()>,
+    running: Arc<Running>,
+}
+
+/// How many threads of a store run.
+#[derive(Default)]
+struct Running {
+    threads: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// One of them.
+struct Alive(Arc<Running>);
+
+impl Running {
+    fn start(self: &Arc<Self>) -> Alive {
+        *self.threads.lock() += 1;
+        Alive(Arc::clone(self))
+    }
+
+    /// Waits until none runs; false if `deadline` came first.
+    fn wait_ended(&self, deadline: Instant) -> bool {
+        let mut threads = self.threads.lock();
+        while *threads > 0 {
+            if self.ended.wait_until(&mut threads, deadline).timed_out() {
+                return *threads == 0;
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        *self.0.threads.lock() -= 1;
+        self.0.ended.notify_all();
+    }
 }
 
 impl BlockStore {
@@ -89,25 +127,25 @@ impl BlockStore {
             });
         }
         let core = Arc::new(Core::new(config, l3)?);
-        let (alive, ended) = crossbeam_channel::bounded(0);
+        let running = Arc::new(Running::default());
         let handle = Handle {
             core: Arc::clone(&core),
             disk,
             owner: std::process::id(),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
-            ended,
+            running,
         };
         // From here on an early return drops the handle, which ends the threads that did start.
-        for index in 0..=config.io_workers {
-            let writes = index == config.io_workers;
+        for index in 0..config.io_workers + WRITERS {
+            let writes = index >= config.io_workers;
             let name = if writes {
-                "kvlab-write".to_owned()
+                format!("kvlab-write-{}", index - config.io_workers)
             } else {
                 format!("kvlab-read-{index}")
             };
-            let (core, alive) = (Arc::clone(&core), alive.clone());
-            let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let (core, alive) = (Arc::clone(&core), handle.running.start());
+            let thread = thread::Builder::new().name(name).spawn(move || {
                 if writes {
                     core.write();
                 } else {
@@ -158,8 +196,9 @@ impl BlockStore {
         Ok(keys.iter().map(|key| core.lookup(key)).collect())
     }
 
-    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. A run that a
-    /// prefetch is reading into L2 just now is waited for when it is read; one that a prefetch has not begun is taken over.
+    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. Waits for
+    /// prefetches as their [`StopPolicy`] says. After that, a run that a prefetch is reading into L2 just now is waited for when
+    /// it is read; one that a prefetch has not begun is taken over.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
@@ -212,7 +251,22 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
     pub fn prefetch(&self, keys: &[BlockKey]) -> Result<PrefetchTicket> {
-        Ok(self.core()?.prefetch(keys))
+        let core = self.core()?;
+        Ok(core.prefetch(keys, core.patience.policy))
+    }
+
+    /// As [`BlockStore::prefetch`], with a policy of its own for the plan that meets it before it is done. Where several
+    /// tickets want a run, the most patient one holds.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn prefetch_with(&self, keys: &[BlockKey], stop: StopPolicy) -> Result<PrefetchTicket> {
+        Ok(self.core()?.prefetch(keys, stop))
+    }
+
+    /// Whether [`BlockStore::plan`] may have to wait for a prefetch: whether one was ordered with a policy that waits.
+    pub fn plan_may_wait(&self) -> bool {
+        self.handle.core.may_wait.load(Ordering::Acquire)
     }
 
     /// Ends the hold of prefetches on these blocks' runs, as reading a plan over them does.
@@ -348,10 +402,31 @@ impl BlockStore {
         Ok(keys.iter().take_while(|key| core.reaches_l3(key)).count())
     }
 
-    /// Whether what L1 takes in is to be written to L3 at once.
-    pub fn writes_through(&self) -> bool {
-        let core = &self.handle.core;
-        core.l3.is_some() && core.write_policy == WritePolicy::WriteThrough
+    /// How many of `keys`, which are a chain from its beginning, are to be written to L3 now that they were used. The uses of
+    /// the first `counted` were counted before.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> Result<usize> {
+        Ok(self.core()?.due_for_l3(keys, counted))
+    }
+
+    /// Tells the store of a tier above it, whose chains may go on below: what L3 lacks of their beginnings is asked for there.
+    pub fn set_above<A: Above + 'static>(&self, above: &Arc<A>) {
+        let above: Arc<dyn Above> = Arc::clone(above) as _;
+        self.handle.core.above.add(Arc::downgrade(&above));
+    }
+
+    /// With write-back, queues all that the tiers above hold and L3 lacks, waiting for room until `timeout` is over.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn write_back_above(&self, timeout: Duration) -> Result<()> {
+        let core = self.core()?;
+        if core.write_policy == WritePolicy::WriteBack {
+            core.write_back_above(Instant::now() + timeout);
+        }
+        Ok(())
     }
 
     /// Whether L2 and L3 exist.
@@ -368,8 +443,8 @@ impl BlockStore {
         self.handle.core.validate()
     }
 
-    /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 holds
-    /// is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
+    /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 and
+    /// the caches above hold is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
     /// an earlier close left behind.
     ///
     /// # Errors
@@ -412,7 +487,9 @@ impl Handle {
         let core = &self.core;
         if !self.closed.swap(true, Ordering::AcqRel) && core.write_policy == WritePolicy::WriteBack
         {
+            // L2 first: what is written last is given up last.
             core.evict_l2(deadline);
+            core.write_back_above(deadline);
         }
         core.scheduler.stop();
         core.cancel_prefetches(|_| true);
@@ -421,8 +498,7 @@ impl Handle {
             writer.stop();
             drained
         });
-        let wait = self.ended.recv_deadline(deadline);
-        if wait == Err(RecvTimeoutError::Timeout) {
+        if !self.running.wait_ended(deadline) {
             return Err(timed_out("closing the store", timeout));
         }
         for thread in std::mem::take(&mut *self.threads.lock()) {

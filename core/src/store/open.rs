@@ -7,8 +7,9 @@ use crate::clock::Clock;
 use crate::config::StoreConfig;
 use crate::error::Result;
 use crate::key::BlockKey;
+use crate::run::{RunHeader, RunSource};
 use crate::tier::disk::{DiskTier, RecoveryReport};
-use crate::tier::{DurableTier, TierUsage};
+use crate::tier::{DurableTier, Put, TierUsage};
 
 impl BlockStore {
     /// Opens a store: L2 unless `config.l2_bytes` is 0, L3 if `config.disk` is given, repaired if it was not closed cleanly.
@@ -48,6 +49,15 @@ impl BlockStore {
 }
 
 impl DurableTier for DiskTier {
+    fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        Self::put_ahead(self, header, source, admitted)
+    }
+
     fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
         Self::clear(self, namespace)
     }

@@ -387,6 +387,7 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
             ttl_seconds,
             persist: true,
             born: 0,
+            decoded: false,
         }
         .stamped(created),
     })
@@ -468,6 +469,7 @@ mod tests {
                     ttl_seconds: 86_400,
                     persist: true,
                     born: 0x6553_f100,
+                    decoded: false,
                 },
             },
             header_bytes: 8192,

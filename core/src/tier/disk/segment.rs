@@ -191,7 +191,17 @@ impl Segment {
             offset: 0,
             len,
         };
-        write_pieces(offset, regions, &[piece], |vectors, offset| {
+        self.write_pieces(offset, regions, &[piece])
+    }
+
+    /// Writes pieces of regions.
+    pub(super) fn write_pieces(
+        &self,
+        offset: u64,
+        regions: Regions<'_>,
+        pieces: &[Piece],
+    ) -> io::Result<()> {
+        write_pieces(offset, regions, pieces, |vectors, offset| {
             self.files.write(&self.file, offset, vectors)
         })
     }

@@ -17,6 +17,8 @@ pub struct RefusedCounts {
     pub write_failed: u64,
     /// The block before was not there.
     pub parent_missing: u64,
+    /// Its bytes came out of a lossy codec.
+    pub decoded: u64,
     /// The run was deleted while it was being written, or the store is read-only.
     pub unavailable: u64,
     /// Its time to live was over.
@@ -96,6 +98,7 @@ pub(super) struct Counters {
     no_space: AtomicU64,
     write_failed: AtomicU64,
     parent_missing: AtomicU64,
+    decoded: AtomicU64,
     unavailable: AtomicU64,
     refused_expired: AtomicU64,
     not_persisted: AtomicU64,
@@ -154,7 +157,8 @@ impl Counters {
             Refusal::NoSpace => &self.no_space,
             Refusal::WriteFailed => &self.write_failed,
             Refusal::ParentMissing => &self.parent_missing,
-            Refusal::QueueFull | Refusal::Unavailable => &self.unavailable,
+            Refusal::Decoded => &self.decoded,
+            Refusal::QueueFull | Refusal::TooFewUses | Refusal::Unavailable => &self.unavailable,
             Refusal::Expired => &self.refused_expired,
             Refusal::NotPersisted => &self.not_persisted,
             Refusal::OverQuota => &self.over_quota,
@@ -183,6 +187,7 @@ impl Counters {
             no_space: get(&self.no_space),
             write_failed: get(&self.write_failed),
             parent_missing: get(&self.parent_missing),
+            decoded: get(&self.decoded),
             unavailable: get(&self.unavailable),
             expired: get(&self.refused_expired),
             not_persisted: get(&self.not_persisted),

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::{PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
 use crate::clock::Clock;
