@@ -88,6 +88,8 @@ pub struct Request {
     /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
     held: usize,
     hold: HoldId,
+    /// When the time of each held block is over.
+    expiries: Vec<u64>,
     /// Leading tokens whose use a commit has counted.
     counted: usize,
     /// What was there when the request began.
@@ -124,13 +126,18 @@ impl Request {
         }
         // The last token is always computed: its logits are what the caller is after.
         let usable = (tokens.len() - 1) / grid * grid;
-        let (hold, held) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
+        let (hold, held, expiries) = {
+            let mut l1 = shared.l1.lock();
+            let (hold, held) = l1.begin(namespace, &tokens[..usable])?;
+            (hold, held, l1.expiries(hold))
+        };
         let mut request = Self {
             cache: cache.clone(),
             namespace,
             tokens,
             held,
             hold,
+            expiries,
             counted: 0,
             there: HitTokens::default(),
             found: Found {
@@ -218,8 +225,18 @@ impl Request {
         if restore.is_there() && !self.found.steps.is_empty() {
             restore.reads(shared.store.read(self.read_requests(buffer))?);
         }
-        self.found.steps.clear();
-        self.held = self.held.max(restore.tokens().total());
+        let steps = std::mem::take(&mut self.found.steps);
+        if restore.tokens().total() > self.held {
+            self.held = restore.tokens().total();
+            let below = steps.iter().flat_map(|step| {
+                let expires = step.run.header().terms.expires();
+                std::iter::repeat_n(expires, step.blocks)
+            });
+            let block_tokens = shared.layout.block_tokens();
+            self.expiries.truncate(self.found.tokens.l1 / block_tokens);
+            self.expiries.extend(below);
+            self.expiries.truncate(self.held / block_tokens);
+        }
         self.decoded = restore.decoded();
         Ok(restore)
     }
@@ -276,12 +293,18 @@ impl Request {
                 tokens.len()
             )));
         }
-        self.cache.shared.l1.lock().retain(self.hold);
+        let shared = &self.cache.shared;
+        let now = shared.store.clock().now();
+        let terms = shared.lender.terms(&self.namespace).stamped(now);
+        self.expiries
+            .resize(tokens.len() / shared.layout.block_tokens(), terms.expires());
+        shared.l1.lock().retain(self.hold);
         let done = Arc::new(Done::default());
         let submitted = self.cache.committer.submit(Job {
             namespace: self.namespace,
             hold: self.hold,
             tokens: tokens.clone(),
+            expiries: self.expiries.clone(),
             buffer: Arc::clone(buffer),
             counted: self.counted,
             decoded: self.decoded.lock().clone(),
@@ -326,6 +349,7 @@ impl Request {
                 tokens: self.tokens.clone(),
                 held,
                 hold,
+                expiries: self.expiries.clone(),
                 counted: 0,
                 there: HitTokens::default(),
                 found: Found {
