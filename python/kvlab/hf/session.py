@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from kvlab._core import KvLayout
+from kvlab._core import KvCodec, KvLayout
 from kvlab.errors import (
     ConfigError,
     ForkedProcessError,
@@ -65,6 +65,7 @@ class Session:
         *,
         salt: str,
         chunk_tokens: int,
+        codec: KvCodec | None = None,
     ) -> None:
         """Use `attach`."""
         self.model = model
@@ -72,6 +73,7 @@ class Session:
         self._layout = layout
         self._salt = salt
         self._chunk = chunk_tokens
+        self._codec = codec
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -95,7 +97,11 @@ class Session:
             live = fingerprint(self.model, self._layout, chunk_tokens=self._chunk)
             for field in (live, self._cache.layout.describe(), self._salt.encode()):
                 digest.update(len(field).to_bytes(8, "little") + field)
+            if self._codec is not None:
+                digest.update(b"codec int8")
             self._identity = _Identity(stamp, digest.digest())
+            if self._codec is not None:
+                self._cache.set_codec(self._identity.namespace, self._codec)
         return self._identity.namespace
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
