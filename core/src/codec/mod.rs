@@ -149,7 +149,9 @@ impl Codec {
         }
         let [source, stored, target] = [(); 3].map(|()| Region::new(payload.len()));
         let (source, stored, target) = (source?, stored?, target?);
-        [&source, &stored, &target].map(Region::prefault);
+        for region in [&source, &stored, &target] {
+            region.prefault();
+        }
         source.write(0, payload);
         let pieces = [Piece {
             spare: false,

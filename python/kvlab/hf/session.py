@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -221,7 +221,12 @@ class Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
         self._check_open()
         child = Session(
-            self.model, self._cache, self._layout, salt=self._salt, chunk_tokens=self._chunk
+            self.model,
+            self._cache,
+            self._layout,
+            salt=self._salt,
+            chunk_tokens=self._chunk,
+            codec=self._codec,
         )
         child._identity = self._identity
         if self._request is not None:
@@ -363,6 +368,7 @@ def attach(
     block_tokens: int = 16,
     chunk_tokens: int = 0,
     l1: int | str | None = None,
+    codec: Literal["exact", "int8"] = "exact",
 ) -> Session:
     """Serve a model's prompts from a store.
 
@@ -378,6 +384,11 @@ def attach(
             compute the rest of a prompt in one go.
         l1: The share of the store's L1 memory for this model's layout, half of it for cache
             buffers. Default: all that is left.
+        codec: How L3 stores keys and values. ``exact`` (default): as they are. ``int8``: lossy, a
+            choice for capacity and slow disks; 3.8 times smaller in float32, 1.9 in the 16-bit
+            dtypes. What comes from disk then differs from what memory gives by up to 1/254 of the
+            largest magnitude of its token and head; ``kvlab codec-bench`` says what that does to
+            a model. Caches of different codecs never share anything.
 
     Returns:
         A session.
@@ -399,5 +410,13 @@ def attach(
     layout = read_layout(model)
     layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
+    stored = KvCodec(codec, kv_layout, dtype=str(layout.dtype).removeprefix("torch."))
     cache = store.prefix_cache(kv_layout, l1=l1)
-    return Session(model, cache, layout, salt=salt, chunk_tokens=chunk_tokens)
+    return Session(
+        model,
+        cache,
+        layout,
+        salt=salt,
+        chunk_tokens=chunk_tokens,
+        codec=None if codec == "exact" else stored,
+    )
