@@ -8,9 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use foldhash::fast::RandomState;
-
 use crate::sync::{Condvar, Mutex, MutexGuard};
+use foldhash::fast::RandomState;
 
 use super::stats::Counters;
 use crate::error::Result;

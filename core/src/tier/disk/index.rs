@@ -463,6 +463,7 @@ mod tests {
                     tenant: 0x0908_0706_0504_0302,
                     ttl_seconds: 86_400,
                     persist: true,
+                    decoded: false,
                 },
             },
             header_bytes: 8192,
