@@ -12,6 +12,7 @@ mod allocator;
 mod argument;
 mod buffer;
 mod cache;
+mod codec;
 mod error;
 mod exit;
 mod inspect;
@@ -38,6 +39,7 @@ mod _core {
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
     use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
+    use crate::codec::PyKvCodec;
     #[pymodule_export]
     use crate::inspect::{inspect_store, verify_store};
     #[pymodule_export]

@@ -215,6 +215,12 @@ impl PyStore {
         Ok(dict)
     }
 
+    /// What reads and forwards were learnt to cost.
+    fn costs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.inner.blocks().check_process().or_raise()?;
+        stats::costs(py, &self.inner.blocks().costs().stats())
+    }
+
     /// What opening found on disk; None without L3.
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         stats::recovery(py, self.inner.blocks().recovery())

@@ -65,6 +65,9 @@ pub(super) struct RefusalCounters {
     decoded: Counter,
     too_few_uses: Counter,
     unavailable: Counter,
+    expired: Counter,
+    not_persisted: Counter,
+    over_quota: Counter,
 }
 
 impl RefusalCounters {
@@ -80,6 +83,9 @@ impl RefusalCounters {
                 Refusal::Decoded => &self.decoded,
                 Refusal::TooFewUses => &self.too_few_uses,
                 Refusal::Unavailable => &self.unavailable,
+                Refusal::Expired => &self.expired,
+                Refusal::NotPersisted => &self.not_persisted,
+                Refusal::OverQuota => &self.over_quota,
             }
             .add(1);
         }
@@ -97,6 +103,9 @@ impl RefusalCounters {
             decoded: self.decoded.get(),
             too_few_uses: self.too_few_uses.get(),
             unavailable: self.unavailable.get(),
+            expired: self.expired.get(),
+            not_persisted: self.not_persisted.get(),
+            over_quota: self.over_quota.get(),
         }
     }
 }
@@ -238,6 +247,12 @@ pub struct Refusals {
     pub too_few_uses: u64,
     /// [`Refusal::Unavailable`].
     pub unavailable: u64,
+    /// [`Refusal::Expired`].
+    pub expired: u64,
+    /// [`Refusal::NotPersisted`].
+    pub not_persisted: u64,
+    /// [`Refusal::OverQuota`].
+    pub over_quota: u64,
 }
 
 /// What became of prefetched runs.

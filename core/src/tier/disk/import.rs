@@ -9,7 +9,6 @@ use super::DiskTier;
 use super::archive::{Frame, end_page};
 use super::payload::Form;
 use super::record::{Record, padded};
-use super::write::unix_seconds;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::memory::{Checksum, PAGE, Piece, Region};
@@ -36,7 +35,7 @@ pub struct Imported {
 }
 
 impl DiskTier {
-    /// Stores the runs of an export that are not here yet, as they are: nothing is decoded, and they keep their age. Every byte
+    /// Stores the runs of an export that are not here yet, as they are: nothing is decoded, and a time to live goes on from when it began. Every byte
     /// is checked. `progress` hears the bytes done and in all.
     ///
     /// # Errors
@@ -98,15 +97,11 @@ impl DiskTier {
             found.damaged += 1;
             return Ok(());
         }
-        let ttl = u64::from(header.terms.ttl_seconds);
-        if ttl > 0 && record.created.saturating_add(ttl) <= unix_seconds() {
+        if header.terms.expires() <= self.inner.clock.now() {
             found.expired += 1;
             return Ok(());
         }
-        let form = Form::Stored {
-            created: record.created,
-        };
-        match self.inner.put(header, &source, &|| {}, form)? {
+        match self.inner.put(header, &source, &|| (), Form::Stored)? {
             Put::Stored | Put::Queued => found.runs += 1,
             Put::Present => found.present += 1,
             Put::Refused(_) => found.refused += 1,

@@ -24,6 +24,7 @@ mod scrub;
 mod segment;
 mod space;
 mod stats;
+mod tenants;
 mod write;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ pub use scrub::Scrubbed;
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
 use super::{NamespaceUsage, PinnedRun, Put, Tier, TierId};
+use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -62,6 +64,8 @@ use crate::run::{RunHeader, RunSource};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Uses that wait in memory before a put saves them.
 const UNSAVED_USES: usize = 1024;
+/// Expired runs that a flush takes out of the directory at once.
+const SWEPT_BY_FLUSH: usize = 1024;
 
 /// The disk tier of one directory, which it alone uses until closed or dropped.
 #[derive(Debug)]
@@ -79,12 +83,16 @@ pub(super) struct Inner {
     free_reserve: u64,
     direct: bool,
     durable: bool,
+    read_only: bool,
+    clock: Clock,
     /// The process that opened it.
     owner: u32,
     bounces: BouncePool,
     counters: Counters,
     /// What `close` gives back: the index and the directory's lock.
     resources: Mutex<Option<Arc<Resources>>>,
+    /// What `close` gives back of a store that is only read: the lock of its directory.
+    reading: Mutex<Option<StoreDirectory>>,
     state: Mutex<State>,
     /// Signalled when a put ends or a segment becomes active.
     changed: Condvar,
@@ -126,8 +134,14 @@ impl DiskTier {
     /// if it cannot be made, read or written.
     pub fn open(config: &DiskConfig) -> Result<(Self, RecoveryReport)> {
         let (inner, report) = recovery::open(config)?;
-        let index = inner.index()?;
-        inner.trim(&index);
+        if !config.read_only {
+            let index = inner.index()?;
+            inner.trim(&index);
+            let over = inner.state.lock().directory.tenants.all_over();
+            for tenant in over {
+                inner.trim_tenant(&index, tenant);
+            }
+        }
         let tier = Self {
             inner: Arc::new(inner),
         };
@@ -160,6 +174,25 @@ impl DiskTier {
     /// Evicts leaves until `bytes` bytes of records are gone or nothing can go; the bytes that went.
     pub fn evict(&self, bytes: u64) -> u64 {
         self.inner.evict(bytes)
+    }
+
+    /// Sets how many bytes the records of a tenant may take, for as long as the store is open; more than that evicts the tenant's
+    /// own leaves. None for no limit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for tenant 0, [`Error::Closed`], [`Error::Forked`], [`Error::ReadOnly`].
+    pub fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.inner.set_quota(tenant, quota)
+    }
+
+    /// Bytes of the records of a tenant.
+    pub fn tenant_bytes(&self, tenant: u64) -> u64 {
+        self.inner.state.lock().directory.tenants.bytes(tenant)
+    }
+
+    /// The clock by which runs expire.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Puts everything acknowledged so far on stable storage, uses included, and moves the recovery checkpoint.
@@ -282,7 +315,7 @@ impl Tier for DiskTier {
 
     fn contains(&self, key: &BlockKey) -> bool {
         let state = self.inner.state.lock();
-        !state.closed && state.directory.locate(key).is_some()
+        !state.closed && state.directory.live(key).is_some()
     }
 
     fn find(&self, key: &BlockKey) -> Option<(Arc<dyn PinnedRun>, usize)> {
@@ -291,7 +324,7 @@ impl Tier for DiskTier {
         if state.closed {
             return None;
         }
-        let row = state.directory.locate(key)?;
+        let row = state.directory.live(key)?;
         state.directory.touch(row.slot);
         let run = state.directory.pin(row.slot)?;
         drop(state);
@@ -336,6 +369,9 @@ impl Inner {
     }
 
     fn index(&self) -> Result<Arc<Resources>> {
+        if self.read_only {
+            return Err(Error::ReadOnly(self.path.clone()));
+        }
         self.resources.lock().clone().ok_or(Error::Closed)
     }
 
@@ -379,7 +415,11 @@ impl Inner {
     }
 
     fn flush(&self) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         let index = self.index()?;
+        while self.sweep(&index, &[], SWEPT_BY_FLUSH) > 0 {}
         let (checkpoint, segments) = {
             let state = self.state.lock();
             let checkpoint = state.space.checkpoint();
@@ -403,6 +443,7 @@ impl Inner {
         let clock = self.state.lock().directory.tick();
         index
             .set_meta(Meta::Clock, clock)
+            .and_then(|()| index.set_meta(Meta::Time, self.clock.now()))
             .and_then(|()| index.flush())
             .and_then(|()| index.set_meta(Meta::Checkpoint, u64::from(checkpoint)))
             .map_err(|error| self.index_error(error))?;
@@ -428,6 +469,11 @@ impl Inner {
 
     fn close(&self) -> Result<()> {
         self.check_owner()?;
+        if self.read_only {
+            self.state.lock().closed = true;
+            drop(self.reading.lock().take());
+            return Ok(());
+        }
         if self.resources.lock().is_none() {
             return Ok(());
         }

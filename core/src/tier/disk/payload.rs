@@ -9,7 +9,6 @@ use super::files::IoMode;
 use super::index::Row;
 use super::record::{Identity, Record};
 use super::run::Place;
-use super::write::unix_seconds;
 use crate::codec::Codec;
 use crate::memory::{Checksum, PAGE, Piece, Region, Regions, page_align};
 use crate::run::RunSource;
@@ -20,20 +19,7 @@ pub(super) enum Form {
     /// The payload as it was given, to be encoded.
     Given,
     /// What the codec made of it in another store.
-    Stored {
-        /// When, in unix seconds.
-        created: u64,
-    },
-}
-
-impl Form {
-    /// When the run counts as stored, in unix seconds.
-    pub(super) fn created(self) -> u64 {
-        match self {
-            Self::Given => unix_seconds(),
-            Self::Stored { created } => created,
-        }
-    }
+    Stored,
 }
 
 impl Inner {
@@ -47,7 +33,7 @@ impl Inner {
     ) -> io::Result<()> {
         let codec = match form {
             Form::Given => row.header.terms.codec,
-            Form::Stored { .. } => Codec::Raw,
+            Form::Stored => Codec::Raw,
         };
         let exact = codec == Codec::Raw;
         let straight = (exact && is_aligned(place.segment.mode(), source))

@@ -2,14 +2,13 @@
 //! is damaged is reported.
 
 mod export;
-mod files;
 mod survey;
 mod verify;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::clock::Clock;
 use crate::codec::Codec;
 use crate::error::Result;
 use crate::key::BlockKey;
@@ -116,7 +115,7 @@ pub struct Inspection {
 /// cannot be read. Damage inside of it is no error.
 pub fn inspect(path: &Path) -> Result<Inspection> {
     let survey = Survey::of(path)?;
-    let now = unix_seconds();
+    let now = Clock::default().now();
     let mut namespaces = BTreeMap::new();
     for record in survey.segments.iter().flat_map(|found| &found.records) {
         add(&mut namespaces, record, now);
@@ -192,12 +191,5 @@ fn add(namespaces: &mut BTreeMap<BlockKey, NamespaceReport>, record: &Record, no
     report.stored_bytes += record.bytes();
     report.oldest = report.oldest.min(record.created);
     report.newest = report.newest.max(record.created);
-    let ttl = u64::from(header.terms.ttl_seconds);
-    report.expired_runs += usize::from(ttl > 0 && record.created.saturating_add(ttl) <= now);
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |age| age.as_secs())
+    report.expired_runs += usize::from(header.terms.expires() <= now);
 }

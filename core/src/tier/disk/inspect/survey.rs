@@ -6,15 +6,21 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::files::LookOnly;
 use crate::error::{Error, Result};
 use crate::tier::disk::bounce::BouncePool;
-use crate::tier::disk::files::Files;
+use crate::tier::disk::files::{Files, OpenMode, SystemFiles};
 use crate::tier::disk::index::{Index, Meta, Row};
 use crate::tier::disk::lock::read_format;
 use crate::tier::disk::record::Record;
 use crate::tier::disk::recovery::INDEX_DIRECTORY;
 use crate::tier::disk::segment::{Segment, parse_file_name};
+
+/// Through the page cache: another process may be appending, and that is where its bytes are.
+const LOOK: OpenMode = OpenMode {
+    create: false,
+    direct: false,
+    read_only: true,
+};
 
 /// A segment file whose header page is sound.
 #[derive(Debug)]
@@ -70,7 +76,7 @@ impl Survey {
             });
         };
         let pool = BouncePool::default();
-        let files: Arc<dyn Files> = Arc::new(LookOnly);
+        let files: Arc<dyn Files> = Arc::new(SystemFiles);
         let context = |error| Error::io(format!("{}: reading it", path.display()), error);
         let (mut segments, mut unreadable, mut moved_indexes) =
             (Vec::new(), Vec::new(), Vec::new());
@@ -84,7 +90,7 @@ impl Survey {
             let Some(id) = parse_file_name(name) else {
                 continue;
             };
-            let opened = Segment::open(&files, path, store, id, false, &pool).and_then(|segment| {
+            let opened = Segment::open(&files, path, store, id, LOOK, &pool).and_then(|segment| {
                 Ok(Found {
                     sealed: segment.read_contents(&pool)?.is_some(),
                     records: segment.scan(&pool)?,
