@@ -14,17 +14,19 @@ from typing_extensions import Buffer
 from kvlab._types import (
     BlockStoreStats,
     CacheStats,
-    Inspection,
     Choice,
     CostStats,
+    Exported,
+    Imported,
+    Inspection,
     PoolStats,
     PrefetchProgress,
     PromptExplanation,
     RadixStats,
     RecoveryReport,
     Restored,
-    Scrubbed,
     RestoreMode,
+    Scrubbed,
     StoreStats,
     Tier,
     Verification,
@@ -78,6 +80,28 @@ def verify_store(
     Raises:
         FormatError: the directory is not a kvlab store, or one of an unknown version.
         StoreIOError: it cannot be read.
+    """
+
+def export_namespace(
+    path: str | PathLike[str],
+    namespace: bytes,
+    file: str | PathLike[str],
+    progress: Callable[[int, int], object] | None = None,
+) -> Exported:
+    """Writes a namespace of a directory's store to one file, without opening the store.
+
+    Every byte is checked on the way; what is damaged, and what hangs from it, is left out. The file
+    is replaced at the end or not at all. The GIL is released.
+
+    Args:
+        path: The directory.
+        namespace: 32 bytes.
+        file: Where to.
+        progress: As for `verify_store`.
+
+    Raises:
+        FormatError: the directory is not a kvlab store, or one of an unknown version.
+        StoreIOError: it cannot be read, or the file cannot be written.
     """
 
 def kv_size(
@@ -1046,6 +1070,25 @@ class BlockStore:
                 is raised at the end.
 
         Raises:
+            StoreClosedError: the store is closed.
+        """
+
+    def import_namespace(
+        self, file: str | PathLike[str], progress: Callable[[int, int], object] | None = None
+    ) -> Imported:
+        """Stores the runs of an export that L3 does not have. Every byte is checked. The GIL is released.
+
+        Nothing is decoded or encoded again, and a time to live goes on from when it began. A file
+        that was cut gives what it has.
+
+        Args:
+            file: Made by `export_namespace`.
+            progress: As for `verify_store`.
+
+        Raises:
+            ConfigError: the store has no directory.
+            FormatError: the file is no export, or one of an unknown version.
+            StoreIOError: it cannot be read.
             StoreClosedError: the store is closed.
         """
 

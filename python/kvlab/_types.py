@@ -635,3 +635,43 @@ class Scrubbed(TypedDict):
     runs: int
     bytes: int
     dropped: int
+
+
+class Exported(TypedDict):
+    """What an export holds.
+
+    Attributes:
+        runs: Runs in the file.
+        blocks: Blocks in them.
+        bytes: Length of the file.
+        damaged: Runs left out because their bytes are not what was written.
+        unreachable: Runs left out because what comes before them is not there.
+    """
+
+    runs: int
+    blocks: int
+    bytes: int
+    damaged: int
+    unreachable: int
+
+
+class Imported(TypedDict):
+    """What became of an export.
+
+    Attributes:
+        namespace: 32 bytes.
+        runs: Runs that are here now and were not before.
+        present: Runs that were here.
+        expired: Runs past their time to live.
+        refused: Runs that were not taken: no room, or what comes before them is missing.
+        damaged: Runs whose bytes are not what was exported.
+        complete: The file was whole.
+    """
+
+    namespace: bytes
+    runs: int
+    present: int
+    expired: int
+    refused: int
+    damaged: int
+    complete: bool

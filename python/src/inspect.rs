@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use kvlab_core::codec::Codec;
+use kvlab_core::key::BlockKey;
 use kvlab_core::tier::disk::inspect::{self, IndexReport, Inspection, UnreadableSegment};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -43,6 +44,32 @@ pub(crate) fn verify_store(
     dict.set_item("unreadable", unreadable(py, &found.unreadable)?)?;
     set_index(py, &dict, &found.index)?;
     Ok(dict)
+}
+
+/// Writes a namespace of a directory's store to a file.
+#[pyfunction]
+#[pyo3(signature = (path, namespace, file, progress=None))]
+pub(crate) fn export_namespace<'py>(
+    py: Python<'py>,
+    path: PathBuf,
+    namespace: &[u8],
+    file: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let namespace = BlockKey::from_slice(namespace).or_raise()?;
+    let mut report = Report::new(progress);
+    let found = py.detach(|| {
+        inspect::export(&path, &namespace, &file, |done, total| {
+            report.say(done, total);
+        })
+    });
+    report.end()?;
+    let found = found.or_raise()?;
+    Ok(fields!(
+        py,
+        found,
+        [runs, blocks, bytes, damaged, unreachable]
+    ))
 }
 
 fn unreadable<'py>(

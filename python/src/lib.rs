@@ -41,7 +41,7 @@ mod _core {
     use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
     use crate::codec::PyKvCodec;
     #[pymodule_export]
-    use crate::inspect::{inspect_store, verify_store};
+    use crate::inspect::{export_namespace, inspect_store, verify_store};
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]

@@ -367,6 +367,35 @@ impl PyBlockStore {
         Ok(fields!(py, found, [runs, bytes, dropped]))
     }
 
+    /// Stores what an export holds and L3 does not; `progress(done, total)` hears of it, in bytes.
+    #[pyo3(signature = (file, progress=None))]
+    fn import_namespace<'py>(
+        &self,
+        py: Python<'py>,
+        file: PathBuf,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mut report = Report::new(progress);
+        self.inner.check_usable().or_raise()?;
+        let found = py.detach(|| match self.inner.disk() {
+            Some(disk) => disk.import(&file, |done, total| report.say(done, total)),
+            None => Err(Error::Config {
+                name: "path",
+                value: "none".to_owned(),
+                remedy: "open the store on a directory to import into it".to_owned(),
+            }),
+        });
+        report.end()?;
+        let found = found.or_raise()?;
+        let dict = fields!(
+            py,
+            found,
+            [runs, present, expired, refused, damaged, complete]
+        );
+        dict.set_item("namespace", PyBytes::new(py, &found.namespace.0))?;
+        Ok(dict)
+    }
+
     /// Starts to pull blocks from L3 into L2.
     fn prefetch(&self, keys: Vec<Vec<u8>>) -> PyResult<PyPrefetchTicket> {
         let keys = block_keys(&keys)?;

@@ -2,12 +2,13 @@
 
 Sub-commands are modules of this package, imported only when they are called, so that `kvlab size`
 does not pay for what `kvlab demo` needs. A sub-command `name` is the click command `name` of the
-module `kvlab.cli.name`, with `_` for `-`.
+module `kvlab.cli.name`, with `_` for `-` and behind a word of Python such as `import`.
 """
 
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,9 @@ COMMANDS: Mapping[str, str] = {
     "codec-bench": "What int8 on disk saves, and what it does to a model's answers.",
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
     "explain": "Why a prompt hits or misses a store.",
+    "export": "Write a namespace of a store to one file.",
     "gc": "Drop what is expired, damaged or too much in a store.",
+    "import": "Take over what another store exported.",
     "inspect": "What is in a store.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "verify": "Read everything in a store and check every byte.",
@@ -51,7 +54,7 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in self.lazy:
             return None
-        name = cmd_name.replace("-", "_")
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
         module = importlib.import_module(f"kvlab.cli.{name}")
         command: click.Command = getattr(module, name)
         return command
