@@ -1,4 +1,4 @@
-"""Longest cached prefix: kvlab's radix cache, SGLang's tree core in Rust, and a hash chain in Python, on the same prompts.
+"""Longest cached prefix: kvlab's radix cache, SGLang's tree core in Rust, a hash chain in Python, on the same prompts.
 
 Prompts of 5,000 tokens: groups that share 1,000, branches that share 600 more, 5 prompts each. Each tree is given
 tokens in the form that its own engine hands it, made off the clock: numpy for kvlab, `array` for SGLang, a list for the
