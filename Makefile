@@ -4,7 +4,9 @@
 #   TORCH_SPEC             arguments of `pip install` that bring the torch to use, installed before everything else,
 #                          such as TORCH_SPEC="torch --index-url URL-OF-A-CPU-ONLY-INDEX"
 #   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
-#   DEMO_ARGS, PYTEST_ARGS further arguments of `make demo` and of the pytest of `make test`
+#   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS
+#                          further arguments of `make demo`, of the pytest of `make test`, and of `make torture`
+#   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -15,7 +17,9 @@ VENV ?= .venv
 TORCH_SPEC ?=
 SYSTEM_SITE_PACKAGES ?=
 DEMO_ARGS ?=
+TORTURE_ARGS ?=
 PYTEST_ARGS ?=
+SCHEDULES ?= 20000
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
 BIN := $(VENV)/bin
@@ -42,6 +46,11 @@ test: test-rust test-python  ## Run every test, Rust and Python; nothing skips
 .PHONY: test-rust
 test-rust: $(VENV)/.stamp-venv  ## Run the Rust tests and doctests
 	cargo test --workspace --locked
+	cargo test -p kvlab-core --features shuttle --lib --locked models::
+
+.PHONY: shuttle
+shuttle: $(VENV)/.stamp-venv  ## Try many orders of threads on the models of core/src/models (SCHEDULES=20000)
+	KVLAB_SCHEDULES=$(SCHEDULES) cargo test -p kvlab-core --features shuttle --lib --locked models::
 
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-built wheel  ## Run the Python tests with every extra and the model
@@ -53,6 +62,10 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 	cargo bench --workspace --locked
 	$(BIN)/python benches/python/tree.py
 	$(BIN)/python benches/python/restore.py
+
+.PHONY: torture
+torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
+	cargo run --release --locked -p kvlab-core --example torture -- $(TORTURE_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Check formatting, lints, types, stubs and documentation

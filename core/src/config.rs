@@ -40,6 +40,40 @@ impl WritePolicy {
     }
 }
 
+/// What a request does when a prefetch of its prefix is still under way. The names are SGLang's; there the rest is computed,
+/// here the request reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[non_exhaustive]
+pub enum StopPolicy {
+    /// It takes what has arrived, waits for the runs that are being read at that moment, and reads the others itself.
+    #[default]
+    BestEffort,
+    /// It waits for the prefetch, at most [`StoreConfig::prefetch_wait`] and [`StoreConfig::prefetch_wait_per_token`], then
+    /// goes on like `best_effort`.
+    Timeout,
+    /// It waits until the prefetch is done.
+    WaitComplete,
+}
+
+impl StopPolicy {
+    /// Parses `best_effort`, `timeout` or `wait_complete`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that lists the known names.
+    pub fn by_name(name: &str) -> Result<Self> {
+        match name {
+            "best_effort" => Ok(Self::BestEffort),
+            "timeout" => Ok(Self::Timeout),
+            "wait_complete" => Ok(Self::WaitComplete),
+            _ => Err(Error::Config {
+                name: "prefetch_policy",
+                value: name.to_owned(),
+                remedy: "use best_effort, timeout or wait_complete".to_owned(),
+            }),
+        }
+    }
+}
+
 /// Settings of the disk tier.
 #[derive(Clone, Debug)]
 pub struct DiskConfig {
@@ -103,6 +137,13 @@ pub struct StoreConfig {
     pub write_queue_bytes: u64,
     /// How long a prefetched run waits to be claimed before its pin ends. Default: 30 s.
     pub prefetch_timeout: Duration,
+    /// What a plan does that meets a prefetch of its blocks. Default: best effort.
+    pub prefetch_policy: StopPolicy,
+    /// With `timeout`: how long a plan waits for a prefetch in any case. Default: 1 s, as SGLang.
+    pub prefetch_wait: Duration,
+    /// With `timeout`: how much longer for each token of the runs that it waits for. Default: 0.25 s for 1,024 tokens, as
+    /// SGLang.
+    pub prefetch_wait_per_token: Duration,
 }
 
 impl Default for StoreConfig {
@@ -116,6 +157,9 @@ impl Default for StoreConfig {
             io_workers: 4,
             write_queue_bytes: 1 << 30,
             prefetch_timeout: Duration::from_secs(30),
+            prefetch_policy: StopPolicy::default(),
+            prefetch_wait: Duration::from_secs(1),
+            prefetch_wait_per_token: Duration::from_micros(244),
         }
     }
 }

@@ -11,12 +11,15 @@ pub mod error;
 pub mod key;
 pub mod layout;
 pub mod memory;
+#[cfg(all(test, feature = "shuttle"))]
+mod models;
 pub mod policy;
 pub mod radix;
 pub mod run;
 pub mod sizing;
 pub mod stack;
 pub mod store;
+mod sync;
 pub mod tier;
 pub mod tokens;
 

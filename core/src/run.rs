@@ -24,6 +24,8 @@ pub struct Terms {
     pub ttl_seconds: u32,
     /// Whether it may be written to disk. Default: true.
     pub persist: bool,
+    /// Whether its bytes came out of a lossy codec: they are never encoded again. Default: false.
+    pub decoded: bool,
 }
 
 impl Default for Terms {
@@ -33,6 +35,7 @@ impl Default for Terms {
             tenant: 0,
             ttl_seconds: 0,
             persist: true,
+            decoded: false,
         }
     }
 }
@@ -55,6 +58,13 @@ pub struct RunHeader {
 }
 
 impl RunHeader {
+    /// What this run of L3 is above it: decoded, if it went through a lossy codec.
+    pub fn decoded(&self) -> Self {
+        let mut header = self.clone();
+        header.terms.decoded |= header.terms.codec.is_lossy();
+        header
+    }
+
     /// Payload bytes in all.
     pub fn payload_bytes(&self) -> u64 {
         self.slices.iter().map(|&len| u64::from(len)).sum()
@@ -63,7 +73,7 @@ impl RunHeader {
     /// Checks sizes.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for an empty or over-long list of keys or slices, or an empty slice.
+    /// [`Error::InvalidArgument`] for an empty or over-long list of keys or slices, an empty slice, or one that its codec cannot take.
     pub fn validate(&self) -> Result<()> {
         if self.keys.is_empty() || self.keys.len() > MAX_RUN_BLOCKS {
             return Err(Error::invalid(format!(
@@ -79,6 +89,12 @@ impl RunHeader {
         }
         if self.slices.contains(&0) {
             return Err(Error::invalid("a slice of a run is empty"));
+        }
+        let codec = self.terms.codec;
+        if let Some(len) = self.slices.iter().find(|&&len| !codec.takes(len)) {
+            return Err(Error::invalid(format!(
+                "a slice of {len} bytes cannot be stored by {codec:?}; use Codec::int8 of its layout, or Codec::Raw"
+            )));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::cache::{CacheConfig, CacheStats, PrefixCache};
 use crate::config::StoreConfig;

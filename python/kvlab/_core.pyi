@@ -448,11 +448,18 @@ class PrefixCache:
             StoreClosedError: the store is closed.
         """
 
-    def prefetch(self, tokens: _Tokens, namespace: bytes) -> PrefetchTicket:
-        """Starts to pull what L3 has of the prompt beyond L1 into L2, best effort; at most half of L2 is held.
+    def prefetch(self, tokens: _Tokens, namespace: bytes, *, stop: str | None = None) -> PrefetchTicket:
+        """Starts to pull what L3 has of the prompt beyond L1 into L2, as far as there is room; at most half of L2 is held.
+
+        Args:
+            tokens: The prompt, as for `begin`.
+            namespace: 32 bytes.
+            stop: `"best_effort"`, `"timeout"` or `"wait_complete"`, as the `prefetch_policy` of
+                `Store.open`, which is the default.
 
         Raises:
             InvalidArgumentError: as for `begin`.
+            ConfigError: an unknown `stop`.
             StoreClosedError: the store is closed.
         """
 
@@ -505,6 +512,19 @@ class Request:
     @property
     def found(self) -> tuple[int, int, int]:
         """Tokens found, as `(l1, l2, l3)`."""
+
+    def start_restore(self, buffer: CacheBuffer) -> Restore:
+        """Begins to bring what was found into the buffer, from its first token on, the first layers first.
+
+        What L2 and L3 gave is read once: a second call brings L1's part only. The GIL is released.
+
+        Args:
+            buffer: Leased from the same cache, with room for the prompt.
+
+        Raises:
+            InvalidArgumentError: too small, or of another layout.
+            StoreClosedError: the request or the store is closed.
+        """
 
     def restore(self, buffer: CacheBuffer) -> Restored:
         """Brings what was found into the buffer, from its first token on; waits until it is there and verified.
@@ -579,6 +599,44 @@ class Request:
         """Gives up the lock and the sequence; a second call does nothing. Commits under way go on."""
 
 @final
+class Restore:
+    """A restore under way.
+
+    When it is dropped, what has not begun is given up and what has is waited for: the buffer is
+    written to no more then.
+    """
+
+    @property
+    def tokens(self) -> tuple[int, int, int]:
+        """Tokens that will stand in the buffer if nothing fails, as `(l1, l2, l3)`."""
+
+    def wait_layer(self, layer: int, timeout: float = 60.0) -> bool:
+        """Waits until a layer of all tokens stands in the buffer, verified. The GIL is released.
+
+        Args:
+            layer: Its index; one that the model does not have is there.
+            timeout: Seconds.
+
+        Returns:
+            False if it will not come whole, because of this layer or of another one; `finish` says
+            how many leading tokens did.
+
+        Raises:
+            StoreTimeoutError: it did not come in time; the restore goes on.
+            InvalidArgumentError: a negative layer or timeout.
+            StoreClosedError: the restore is finished.
+        """
+
+    def finish(self) -> Restored:
+        """Waits until nothing is under way any more; says what stands in the buffer. The GIL is released.
+
+        Damaged bytes below shorten the prefix; that is no exception but `failure` and a counter.
+
+        Raises:
+            StoreClosedError: the restore was finished before.
+        """
+
+@final
 class PrefetchTicket:
     """A prefetch under way. Dropping it changes nothing: what it asked for is still loaded and held for its time."""
 
@@ -626,6 +684,7 @@ class Store:
         l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
+        prefetch_policy: str = "best_effort",
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
 
@@ -635,8 +694,10 @@ class Store:
             l2: Bytes of L2; 0 for none.
             l3: Bytes of L3 on disk; 0 for none, 1 MiB at least.
             policy: Which runs and blocks go first: `"lru"`.
-            write_policy: `"write_through"` writes to L3 at once, in the background; `"write_back"`
-                when L2 gives a run up.
+            write_policy: `"write_through"` writes to L3 at once, in the background;
+                `"write_through_selective"` at the second use, and never what was used once;
+                `"write_back"` when L2 gives a run up, and at the close what is still above L3.
+                The names are those of SGLang's HiCache.
             durable: Wait for stable storage before a write counts as done.
             direct: Bypass the page cache where the file system allows it.
             free_reserve: Bytes of the file system to leave free.
@@ -644,6 +705,11 @@ class Store:
             l3_write_limit: The same for writes.
             io_workers: Threads that read, 1 to 64.
             prefetch_timeout: Seconds that a prefetched run is held for.
+            prefetch_policy: What a request does that meets a prefetch of its prompt under way.
+                `"best_effort"` takes what has arrived, waits for the runs that are being read at
+                that moment and reads the others itself; `"wait_complete"` waits for all of it;
+                `"timeout"` waits at most 1 s and 0.25 s for each 1,024 tokens, then goes on like
+                `"best_effort"`. The names and times are SGLang's.
 
         Raises:
             ConfigError: an unknown policy, or a setting that cannot be used.
@@ -760,6 +826,7 @@ class BlockStore:
         l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
+        prefetch_policy: str = "best_effort",
     ) -> BlockStore:
         """Opens a block store; arguments and errors are those of `Store.open`."""
 

@@ -123,7 +123,7 @@ class Restored(TypedDict):
         l3_bytes: Payload bytes read from L3.
         l1_ms: Milliseconds until the L1 blocks were copied.
         below_ms: Milliseconds until the last byte from L2 or L3 was there and verified.
-        ms: Milliseconds of all of it.
+        ms: Milliseconds until all was there; what the caller computed meanwhile lies inside.
         failure: Why fewer tokens came than were found; None if all came.
     """
 
@@ -196,6 +196,8 @@ class Refusals(TypedDict):
         write_failed: The operating system refused the write.
         queue_full: The write queue was at its bound.
         parent_missing: The block before it was not there, so nothing could find it.
+        too_few_uses: Not used often enough to be worth a write (`write_through_selective`).
+        decoded: Its bytes came out of a lossy codec, and are never encoded again.
         unavailable: There is no such tier, or it was closing or being cleared.
     """
 
@@ -205,6 +207,8 @@ class Refusals(TypedDict):
     write_failed: int
     queue_full: int
     parent_missing: int
+    too_few_uses: int
+    decoded: int
     unavailable: int
 
 
@@ -220,6 +224,8 @@ class PrefetchStats(TypedDict):
         timed_out: Loaded, but claimed by nobody in time.
         failed: Not readable.
         refused: Not loaded because L2 had no room.
+        waits: Requests that waited for a prefetch, as its stop policy asks.
+        expired_waits: Requests whose time to wait was over first (`timeout`).
         held_bytes: Bytes held in L2 for prefetches now.
     """
 
@@ -231,6 +237,8 @@ class PrefetchStats(TypedDict):
     timed_out: int
     failed: int
     refused: int
+    waits: int
+    expired_waits: int
     held_bytes: int
 
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvlab_core::Error;
-use kvlab_core::cache::{HitTokens, PrefixCache, Request};
+use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
+use kvlab_core::config::StopPolicy;
 use kvlab_core::key::BlockKey;
 use kvlab_core::layout::{LayerLayout, Layout};
 use kvlab_core::stack::Store;
-use kvlab_core::store::PrefetchTicket;
+use kvlab_core::store::{PrefetchTicket, ReadFailed};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -106,10 +107,23 @@ impl PyPrefixCache {
         signature = (tokens, namespace, *, grid=Int::from(0)),
         text_signature = "($self, tokens, namespace, *, grid=0)"
     )]
-    fn begin(&self, tokens: Tokens, namespace: &[u8], grid: Int) -> PyResult<PyRequest> {
+    fn begin(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        namespace: &[u8],
+        grid: Int,
+    ) -> PyResult<PyRequest> {
         let grid = grid.get("grid")?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let request = self.inner.begin(namespace, tokens.0, grid).or_raise()?;
+        let begin = || self.inner.begin(namespace, tokens.0, grid);
+        // It takes microseconds, unless a prefetch is waited for.
+        let request = if self.inner.store().plan_may_wait() {
+            py.detach(begin)
+        } else {
+            begin()
+        };
+        let request = request.or_raise()?;
         let prompt_tokens = request.prompt_tokens();
         let found = request.found();
         Ok(PyRequest {
@@ -128,12 +142,25 @@ impl PyPrefixCache {
         })
     }
 
-    /// Starts to pull what L3 has of the prompt into L2.
-    fn prefetch(&self, tokens: &Bound<'_, PyAny>, namespace: &[u8]) -> PyResult<PyPrefetchTicket> {
+    /// Starts to pull what L3 has of the prompt into L2; `stop` says what a request does that meets it before it is done.
+    #[pyo3(signature = (tokens, namespace, *, stop=None))]
+    fn prefetch(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        namespace: &[u8],
+        stop: Option<&str>,
+    ) -> PyResult<PyPrefetchTicket> {
         let mut ids = Vec::new();
         read_into(tokens, &mut ids)?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let inner = self.inner.prefetch(namespace, &ids).or_raise()?;
+        let inner = match stop {
+            None => self.inner.prefetch(namespace, &ids),
+            Some(stop) => {
+                let stop = StopPolicy::by_name(stop).or_raise()?;
+                self.inner.prefetch_with(namespace, &ids, stop)
+            }
+        };
+        let inner = inner.or_raise()?;
         Ok(PyPrefetchTicket { inner })
     }
 
@@ -200,6 +227,15 @@ impl PyRequest {
         (self.found.l1, self.found.l2, self.found.l3)
     }
 
+    /// Begins to bring what was found into the buffer, first layers first.
+    fn start_restore(&self, py: Python<'_>, buffer: &PyCacheBuffer) -> PyResult<PyRestore> {
+        let restore = self.with(py, |request| request.start_restore(&buffer.inner))?;
+        Ok(PyRestore {
+            tokens: restore.tokens(),
+            inner: Unlocked::new(Mutex::new(Some(restore))),
+        })
+    }
+
     /// Brings what was found into the buffer; waits until it is there and verified.
     fn restore<'py>(
         &self,
@@ -245,6 +281,52 @@ impl PyRequest {
     /// Gives up the lock and the sequence; a second call does nothing.
     fn close(&self, py: Python<'_>) {
         py.detach(|| drop(self.inner.lock().take()));
+    }
+}
+
+/// A restore under way; what has not begun is given up when it is dropped.
+#[pyclass(name = "Restore", module = "kvlab._core", frozen)]
+pub(crate) struct PyRestore {
+    tokens: HitTokens,
+    inner: Unlocked<Mutex<Option<Restore>>>,
+}
+
+#[pymethods]
+impl PyRestore {
+    /// Tokens that will stand in the buffer if nothing fails: (l1, l2, l3).
+    #[getter]
+    fn tokens(&self) -> (usize, usize, usize) {
+        (self.tokens.l1, self.tokens.l2, self.tokens.l3)
+    }
+
+    /// Waits until a layer of all tokens is there; False if it will not come.
+    #[pyo3(
+        signature = (layer, timeout=60.0),
+        text_signature = "($self, layer, timeout=60.0)"
+    )]
+    fn wait_layer(&self, py: Python<'_>, layer: Int, timeout: f64) -> PyResult<bool> {
+        let (layer, limit) = (layer.get("layer")?, seconds(timeout)?);
+        py.detach(|| match self.inner.lock().as_mut() {
+            None => Err(Error::Closed),
+            Some(restore) => match restore.wait_layer(layer, limit) {
+                Ok(()) => Ok(true),
+                Err(ReadFailed::Timeout) => Err(Error::Timeout {
+                    what: "a layer to be restored",
+                    seconds: timeout,
+                }),
+                Err(_) => Ok(false),
+            },
+        })
+        .or_raise()
+    }
+
+    /// Waits until nothing is under way any more; says what stands in the buffer.
+    fn finish<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let restored = py
+            .detach(|| self.inner.lock().take().map(Restore::finish))
+            .ok_or(Error::Closed)
+            .or_raise()?;
+        stats::restored(py, &restored)
     }
 }
 

@@ -35,7 +35,7 @@ mod _core {
     #[pymodule_export]
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
-    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest};
+    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]

@@ -145,6 +145,8 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
             write_failed,
             queue_full,
             parent_missing,
+            too_few_uses,
+            decoded,
             unavailable
         ]
     );
@@ -153,7 +155,17 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
         py,
         stats.prefetch,
         [
-            issued, loaded, claimed, stolen, cancelled, timed_out, failed, refused, held_bytes
+            issued,
+            loaded,
+            claimed,
+            stolen,
+            cancelled,
+            timed_out,
+            failed,
+            refused,
+            waits,
+            expired_waits,
+            held_bytes
         ]
     );
     dict.set_item("prefetch", prefetch)?;

@@ -74,6 +74,8 @@ pub(super) struct L1 {
     index: KeyIndex,
     /// Blocks that the store is writing or will write, with how often each was lent.
     lent: HashMap<BlockId, u32>,
+    /// Blocks whose bytes came out of a lossy codec.
+    decoded: HashSet<BlockId>,
     reused_blocks: u64,
     evicted_blocks: u64,
     refused_blocks: u64,
@@ -105,6 +107,7 @@ impl L1 {
             in_flight: HashSet::new(),
             index: KeyIndex::default(),
             lent: HashMap::new(),
+            decoded: HashSet::new(),
             reused_blocks: 0,
             evicted_blocks: 0,
             refused_blocks: 0,
@@ -208,17 +211,35 @@ impl L1 {
         }
     }
 
-    /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`]. None if they were given up.
+    /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`], even if the hold's request is dropped.
+    /// None if they were given up.
     pub(super) fn start_copy(&mut self, id: HoldId) -> Option<Vec<BlockId>> {
         let blocks = self.sequence(id)?.0.to_vec();
-        self.holds.get_mut(&id)?.copies += 1;
+        let hold = self.holds.get_mut(&id)?;
+        hold.copies += 1;
+        hold.users += 1;
         Some(blocks)
     }
 
-    pub(super) fn end_copy(&mut self, id: HoldId) {
+    pub(super) fn end_copy(&mut self, id: HoldId) -> Result<()> {
         if let Some(hold) = self.holds.get_mut(&id) {
             hold.copies -= 1;
         }
+        self.release(id)
+    }
+
+    /// Notes of a block that is being filled whether its bytes came out of a lossy codec.
+    pub(super) fn set_decoded(&mut self, block: BlockId, decoded: bool) {
+        if decoded {
+            self.decoded.insert(block);
+        } else {
+            self.decoded.remove(&block);
+        }
+    }
+
+    /// Which of these blocks hold what came out of a lossy codec.
+    pub(super) fn decoded<'a>(&self, blocks: impl Iterator<Item = &'a BlockId>) -> Vec<bool> {
+        blocks.map(|block| self.decoded.contains(block)).collect()
     }
 
     /// Gives up the hold that has been idle longest.

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::PrefixCache;
 use super::commit::{Done, Job};
-use super::copy::{BlockSpan, block_to_buffer};
 use super::l1::HoldId;
+use super::restore::{Restore, Restored};
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
 use crate::error::{Error, Result};
@@ -34,23 +36,34 @@ impl HitTokens {
     }
 }
 
-/// What a restore brought.
+/// What a request found: L1's part, and what the tiers below have after it.
 #[derive(Clone, Debug, Default)]
-pub struct Restored {
-    /// Tokens that stand in the buffer now, by where they came from.
-    pub tokens: HitTokens,
-    /// Payload bytes read from L2.
-    pub l2_bytes: u64,
-    /// Payload bytes read from L3.
-    pub l3_bytes: u64,
-    /// Copying L1 blocks.
-    pub l1_time: Duration,
-    /// From asking the tiers below until the last byte was verified.
-    pub below_time: Duration,
-    /// All of it.
-    pub time: Duration,
-    /// Why fewer tokens came than were found.
-    pub failure: Option<String>,
+pub(super) struct Found {
+    pub(super) tokens: HitTokens,
+    pub(super) steps: Vec<Step>,
+    /// What hits are rounded down to; a multiple of the block.
+    grid: usize,
+}
+
+impl Found {
+    /// What of `arrived` leading tokens can be used on the grid, by tier.
+    pub(super) fn part(&self, arrived: usize, block_tokens: usize) -> HitTokens {
+        let mut left = arrived / self.grid * self.grid;
+        let mut hit = HitTokens {
+            l1: self.tokens.l1.min(left),
+            ..HitTokens::default()
+        };
+        left -= hit.l1;
+        for step in &self.steps {
+            let tokens = (step.blocks * block_tokens).min(left);
+            left -= tokens;
+            match step.tier {
+                TierId::L2 => hit.l2 += tokens,
+                _ => hit.l3 += tokens,
+            }
+        }
+        hit
+    }
 }
 
 /// A request: its L1 path is locked and forked as a sequence until it is dropped. Once restored or committed, that may be
@@ -65,10 +78,9 @@ pub struct Request {
     hold: HoldId,
     /// Leading tokens whose use a commit has counted.
     counted: usize,
-    /// What hits are rounded down to; a multiple of the block.
-    grid: usize,
-    steps: Vec<Step>,
-    found: HitTokens,
+    found: Found,
+    /// Which of the leading blocks of the buffer came out of a lossy codec, as far as they were restored.
+    decoded: Arc<Mutex<Vec<bool>>>,
     last_commit: Option<Arc<Done>>,
 }
 
@@ -102,20 +114,24 @@ impl Request {
             held,
             hold,
             counted: 0,
-            grid,
-            steps: Vec::new(),
-            found: HitTokens::default(),
+            found: Found {
+                grid,
+                ..Found::default()
+            },
+            decoded: Arc::default(),
             last_commit: None,
         };
         if held < usable {
             let parent = shared.l1.lock().path_key(hold)?;
             let keys = shared.keys(parent, &request.tokens[held..usable]);
-            request.steps = shared.store.plan(&keys)?.steps;
+            request.found.steps = shared.store.plan(&keys)?.steps;
         }
-        let below = request.steps.iter().map(|step| step.blocks).sum::<usize>();
-        request.found = request.part(held, held + below * block_tokens);
-        let mut left = (request.found.l2 + request.found.l3) / block_tokens;
-        request.steps.retain_mut(|step| {
+        let found = &mut request.found;
+        found.tokens.l1 = held;
+        let below = found.steps.iter().map(|step| step.blocks).sum::<usize>();
+        found.tokens = found.part(held + below * block_tokens, block_tokens);
+        let mut left = (found.tokens.l2 + found.tokens.l3) / block_tokens;
+        found.steps.retain_mut(|step| {
             step.blocks = step.blocks.min(left);
             left -= step.blocks;
             step.blocks > 0
@@ -123,28 +139,9 @@ impl Request {
         Ok(request)
     }
 
-    /// What of `arrived` leading tokens, of which L1 has `l1`, can be used on the grid, by tier.
-    fn part(&self, l1: usize, arrived: usize) -> HitTokens {
-        let mut left = arrived / self.grid * self.grid;
-        let mut hit = HitTokens {
-            l1: l1.min(left),
-            ..HitTokens::default()
-        };
-        left -= hit.l1;
-        for step in &self.steps {
-            let tokens = (step.blocks * self.cache.shared.layout.block_tokens()).min(left);
-            left -= tokens;
-            match step.tier {
-                TierId::L2 => hit.l2 += tokens,
-                _ => hit.l3 += tokens,
-            }
-        }
-        hit
-    }
-
     /// Tokens found, by tier, in whole blocks.
     pub fn found(&self) -> HitTokens {
-        self.found
+        self.found.tokens
     }
 
     /// The prompt's length in tokens.
@@ -152,82 +149,42 @@ impl Request {
         self.tokens.len()
     }
 
-    /// Brings what was found into `buffer`, from its first token on; blocks until all of it arrived and is verified. Damaged
-    /// runs cut the prefix short, which is no error, and so does L1 memory that was given up since (after a commit or fork).
-    /// What the tiers below gave is read once: a second call brings L1's part only.
+    /// Begins to bring what was found into `buffer`, from its first token on, the first layers first. L1 memory that was given
+    /// up since (after a commit or fork) is restored no more, which is no error. What the tiers below gave is read once: a
+    /// second call brings L1's part only.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the buffer is too small for the prompt or of another layout, [`Error::Closed`].
-    pub fn restore(&mut self, buffer: &Arc<CacheBuffer>) -> Result<Restored> {
+    pub fn start_restore(&mut self, buffer: &Arc<CacheBuffer>) -> Result<Restore> {
         let start = Instant::now();
         self.check_buffer(buffer, self.tokens.len())?;
-        let shared = Arc::clone(&self.cache.shared);
-        let block_tokens = shared.layout.block_tokens();
-        let requests = self.read_requests(buffer);
-        let ticket = if requests.is_empty() {
-            None
-        } else {
-            Some(shared.store.read(requests)?)
-        };
-        let there = self.copy_l1(buffer);
-        let mut restored = Restored {
-            l1_time: start.elapsed(),
-            failure: (!there)
-                .then(|| "its L1 blocks were given up under memory pressure".to_owned()),
-            ..Restored::default()
-        };
-        let mut arrived = self.found.l1;
-        if let Some(ticket) = ticket {
-            let outcome = ticket.wait();
-            let whole = self.steps[..outcome.steps_ok].iter();
-            arrived += whole.map(|step| step.blocks * block_tokens).sum::<usize>();
-            restored.l2_bytes = outcome.l2.bytes;
-            restored.l3_bytes = outcome.l3.bytes;
-            let failure = outcome.failure.map(|failure| failure.to_string());
-            restored.failure = restored.failure.or(failure);
-            restored.below_time = start.elapsed();
+        let shared = &self.cache.shared;
+        let found = self.found.clone();
+        let mut restore = Restore::start(shared, self.hold, buffer, found, start);
+        if restore.is_there() && !self.found.steps.is_empty() {
+            restore.reads(shared.store.read(self.read_requests(buffer))?);
         }
-        if there {
-            restored.tokens = self.part(self.found.l1, arrived);
-        }
-        self.steps.clear();
-        self.held = self.held.max(restored.tokens.total());
-        // The bytes are copied: whoever needs the blocks may have them.
-        shared.l1.lock().set_idle(self.hold);
-        restored.time = start.elapsed();
-        Ok(restored)
+        self.found.steps.clear();
+        self.held = self.held.max(restore.tokens().total());
+        self.decoded = restore.decoded();
+        Ok(restore)
     }
 
-    /// Copies what L1 has of the hit into the buffer; false if the blocks are no longer there.
-    fn copy_l1(&self, buffer: &Arc<CacheBuffer>) -> bool {
-        let shared = &self.cache.shared;
-        let block_tokens = shared.layout.block_tokens();
-        let wanted = self.found.l1 / block_tokens;
-        if wanted == 0 {
-            return true;
-        }
-        let Some(blocks) = shared.l1.lock().start_copy(self.hold) else {
-            return false;
-        };
-        let there = blocks.len() >= wanted;
-        for (index, block) in blocks.iter().take(wanted).enumerate().filter(|_| there) {
-            let span = BlockSpan {
-                offset: shared.offset(*block),
-                first: 0,
-                tokens: block_tokens,
-                at: index * block_tokens,
-            };
-            block_to_buffer(&shared.layout, &shared.arena, span, buffer);
-        }
-        shared.l1.lock().end_copy(self.hold);
-        there
+    /// [`Self::start_restore`], and waits until all of it arrived and is verified. Damaged runs cut the prefix short, which is
+    /// no error.
+    ///
+    /// # Errors
+    /// As for [`Self::start_restore`].
+    pub fn restore(&mut self, buffer: &Arc<CacheBuffer>) -> Result<Restored> {
+        Ok(self.start_restore(buffer)?.finish())
     }
 
     fn read_requests(&self, buffer: &Arc<CacheBuffer>) -> Vec<ReadRequest> {
         let layout = &self.cache.shared.layout;
         let block_tokens = layout.block_tokens();
-        let mut at = self.found.l1;
-        self.steps
+        let mut at = self.found.tokens.l1;
+        self.found
+            .steps
             .iter()
             .map(|step| {
                 let window = RunWindow {
@@ -273,6 +230,7 @@ impl Request {
             tokens: tokens.clone(),
             buffer: Arc::clone(buffer),
             counted: self.counted,
+            decoded: self.decoded.lock().clone(),
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
@@ -315,13 +273,17 @@ impl Request {
                 held,
                 hold,
                 counted: 0,
-                grid: self.grid,
-                steps: Vec::new(),
-                found: HitTokens::default(),
+                found: Found {
+                    grid: self.found.grid,
+                    ..Found::default()
+                },
+                decoded: Arc::default(),
                 last_commit: None,
             };
             let usable = held.min(self.tokens.len() - 1);
-            fork.found = fork.part(usable, usable);
+            fork.found.tokens.l1 = usable;
+            let block_tokens = self.cache.shared.layout.block_tokens();
+            fork.found.tokens = fork.found.part(usable, block_tokens);
             fork
         }))
     }

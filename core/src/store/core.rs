@@ -2,17 +2,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::above::Uppers;
 use super::moves::{Born, Moves};
 use super::plan::{Lookup, Plan, Step, covered};
-use super::prefetch::{Admitted, End, Load, PrefetchTicket, Prefetcher, Source, wanted};
+use super::prefetch::{Admitted, End, Load, Patience, PrefetchTicket, Prefetcher, Source, wanted};
 use super::schedule::{Scheduler, Work};
 use super::stats::{Counters, StoreStats};
 use super::uses::Uses;
 use super::write::Writer;
-use crate::config::{StoreConfig, WritePolicy};
+use crate::config::{StopPolicy, StoreConfig, WritePolicy};
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -36,6 +37,9 @@ pub(super) struct Core {
     /// There with `write_through_selective`.
     pub(super) uses: Option<Uses>,
     pub(super) above: Uppers,
+    pub(super) patience: Patience,
+    /// Whether a prefetch was ordered that plans wait for.
+    pub(super) may_wait: AtomicBool,
 }
 
 impl Core {
@@ -67,6 +71,8 @@ impl Core {
             uses: (config.write_policy == WritePolicy::WriteThroughSelective)
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),
+            patience: Patience::of(config),
+            may_wait: AtomicBool::new(false),
         })
     }
 
@@ -143,6 +149,11 @@ impl Core {
     }
 
     pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+        if self.may_wait.load(Ordering::Acquire)
+            && let Some(board) = &self.prefetcher
+        {
+            board.await_loads(keys, &self.patience, &self.counters.prefetch);
+        }
         let mut plan = Plan::default();
         let mut rest = keys;
         while let Some(key) = rest.first() {
@@ -311,23 +322,29 @@ impl Core {
         let mut parent = header.parent;
         while parent != header.namespace && !self.reaches_l3(&parent) && runs.len() < MAX_ANCESTORS
         {
-            let in_l2 = || {
-                let (run, _) = self.l2.as_ref()?.find_run(&parent)?;
-                Some(vec![(run.header().clone(), run.source())])
-            };
-            let found = in_l2()
-                .or_else(|| self.above.lend(&parent, &|key| self.reaches_l3(key)))
-                // It may have come down between the two looks.
-                .or_else(in_l2);
-            let Some(found) = found else { break };
-            let Some((first, _)) = found.first() else {
+            // It may be on its way down from one place to the next: what was missed once is met at the second look.
+            let found = self
+                .ending_with(&parent)
+                .or_else(|| self.ending_with(&parent));
+            let Some((first, _)) = found.as_ref().and_then(|found| found.first()) else {
                 break;
             };
             parent = first.parent;
-            runs.extend(found.into_iter().rev());
+            runs.extend(found.into_iter().flatten().rev());
         }
         runs.reverse();
         runs
+    }
+
+    /// The run that holds a block, or, from above, the runs up to it; wherever they are, but for L3.
+    fn ending_with(&self, key: &BlockKey) -> Option<Vec<(RunHeader, RunSource)>> {
+        let l2 = self.l2.as_ref();
+        l2.and_then(|l2| l2.find_run(key))
+            .map(|(run, _)| (run.header().clone(), run.source()))
+            // Another thread evicted it a moment ago.
+            .or_else(|| l2.and_then(|l2| l2.find_leaving(key)))
+            .map(|run| vec![run])
+            .or_else(|| self.above.lend(key, &|key| self.reaches_l3(key)))
     }
 
     fn arrive(
@@ -382,14 +399,17 @@ impl Core {
         evicted
     }
 
-    pub(super) fn prefetch(&self, keys: &[BlockKey]) -> PrefetchTicket {
+    pub(super) fn prefetch(&self, keys: &[BlockKey], stop: StopPolicy) -> PrefetchTicket {
         let (Some(board), Some(l2), Some(l3)) = (&self.prefetcher, &self.l2, &self.l3) else {
             return PrefetchTicket::new(None, Vec::new());
         };
+        if stop != StopPolicy::BestEffort {
+            self.may_wait.store(true, Ordering::Release);
+        }
         let (mut loads, mut queued) = (Vec::new(), Vec::new());
         let mut rest = keys;
         while let Some(key) = rest.first() {
-            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key) else {
+            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key, stop) else {
                 break;
             };
             queued.extend(to_read.then(|| Arc::clone(&load)));
@@ -411,15 +431,16 @@ impl Core {
         l2: &MemoryTier,
         l3: &dyn DurableTier,
         key: &BlockKey,
+        stop: StopPolicy,
     ) -> Option<(Arc<Load>, bool)> {
-        if let Some(load) = board.join(key) {
+        if let Some(load) = board.join(key, stop) {
             return Some((load, false));
         }
         let source = match l2.find_run(key) {
             Some((run, _)) => Source::Memory(run),
             None => Source::Disk(l3.find(key)?.0),
         };
-        match board.admit(key, source, &self.counters.prefetch) {
+        match board.admit(key, source, stop, &self.counters.prefetch) {
             Admitted::Joined(load) | Admitted::Held(load) => Some((load, false)),
             Admitted::Queued(load) => Some((load, true)),
             Admitted::Full => None,
@@ -435,13 +456,19 @@ impl Core {
         if !board.is_queued(load) {
             return;
         }
+        // What was found when the load was ordered may have been removed since, and written anew.
+        let found = self.l3.as_ref().and_then(|l3| l3.find(load.wanted()));
+        let Some((source, _)) = found.filter(|(run, _)| run.header() == load.header()) else {
+            board.failed(load, End::Cancelled, ReadFailure::Io, counters);
+            return;
+        };
         let Ok(room) = self.reserve(l2, load.header()) else {
             board.failed(load, End::Refused, ReadFailure::Io, counters);
             return;
         };
-        let Some(source) = board.start(load) else {
+        if !board.start(load) {
             return;
-        };
+        }
         let start = Instant::now();
         let target = room.target();
         let slices = 0..load.header().slices.len();

@@ -25,13 +25,12 @@ mod write;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use parking_lot::Mutex;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
-use crate::config::{StoreConfig, WritePolicy};
+use crate::config::{StopPolicy, StoreConfig, WritePolicy};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -67,8 +66,42 @@ struct Handle {
     owner: u32,
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Disconnected once all threads have ended.
-    ended: Receiver<()>,
+    running: Arc<Running>,
+}
+
+/// How many threads of a store run.
+#[derive(Default)]
+struct Running {
+    threads: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// One of them.
+struct Alive(Arc<Running>);
+
+impl Running {
+    fn start(self: &Arc<Self>) -> Alive {
+        *self.threads.lock() += 1;
+        Alive(Arc::clone(self))
+    }
+
+    /// Waits until none runs; false if `deadline` came first.
+    fn wait_ended(&self, deadline: Instant) -> bool {
+        let mut threads = self.threads.lock();
+        while *threads > 0 {
+            if self.ended.wait_until(&mut threads, deadline).timed_out() {
+                return *threads == 0;
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        *self.0.threads.lock() -= 1;
+        self.0.ended.notify_all();
+    }
 }
 
 impl BlockStore {
@@ -93,14 +126,14 @@ impl BlockStore {
             });
         }
         let core = Arc::new(Core::new(config, l3)?);
-        let (alive, ended) = crossbeam_channel::bounded(0);
+        let running = Arc::new(Running::default());
         let handle = Handle {
             core: Arc::clone(&core),
             disk,
             owner: std::process::id(),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
-            ended,
+            running,
         };
         // From here on an early return drops the handle, which ends the threads that did start.
         for index in 0..config.io_workers + WRITERS {
@@ -110,8 +143,8 @@ impl BlockStore {
             } else {
                 format!("kvlab-read-{index}")
             };
-            let (core, alive) = (Arc::clone(&core), alive.clone());
-            let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let (core, alive) = (Arc::clone(&core), handle.running.start());
+            let thread = thread::Builder::new().name(name).spawn(move || {
                 if writes {
                     core.write();
                 } else {
@@ -162,8 +195,9 @@ impl BlockStore {
         Ok(keys.iter().map(|key| core.lookup(key)).collect())
     }
 
-    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. A run that a
-    /// prefetch is reading into L2 just now is waited for when it is read; one that a prefetch has not begun is taken over.
+    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. Waits for
+    /// prefetches as their [`StopPolicy`] says. After that, a run that a prefetch is reading into L2 just now is waited for when
+    /// it is read; one that a prefetch has not begun is taken over.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
@@ -216,7 +250,22 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
     pub fn prefetch(&self, keys: &[BlockKey]) -> Result<PrefetchTicket> {
-        Ok(self.core()?.prefetch(keys))
+        let core = self.core()?;
+        Ok(core.prefetch(keys, core.patience.policy))
+    }
+
+    /// As [`BlockStore::prefetch`], with a policy of its own for the plan that meets it before it is done. Where several
+    /// tickets want a run, the most patient one holds.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn prefetch_with(&self, keys: &[BlockKey], stop: StopPolicy) -> Result<PrefetchTicket> {
+        Ok(self.core()?.prefetch(keys, stop))
+    }
+
+    /// Whether [`BlockStore::plan`] may have to wait for a prefetch: whether one was ordered with a policy that waits.
+    pub fn plan_may_wait(&self) -> bool {
+        self.handle.core.may_wait.load(Ordering::Acquire)
     }
 
     /// Ends the hold of prefetches on these blocks' runs, as reading a plan over them does.
@@ -418,8 +467,7 @@ impl Handle {
             writer.stop();
             drained
         });
-        let wait = self.ended.recv_deadline(deadline);
-        if wait == Err(RecvTimeoutError::Timeout) {
+        if !self.running.wait_ended(deadline) {
             return Err(timed_out("closing the store", timeout));
         }
         for thread in std::mem::take(&mut *self.threads.lock()) {

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 use super::plan::Step;
 use super::stats::Counters;
@@ -63,6 +63,8 @@ pub struct ReadOutcome {
     pub l2: TierRead,
     /// From disk.
     pub l3: TierRead,
+    /// When the last byte that did arrive was verified; none if none did.
+    pub end: Option<Instant>,
     /// What stopped it, if not all steps arrived.
     pub failure: Option<ReadFailed>,
 }
@@ -299,6 +301,7 @@ impl ReadTicket {
         if steps_ok < missing.len() {
             outcome.failure = progress.failure();
         }
+        outcome.end = progress.spans.iter().flatten().map(|span| span.1).max();
         for (index, tier) in [&mut outcome.l2, &mut outcome.l3].into_iter().enumerate() {
             if let Some((start, end, bytes)) = progress.spans[index] {
                 tier.bytes = bytes;

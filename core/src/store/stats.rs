@@ -62,6 +62,7 @@ pub(super) struct RefusalCounters {
     write_failed: Counter,
     queue_full: Counter,
     parent_missing: Counter,
+    decoded: Counter,
     too_few_uses: Counter,
     unavailable: Counter,
 }
@@ -76,6 +77,7 @@ impl RefusalCounters {
                 Refusal::WriteFailed => &self.write_failed,
                 Refusal::QueueFull => &self.queue_full,
                 Refusal::ParentMissing => &self.parent_missing,
+                Refusal::Decoded => &self.decoded,
                 Refusal::TooFewUses => &self.too_few_uses,
                 Refusal::Unavailable => &self.unavailable,
             }
@@ -92,6 +94,7 @@ impl RefusalCounters {
             write_failed: self.write_failed.get(),
             queue_full: self.queue_full.get(),
             parent_missing: self.parent_missing.get(),
+            decoded: self.decoded.get(),
             too_few_uses: self.too_few_uses.get(),
             unavailable: self.unavailable.get(),
         }
@@ -108,6 +111,8 @@ pub(super) struct PrefetchCounters {
     pub(super) timed_out: Counter,
     pub(super) failed: Counter,
     pub(super) refused: Counter,
+    pub(super) waits: Counter,
+    pub(super) expired_waits: Counter,
 }
 
 impl PrefetchCounters {
@@ -121,6 +126,8 @@ impl PrefetchCounters {
             timed_out: self.timed_out.get(),
             failed: self.failed.get(),
             refused: self.refused.get(),
+            waits: self.waits.get(),
+            expired_waits: self.expired_waits.get(),
             held_bytes: 0,
         }
     }
@@ -225,6 +232,8 @@ pub struct Refusals {
     pub queue_full: u64,
     /// [`Refusal::ParentMissing`].
     pub parent_missing: u64,
+    /// [`Refusal::Decoded`].
+    pub decoded: u64,
     /// [`Refusal::TooFewUses`].
     pub too_few_uses: u64,
     /// [`Refusal::Unavailable`].
@@ -250,6 +259,10 @@ pub struct PrefetchStats {
     pub failed: u64,
     /// No room in L2.
     pub refused: u64,
+    /// Plans that waited for prefetches, as their stop policies ask.
+    pub waits: u64,
+    /// Plans whose time to wait was over first (`timeout`).
+    pub expired_waits: u64,
     /// Bytes of L2 that are held or on their way now.
     pub held_bytes: u64,
 }

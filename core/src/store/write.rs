@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use foldhash::fast::RandomState;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 use super::stats::Counters;
 use crate::error::Result;
@@ -116,6 +117,9 @@ impl Writer {
         let known = |key: &BlockKey| state.pending.contains_key(key) || self.l3.contains(key);
         if header.keys.iter().all(known) {
             return Put::Present;
+        }
+        if header.terms.decoded {
+            return Put::Refused(Refusal::Decoded);
         }
         if header.parent != header.namespace && !known(&header.parent) {
             return Put::Refused(Refusal::ParentMissing);

@@ -66,6 +66,8 @@ pub enum Refusal {
     ParentMissing,
     /// Not used often enough to be worth a write (`write_through_selective`).
     TooFewUses,
+    /// Its bytes came out of a lossy codec: encoded a second time, they would lose more.
+    Decoded,
     /// The tier is read-only, closed or configured away.
     Unavailable,
 }

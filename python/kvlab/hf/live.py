@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
 
 from kvlab.errors import KvlabError, StoreClosedError
 from kvlab.hf.buffers import tensors_over
@@ -12,10 +14,13 @@ from kvlab.hf.cache import KeyValue, PreallocatedCache
 from kvlab.hf.report import HitTokens, Report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from kvlab._core import CacheBuffer, PrefixCache, Request
+    from kvlab._core import CacheBuffer, PrefixCache, Request, Restore
+    from kvlab._types import Restored
     from kvlab.hf.layout import ModelLayout
 
 _log = logging.getLogger(__name__)
@@ -23,12 +28,20 @@ DRAIN_SECONDS = 60.0
 """The longest wait for commits and writes under way."""
 
 
+T = TypeVar("T")
+
+
+class LayerMissing(Exception):  # noqa: N818 - not an error of the caller's, who never sees it
+    """A layer of the prefix will not arrive whole: the forward that needs it ends here."""
+
+
 class LiveRequest:
-    """A prompt looked up and restored; lives as long as anybody may go on with its cache.
+    """A prompt looked up, its prefix on its way; lives as long as anybody may go on with its cache.
 
     Attributes:
         request: The hold on the matched blocks.
-        hits: Tokens restored, by tier.
+        hits: Tokens restored, by tier; until the restore is settled, those that it will bring if
+            nothing fails.
         computed_on_grid: With a chunk grid, the tokens that may be kept: what the grid covers. None
             without one.
     """
@@ -43,7 +56,7 @@ class LiveRequest:
         capacity: int,
         grid: int,
     ) -> None:
-        """Look up and restore.
+        """Look up and begin to restore.
 
         Args:
             cache: Of this layout.
@@ -61,27 +74,87 @@ class LiveRequest:
         self._cache = cache
         self._layout = layout
         self._grid = grid
+        self._missing_layers = set(range(len(layout.layers)))
+        self._aborted = 0
+        self._waited = 0.0
+        self._restored: Restored | None = None
         began = time.perf_counter()
         self.request: Request = cache.begin(ids, namespace, grid=grid)
         self._lookup_ms = _milliseconds_since(began)
         try:
             self._buffer: CacheBuffer = cache.lease(capacity)
-            leased = time.perf_counter()
-            restored = self.request.restore(self._buffer)
+            self._restore: Restore | None = self.request.start_restore(self._buffer)
         except BaseException:
             self.request.close()
             raise
-        self._restore_ms = _milliseconds_since(leased)
-        self._bytes_read: int = restored["l2_bytes"] + restored["l3_bytes"]
-        self._failure: str | None = restored["failure"]
-        self.hits = HitTokens(*restored["tokens"])
+        self.hits = HitTokens(*self._restore.tokens)
+        self._computing = time.perf_counter()
 
-    def new_cache(self) -> PreallocatedCache:
-        """Make the cache over the buffer, with the restored rows in it."""
+    def run(self, compute: Callable[[PreallocatedCache], T]) -> tuple[PreallocatedCache, T]:
+        """Compute on the prefix, layer by layer as it arrives.
+
+        If a layer turns out damaged, ``compute`` is aborted before it had logits and called again
+        on what did arrive, with torch's random numbers as they were.
+
+        Args:
+            compute: Gets a cache with the prefix in it. What it raises leaves the request closed.
+
+        Returns:
+            The cache that it succeeded on, and what it returned.
+        """
+        try:
+            random = torch.get_rng_state()
+            try:
+                kv = self._new_cache()
+                result = compute(kv)
+                self.settle()
+            except LayerMissing as missing:
+                _log.warning("computing again with a shorter prefix: %s", missing)
+                self._aborted += 1
+                torch.set_rng_state(random)
+                self._finish()
+                kv = self._new_cache()
+                result = compute(kv)
+        except BaseException:
+            self._restore = None  # waits for reads under way: the buffer is written to no more
+            self.request.close()
+            raise
+        return kv, result
+
+    def settle(self) -> None:
+        """Wait for the whole restore.
+
+        Raises:
+            LayerMissing: It brought less than what is being computed on.
+        """
+        expected = self.hits.total
+        self._finish()
+        if self.hits.total < expected:
+            raise LayerMissing(f"{self.hits.total} of {expected} tokens arrived whole")
+
+    def _finish(self) -> None:
+        if self._restore is not None:
+            self._restored = self._restore.finish()
+            self._restore = None
+            self.hits = HitTokens(*self._restored["tokens"])
+
+    def _await_layer(self, index: int) -> bool:
+        """Wait for a layer; True once all have been waited for."""
+        if self._restore is not None:
+            began = time.perf_counter()
+            there = self._restore.wait_layer(index)
+            self._waited += time.perf_counter() - began
+            if not there:
+                raise LayerMissing(f"layer {index} did not arrive")
+        self._missing_layers.discard(index)
+        return not self._missing_layers
+
+    def _new_cache(self) -> PreallocatedCache:
         return PreallocatedCache(
             tensors_over(self._buffer, self._layout),
             self.hits.total,
             grow=self._grow,
+            before_layer=None if self._restore is None else self._await_layer,
             before_truncate=self._drain,
         )
 
@@ -106,36 +179,39 @@ class LiveRequest:
         return None
 
     def report(
-        self, prompt: int, *, start: float, restored: float, first: float, not_kept: str | None
+        self, prompt: int, *, start: float, first: float, not_kept: str | None
     ) -> Report:
-        """Say what the request reused and cost.
+        """Say what the request reused and cost, once it has run.
 
         Args:
             prompt: Tokens of the prompt.
             start: When the call came, by ``time.perf_counter``.
-            restored: When the restored rows were there.
             first: When the first token's logits were there.
             not_kept: Why nothing was committed, or None.
         """
+        restored = self._restored
+        assert restored is not None, "reported before it ran"
         return Report(
             prompt_tokens=prompt,
             hit_tokens=self.hits,
             computed_tokens=prompt - self.hits.total,
             blocks_reused=self.hits.total // self._cache.layout.block_tokens,
-            bytes_read=self._bytes_read,
+            bytes_read=restored["l2_bytes"] + restored["l3_bytes"],
             lookup_ms=self._lookup_ms,
-            restore_ms=self._restore_ms,
-            prefill_ms=(first - restored) * 1e3,
+            restore_ms=restored["ms"],
+            restore_wait_ms=self._waited * 1e3,
+            prefill_ms=(first - self._computing) * 1e3,
             ttft_ms=(first - start) * 1e3,
-            missed=self._missed(prompt),
+            missed=self._missed(prompt, restored["failure"]),
             not_kept=not_kept,
+            aborted_forwards=self._aborted,
         )
 
-    def _missed(self, prompt: int) -> str:
+    def _missed(self, prompt: int, failure: str | None) -> str:
         step = max(self._grid, self._cache.layout.block_tokens)
         hit = self.hits.total
-        if self._failure is not None:
-            return f"what follows token {hit} was found but could not be read: {self._failure}"
+        if failure is not None:
+            return f"what follows token {hit} was found but could not be read: {failure}"
         if prompt <= step:
             return f"the prompt has no {step} tokens before its last one, and less is not reused"
         if hit >= (prompt - 1) // step * step:
@@ -145,6 +221,7 @@ class LiveRequest:
         return f"no tier has the {step} tokens that follow token {hit}"
 
     def _grow(self, tokens: int) -> list[KeyValue]:
+        self.settle()  # what is on its way goes to the buffer that is left behind
         self._buffer = self._cache.lease(tokens + tokens // 4)
         return tensors_over(self._buffer, self._layout)
 

@@ -32,13 +32,19 @@ class Report:
         blocks_reused: Whole blocks that were restored instead of computed.
         bytes_read: Payload bytes read from L2 and L3.
         lookup_ms: Match, lock and directory lookup.
-        restore_ms: Until the restored bytes stood verified in the cache buffer.
-        prefill_ms: The forward over the rest of the prompt, up to the first token's logits.
-        ttft_ms: From the call to the first token's logits: all of the above and the checks around
-            it.
+        restore_ms: From the start of the restore until all restored bytes stood verified in the
+            cache buffer. The forward begins meanwhile, so it overlaps with ``prefill_ms``.
+        restore_wait_ms: What the forward waited for restored layers: the part of the restore that
+            the computation did not hide.
+        prefill_ms: The forward over the rest of the prompt, up to the first token's logits; its
+            waits and an aborted forward included.
+        ttft_ms: From the call to the first token's logits: lookup, ``prefill_ms`` and the checks
+            around them.
         missed: Why the tokens that were not restored had to be computed.
         fallback: Why the request was left to plain transformers, or None.
         not_kept: Why its tokens were not handed over to be cached, or None.
+        aborted_forwards: Forwards that were given up and computed again because a restored layer
+            could not be read (0 or 1).
     """
 
     prompt_tokens: int
@@ -48,11 +54,13 @@ class Report:
     bytes_read: int = 0
     lookup_ms: float = 0.0
     restore_ms: float = 0.0
+    restore_wait_ms: float = 0.0
     prefill_ms: float = 0.0
     ttft_ms: float = 0.0
     missed: str = ""
     fallback: str | None = None
     not_kept: str | None = None
+    aborted_forwards: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -22,13 +22,13 @@ from kvlab.errors import (
 from kvlab.hf.fingerprint import fingerprint
 from kvlab.hf.layout import ModelLayout, read_layout
 from kvlab.hf.live import DRAIN_SECONDS, LiveRequest
-from kvlab.hf.output import GenerateOutput, Prefilled, row
+from kvlab.hf.output import GenerateOutput, OncePrompted, Prefilled, row
 from kvlab.hf.report import Report
 from kvlab.hf.stamp import Stamp
 from kvlab.hf.support import check_model, refuse_request, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     import numpy as np
@@ -107,7 +107,10 @@ class Session:
 
         Args:
             input_ids: ``[1, tokens]``, the full prompt, of any integer dtype.
-            **kwargs: As for ``model.generate``.
+            **kwargs: As for ``model.generate``. If restored bytes turn out damaged while the model
+                computes on them, the prompt is computed again before any token is chosen: what
+                is given here (streamers, processors, criteria) sees each token once, and torch's
+                random numbers are drawn once.
 
         Returns:
             The sequences, the report, and what ``model.generate`` returned.
@@ -128,26 +131,25 @@ class Session:
             raise
         except KvlabError as error:
             return self._plain(input_ids, kwargs, str(error), start)
-        try:
-            restored = time.perf_counter()
-            kv = live.new_cache()
+        clock = _FirstToken(live.settle)
+        kwargs["logits_processor"] = clock.before(kwargs.get("logits_processor"))
+        if kwargs.get("attention_mask") is None:
+            kwargs["attention_mask"] = torch.ones_like(input_ids, dtype=torch.long)
+        streamer = kwargs.get("streamer")
+        stream = None if streamer is None else OncePrompted(streamer)
+
+        def compute(kv: PreallocatedCache) -> Any:
             self._fill_grid(live, ids, kv)
-            clock = _FirstToken()
-            kwargs["logits_processor"] = clock.before(kwargs.get("logits_processor"))
-            kwargs["past_key_values"] = kv
-            if kwargs.get("attention_mask") is None:
-                kwargs["attention_mask"] = torch.ones_like(input_ids, dtype=torch.long)
-            out = _generate(self.model, input_ids, kwargs)
-            sequences = _sequences(out)
-            not_kept = live.try_commit(row(sequences)[: kv.get_seq_length()])
-        except BaseException:
-            live.request.close()
-            raise
+            if stream is not None:
+                kwargs["streamer"] = stream.attempt()
+            return _generate(self.model, input_ids, kwargs | {"past_key_values": kv})
+
+        kv, out = live.run(compute)
+        sequences = _sequences(out)
+        not_kept = live.try_commit(row(sequences)[: kv.get_seq_length()])
         self._request = live.request
         first = clock.seen or time.perf_counter()
-        report = live.report(
-            len(ids), start=start, restored=restored, first=first, not_kept=not_kept
-        )
+        report = live.report(len(ids), start=start, first=first, not_kept=not_kept)
         return GenerateOutput(sequences, report, out)
 
     @torch.inference_mode()
@@ -182,36 +184,38 @@ class Session:
             raise ConfigError(f"headroom must be 0 or more tokens, got {headroom}")
         ids = row(input_ids)
         live = self._open(ids, len(ids) + headroom)
-        try:
-            restored = time.perf_counter()
-            kv = live.new_cache()
+
+        def compute(kv: PreallocatedCache) -> Tensor:
             self._fill_grid(live, ids, kv)
-            logits = self._forward(ids[kv.get_seq_length() :], kv)
-            first = time.perf_counter()
-            not_kept = live.try_commit(ids) if keep else "the request asked not to keep it"
-        except BaseException:
-            live.request.close()
-            raise
+            return self._forward(ids[kv.get_seq_length() :], kv)
+
+        kv, logits = live.run(compute)
+        first = time.perf_counter()
+        not_kept = live.try_commit(ids) if keep else "the request asked not to keep it"
         if keep:
             self._request = live.request
-        report = live.report(
-            len(ids), start=start, restored=restored, first=first, not_kept=not_kept
-        )
+        report = live.report(len(ids), start=start, first=first, not_kept=not_kept)
         return Prefilled(kv, logits, report, ids.copy(), live)
 
-    def prefetch(self, input_ids: Tensor) -> PrefetchTicket:
+    def prefetch(self, input_ids: Tensor, *, stop: str | None = None) -> PrefetchTicket:
         """Start pulling what L3 has of a prompt into L2, before the request comes.
 
         Args:
             input_ids: ``[1, tokens]`` or ``[tokens]``.
+            stop: What a request does that meets the prefetch before it is done:
+                ``"best_effort"``, ``"timeout"`` or ``"wait_complete"``, as in SGLang's HiCache;
+                by default the store's ``prefetch_policy``.
 
         Returns:
             A ticket with ``progress()``, ``wait(timeout)`` and ``cancel()``. What was loaded stays
             pinned until a request takes it, the ticket is cancelled, or the store's prefetch
             timeout ends.
+
+        Raises:
+            ConfigError: an unknown ``stop``.
         """
         self._check_open()
-        return self._cache.prefetch(row(input_ids), self.namespace)
+        return self._cache.prefetch(row(input_ids), self.namespace, stop=stop)
 
     def fork(self) -> Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
@@ -313,8 +317,10 @@ class Session:
 class _FirstToken(LogitsProcessor):
     """Notes when the first token's logits are there; changes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None] | None = None) -> None:
+        """Call ``check`` before the first token is chosen; what it raises ends the generation."""
         self.seen: float | None = None
+        self._check = check
 
     def before(self, others: list[LogitsProcessor] | None) -> LogitsProcessorList:
         """Make a list of this one and the caller's, whose own list stays as it is."""
@@ -322,6 +328,8 @@ class _FirstToken(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self.seen is None:
+            if self._check is not None:
+                self._check()
             self.seen = time.perf_counter()
         return scores
 

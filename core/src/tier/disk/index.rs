@@ -383,6 +383,7 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
             tenant,
             ttl_seconds,
             persist: true,
+            decoded: false,
         },
     })
 }
@@ -462,6 +463,7 @@ mod tests {
                     tenant: 0x0908_0706_0504_0302,
                     ttl_seconds: 86_400,
                     persist: true,
+                    decoded: false,
                 },
             },
             header_bytes: 8192,

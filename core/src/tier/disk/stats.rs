@@ -17,6 +17,8 @@ pub struct RefusedCounts {
     pub write_failed: u64,
     /// The block before was not there.
     pub parent_missing: u64,
+    /// Its bytes came out of a lossy codec.
+    pub decoded: u64,
     /// The run was deleted while it was being written.
     pub unavailable: u64,
 }
@@ -86,6 +88,7 @@ pub(super) struct Counters {
     no_space: AtomicU64,
     write_failed: AtomicU64,
     parent_missing: AtomicU64,
+    decoded: AtomicU64,
     unavailable: AtomicU64,
 }
 
@@ -131,6 +134,7 @@ impl Counters {
             Refusal::NoSpace => &self.no_space,
             Refusal::WriteFailed => &self.write_failed,
             Refusal::ParentMissing => &self.parent_missing,
+            Refusal::Decoded => &self.decoded,
             Refusal::QueueFull | Refusal::TooFewUses | Refusal::Unavailable => &self.unavailable,
         };
         add(counter, 1);
@@ -155,6 +159,7 @@ impl Counters {
             no_space: get(&self.no_space),
             write_failed: get(&self.write_failed),
             parent_missing: get(&self.parent_missing),
+            decoded: get(&self.decoded),
             unavailable: get(&self.unavailable),
         };
     }

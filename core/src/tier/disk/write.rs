@@ -11,7 +11,6 @@ use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
 use super::{Inner, UNSAVED_USES};
-use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
@@ -94,6 +93,9 @@ impl Inner {
             .all(|key| state.directory.locate(key).is_some())
         {
             return Ok(Admission::Done(Put::Present));
+        }
+        if header.terms.decoded {
+            return refused(Refusal::Decoded);
         }
         let parent = state.directory.locate(&header.parent);
         let mut follows = None;
@@ -345,12 +347,6 @@ impl Inner {
 /// Checks that a source has exactly the bytes that a header announces.
 fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
     header.validate()?;
-    if header.terms.codec != Codec::Raw {
-        return Err(Error::invalid(format!(
-            "{:?} cannot be written to disk; use Codec::Raw",
-            header.terms.codec
-        )));
-    }
     let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
         return Err(Error::invalid("a run names the same block twice"));

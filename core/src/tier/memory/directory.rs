@@ -1,6 +1,7 @@
 //! What L2 holds: a row per block, an entry per run, and the child counts that make leaves go first.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
 
 use hashbrown::hash_map::Entry as MapEntry;
 
@@ -44,6 +45,10 @@ pub(super) struct Directory {
     /// Pages of runs that nobody has pinned: the most that eviction could free.
     unpinned_pages: usize,
     payload_bytes: u64,
+    /// What was evicted and may still be on its way to another tier.
+    leaving: VecDeque<Weak<Record>>,
+    /// From how many of them on the dead ones are looked for.
+    prune_at: usize,
 }
 
 /// How much a directory lists.
@@ -66,6 +71,8 @@ impl Directory {
             policy,
             unpinned_pages: 0,
             payload_bytes: 0,
+            leaving: VecDeque::new(),
+            prune_at: 0,
         }
     }
 
@@ -268,11 +275,32 @@ impl Directory {
     /// Takes out the leaf that goes next.
     pub(super) fn evict(&mut self) -> Option<Arc<Record>> {
         let slot = self.policy.victim()?;
-        self.unlink(slot)
+        let record = self.unlink(slot)?;
+        if self.leaving.len() >= self.prune_at {
+            self.leaving.retain(|record| record.strong_count() > 0);
+            self.prune_at = 2 * self.leaving.len() + 16;
+        }
+        self.leaving.push_back(Arc::downgrade(&record));
+        Some(record)
+    }
+
+    /// The evicted run that held a block, while its payload is there.
+    pub(super) fn leaving(&self, key: &BlockKey) -> Option<Arc<Record>> {
+        let latest = self.leaving.iter().rev().filter_map(Weak::upgrade);
+        let mut with_key = latest.filter(|record| record.header().keys.contains(key));
+        with_key.next()
+    }
+
+    fn forget_leaving(&mut self, gone: impl Fn(&RunHeader) -> bool) {
+        self.leaving.retain(|record| {
+            let record = record.upgrade();
+            record.is_some_and(|record| !gone(record.header()))
+        });
     }
 
     /// Takes out the runs that hold any of these blocks, pinned or not.
     pub(super) fn remove(&mut self, keys: &[BlockKey]) -> Vec<Arc<Record>> {
+        self.forget_leaving(|header| header.keys.iter().any(|key| keys.contains(key)));
         let mut removed = Vec::new();
         for key in keys {
             let mut slots = self.shadows.get(key).cloned().unwrap_or_default();
@@ -302,6 +330,7 @@ impl Directory {
 
     /// Takes out the runs of a namespace, or all.
     pub(super) fn clear(&mut self, namespace: Option<&BlockKey>) -> Vec<Arc<Record>> {
+        self.forget_leaving(|header| namespace.is_none_or(|wanted| *wanted == header.namespace));
         (0..self.entries.len() as Slot)
             .filter(|&slot| {
                 self.entry(slot).is_some_and(|entry| {

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::{PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
 use crate::error::Result;
@@ -232,6 +232,12 @@ impl MemoryTier {
     pub fn find_run(&self, key: &BlockKey) -> Option<(MemoryRun, usize)> {
         let (slot, record, position) = self.shared.directory.lock().pin(key)?;
         Some((self.run(record, Some(slot)), position))
+    }
+
+    /// An evicted run that is on its way to another tier, by one of its blocks.
+    pub fn find_leaving(&self, key: &BlockKey) -> Option<(RunHeader, RunSource)> {
+        let record = self.shared.directory.lock().leaving(key)?;
+        Some((record.header().clone(), record.source()))
     }
 
     /// Drops the runs of which `keys` are all that is listed: what another tier has taken over whole. Gives back how many.
