@@ -6,12 +6,12 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from kvlab._core import KvLayout
+from kvlab._core import KvLayout, parse_size, parse_ttl
 from kvlab.errors import (
     ConfigError,
     ForkedProcessError,
@@ -51,6 +51,14 @@ class _Identity:
     namespace: bytes
 
 
+class Terms(NamedTuple):
+    """What a session asks of the tiers: see `attach`."""
+
+    ttl: int | None
+    quota: int | None
+    persist: bool
+
+
 class Session:
     """Requests of one model over one prefix cache.
 
@@ -65,6 +73,7 @@ class Session:
         *,
         salt: str,
         chunk_tokens: int,
+        terms: Terms,
     ) -> None:
         """Use `attach`."""
         self.model = model
@@ -72,6 +81,7 @@ class Session:
         self._layout = layout
         self._salt = salt
         self._chunk = chunk_tokens
+        self._terms = terms
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -96,6 +106,7 @@ class Session:
             for field in (live, self._cache.layout.describe(), self._salt.encode()):
                 digest.update(len(field).to_bytes(8, "little") + field)
             self._identity = _Identity(stamp, digest.digest())
+            self._cache.set_terms(digest.digest(), salt=self._salt, **self._terms._asdict())
         return self._identity.namespace
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
@@ -221,7 +232,8 @@ class Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
         self._check_open()
         child = Session(
-            self.model, self._cache, self._layout, salt=self._salt, chunk_tokens=self._chunk
+            self.model, self._cache, self._layout, salt=self._salt, chunk_tokens=self._chunk,
+            terms=self._terms,
         )
         child._identity = self._identity
         if self._request is not None:
@@ -363,6 +375,9 @@ def attach(
     block_tokens: int = 16,
     chunk_tokens: int = 0,
     l1: int | str | None = None,
+    ttl: int | str | None = None,
+    quota: int | str | None = None,
+    persist: bool = True,
 ) -> Session:
     """Serve a model's prompts from a store.
 
@@ -378,6 +393,11 @@ def attach(
             compute the rest of a prompt in one go.
         l1: The share of the store's L1 memory for this model's layout, half of it for cache
             buffers. Default: all that is left.
+        ttl: Seconds, or e.g. ``"7d"``, after which what was stored is forgotten in every tier.
+            Default: never.
+        quota: Bytes of L3 that all sessions of this salt may take together; what is over evicts
+            their own least recently used prompts. Default: the store's ``l3_quota_per_salt``.
+        persist: Whether prompts of this session may be written to disk.
 
     Returns:
         A session.
@@ -387,6 +407,7 @@ def attach(
             which.
         CapacityError: The store's L1 memory is taken by other layouts.
         ConfigError: An argument that cannot be.
+        InvalidArgumentError: A size or a time that cannot be.
     """
     check_model(model)
     if block_tokens < 1:
@@ -400,4 +421,11 @@ def attach(
     layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
     cache = store.prefix_cache(kv_layout, l1=l1)
-    return Session(model, cache, layout, salt=salt, chunk_tokens=chunk_tokens)
+    terms = Terms(
+        ttl=None if ttl is None else parse_ttl(ttl),
+        quota=None if quota is None else parse_size(quota),
+        persist=persist,
+    )
+    if quota is not None and not salt:
+        raise ConfigError(f"quota = {quota} is for the sessions of a salt; give this one a salt")
+    return Session(model, cache, layout, salt=salt, chunk_tokens=chunk_tokens, terms=terms)
