@@ -232,7 +232,11 @@ class Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
         self._check_open()
         child = Session(
-            self.model, self._cache, self._layout, salt=self._salt, chunk_tokens=self._chunk,
+            self.model,
+            self._cache,
+            self._layout,
+            salt=self._salt,
+            chunk_tokens=self._chunk,
             terms=self._terms,
         )
         child._identity = self._identity
