@@ -51,6 +51,14 @@ def parse_size(size: int | str, /) -> int:
         TypeError: neither an int nor a string.
     """
 
+def parse_ttl(ttl: int | str, /) -> int:
+    """Seconds of a time to live: an int of seconds, or e.g. `"90s"`, `"15min"`, `"12h"`, `"7d"`, `"2w"`.
+
+    Raises:
+        InvalidArgumentError: it is not understood, or not 1 to 4294967295 s.
+        TypeError: neither an int nor a string.
+    """
+
 def kv_size(
     *,
     layers: int,
@@ -455,6 +463,32 @@ class PrefixCache:
     def layout(self) -> KvLayout:
         """The layout of its blocks and buffers."""
 
+    def set_terms(
+        self,
+        namespace: bytes,
+        *,
+        salt: str = "",
+        ttl: int | str | None = None,
+        quota: int | str | None = None,
+        persist: bool = True,
+    ) -> None:
+        """Says what is asked of the tiers for the blocks of a namespace that are stored from now on.
+
+        Args:
+            namespace: 32 bytes.
+            salt: Whose blocks they are, for the quota; empty for nobody's.
+            ttl: Seconds, or e.g. `"7d"`, after which a block is a miss in every tier, counted from when it was
+                first stored; None for no limit.
+            quota: Bytes of L3 for all namespaces of the salt; what is over evicts their own leaves. None leaves
+                it as it is.
+            persist: Whether they may be written to disk.
+
+        Raises:
+            InvalidArgumentError: a namespace of another length, a time or size that cannot be, a quota without a salt.
+            ReadOnlyStoreError: a quota for a store that is only read.
+            StoreClosedError: the store is closed.
+        """
+
     def begin(self, tokens: _Tokens, namespace: bytes, *, grid: int = 0) -> Request:
         """Starts a request: finds the longest cached prefix and locks what L1 has of it.
 
@@ -784,6 +818,9 @@ class Store:
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
         prefetch_policy: str = "best_effort",
+        l3_quota_per_salt: int | str | None = None,
+        read_only: bool = False,
+        allow_unsafe_directory: bool = False,
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
 
@@ -803,6 +840,13 @@ class Store:
             l3_read_limit: Bytes of L3 that may be read in a second, for a disk that is shared; None for no limit.
             l3_write_limit: The same for writes.
             io_workers: Threads that read, 1 to 64.
+            l3_quota_per_salt: Bytes of L3 that the blocks of one salt may take, unless `attach` says otherwise; None
+                for no limit. What is over evicts that salt's own least recently used leaves.
+            read_only: Serve what is there, change nothing: for a directory on a read-only disk or of somebody else.
+                Several processes may do so at once, while none has it open to write. Opening reads the header of
+                every run; puts are refused.
+            allow_unsafe_directory: Use a directory that is a symbolic link, that everybody may write, or that belongs
+                to another user.
             prefetch_timeout: Seconds that a prefetched run is held for.
             prefetch_policy: What a request does that meets a prefetch of its prompt under way.
                 `"best_effort"` takes what has arrived, waits for the runs that are being read at
@@ -815,6 +859,7 @@ class Store:
             InvalidArgumentError: a size or time that cannot be.
             StoreLockedError: another process has the directory open; the message names it.
             FormatError: a directory that is not a store, or one of a newer format; it is left as it is.
+            UnsafeDirectoryError: a directory that others can put files into; see `allow_unsafe_directory`.
             StoreIOError: the directory cannot be made or written, or memory cannot be had.
         """
 
@@ -933,10 +978,21 @@ class BlockStore:
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
         prefetch_policy: str = "best_effort",
+        l3_quota_per_salt: int | str | None = None,
+        read_only: bool = False,
+        allow_unsafe_directory: bool = False,
     ) -> BlockStore:
         """Opens a block store; arguments and errors are those of `Store.open`."""
 
-    def put(self, key: bytes, data: Buffer, *, parent: bytes | None = None) -> bool:
+    def put(
+        self,
+        key: bytes,
+        data: Buffer,
+        *,
+        parent: bytes | None = None,
+        ttl: int | str | None = None,
+        persist: bool = True,
+    ) -> bool:
         """Keeps a block: in L2 at once, in L3 as the write policy says. A key that is there keeps its bytes.
 
         Args:
@@ -944,6 +1000,8 @@ class BlockStore:
             data: uint8, contiguous, 1 byte to 4 GiB.
             parent: The key of the block before it: it is evicted after this one, and L3 takes this
                 one only with it.
+            ttl: Seconds, or e.g. `"7d"`, after which it is a miss in every tier; None for no limit.
+            persist: Whether it may be written to disk.
 
         Returns:
             Whether it is kept, or was there. `stats()["refusals"]` counts why it is not.

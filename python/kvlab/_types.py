@@ -308,7 +308,10 @@ class Refusals(TypedDict):
         parent_missing: The block before it was not there, so nothing could find it.
         too_few_uses: Not used often enough to be worth a write (`write_through_selective`).
         decoded: Its bytes came out of a lossy codec, and are never encoded again.
-        unavailable: There is no such tier, or it was closing or being cleared.
+        unavailable: There is no such tier, or it was read-only, closing or being cleared.
+        expired: Its time to live was over.
+        not_persisted: It must not be on disk.
+        over_quota: Its salt's quota was taken, and nothing of the salt's could go.
     """
 
     too_large: int
@@ -320,6 +323,9 @@ class Refusals(TypedDict):
     too_few_uses: int
     decoded: int
     unavailable: int
+    expired: int
+    not_persisted: int
+    over_quota: int
 
 
 class PrefetchStats(TypedDict):
@@ -394,12 +400,14 @@ class RowsDropped(TypedDict):
         no_segment: The segment file was missing, foreign or too short.
         no_record: The segment had no such record.
         overlapping: The record lay over another one.
+        expired: Their time to live was over.
     """
 
     damaged: int
     no_segment: int
     no_record: int
     overlapping: int
+    expired: int
 
 
 class RecoveryReport(TypedDict):

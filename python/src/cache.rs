@@ -7,15 +7,16 @@ use kvlab_core::Error;
 use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
 use kvlab_core::config::StopPolicy;
 use kvlab_core::cost::RestoreMode;
-use kvlab_core::key::BlockKey;
+use kvlab_core::key::{BlockKey, tenant_of};
 use kvlab_core::layout::{LayerLayout, Layout};
+use kvlab_core::run::Terms;
 use kvlab_core::stack::Store;
 use kvlab_core::store::{PrefetchTicket, ReadFailed};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::argument::{Int, seconds};
+use crate::argument::{ByteSize, Int, Ttl, seconds};
 use crate::buffer::PyCacheBuffer;
 use crate::codec::PyKvCodec;
 use crate::error::OrRaise;
@@ -102,6 +103,35 @@ impl PyPrefixCache {
         PyKvLayout {
             inner: self.inner.layout().clone(),
         }
+    }
+
+    /// Says what is asked of the tiers for a namespace, from now on: how long its blocks live, whether they may be on disk, and
+    /// how many bytes of L3 all namespaces of a salt may take.
+    #[pyo3(signature = (namespace, *, salt="", ttl=None, quota=None, persist=true))]
+    fn set_terms(
+        &self,
+        py: Python<'_>,
+        namespace: &[u8],
+        salt: &str,
+        ttl: Option<Ttl>,
+        quota: Option<ByteSize>,
+        persist: bool,
+    ) -> PyResult<()> {
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        let tenant = tenant_of(salt);
+        let terms = Terms {
+            tenant,
+            ttl_seconds: ttl.map_or(0, |ttl| ttl.0),
+            persist,
+            ..Terms::default()
+        };
+        if let Some(quota) = quota {
+            let blocks = self._store.blocks();
+            py.detach(|| blocks.set_quota(tenant, Some(quota.0)))
+                .or_raise()?;
+        }
+        self.inner.set_terms(namespace, terms);
+        Ok(())
     }
 
     /// Starts a request: the longest cached prefix of whole blocks, at most all but the last token, rounded down to `grid` tokens.

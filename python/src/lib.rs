@@ -32,7 +32,7 @@ mod _core {
 
     #[pymodule_export]
     use crate::allocator::PyPagedAllocator;
-    use crate::argument::ByteSize;
+    use crate::argument::{ByteSize, Ttl};
     #[pymodule_export]
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
@@ -74,5 +74,12 @@ mod _core {
     #[pyo3(signature = (size, /))]
     fn parse_size(size: ByteSize) -> u64 {
         size.0
+    }
+
+    /// Reads a time to live in seconds: an int, or a string such as "15min" or "7d".
+    #[pyfunction]
+    #[pyo3(signature = (ttl, /))]
+    fn parse_ttl(ttl: Ttl) -> u32 {
+        ttl.0
     }
 }

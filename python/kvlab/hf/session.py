@@ -6,12 +6,12 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from kvlab._core import KvCodec, KvLayout
+from kvlab._core import KvCodec, KvLayout, parse_size, parse_ttl
 from kvlab.errors import (
     ConfigError,
     ForkedProcessError,
@@ -54,6 +54,14 @@ class _Identity:
     forward_key: bytes
 
 
+class Terms(NamedTuple):
+    """What a session asks of the tiers: see `attach`."""
+
+    ttl: int | None
+    quota: int | None
+    persist: bool
+
+
 class Session:
     """Requests of one model over one prefix cache.
 
@@ -70,6 +78,7 @@ class Session:
         chunk_tokens: int,
         restore: RestoreMode,
         codec: KvCodec | None,
+        terms: Terms,
     ) -> None:
         """Use `attach`."""
         self.model = model
@@ -79,6 +88,7 @@ class Session:
         self._chunk = chunk_tokens
         self._restore = restore
         self._codec = codec
+        self._terms = terms
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -107,10 +117,12 @@ class Session:
                 digest.update(len(field).to_bytes(8, "little") + field)
             if self._codec is not None:
                 digest.update(b"codec int8")
+            namespace = digest.digest()
             key = forward_key(self.model, self._layout)
-            self._identity = _Identity(stamp, digest.digest(), key)
+            self._identity = _Identity(stamp, namespace, key)
+            self._cache.set_terms(namespace, salt=self._salt, **self._terms._asdict())
             if self._codec is not None:
-                self._cache.set_codec(self._identity.namespace, self._codec)
+                self._cache.set_codec(namespace, self._codec)
         return self._identity
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
@@ -250,6 +262,7 @@ class Session:
             chunk_tokens=self._chunk,
             restore=self._restore,
             codec=self._codec,
+            terms=self._terms,
         )
         child._identity = self._identity
         if self._request is not None:
@@ -400,6 +413,9 @@ def attach(
     l1: int | str | None = None,
     restore: RestoreMode = "auto",
     codec: Literal["exact", "int8"] = "exact",
+    ttl: int | str | None = None,
+    quota: int | str | None = None,
+    persist: bool = True,
 ) -> Session:
     """Serve a model's prompts from a store.
 
@@ -423,6 +439,11 @@ def attach(
             dtypes. What comes from disk then differs from what memory gives by up to 1/254 of the
             largest magnitude of its token and head; ``kvlab codec-bench`` says what that does to
             a model. Caches of different codecs never share anything.
+        ttl: Seconds, or e.g. ``"7d"``, after which what was stored is forgotten in every tier.
+            Default: never.
+        quota: Bytes of L3 that all sessions of this salt may take together; what is over evicts
+            their own least recently used prompts. Default: the store's ``l3_quota_per_salt``.
+        persist: Whether prompts of this session may be written to disk.
 
     Returns:
         A session.
@@ -432,6 +453,7 @@ def attach(
             which.
         CapacityError: The store's L1 memory is taken by other layouts.
         ConfigError: An argument that cannot be.
+        InvalidArgumentError: A size or a time that cannot be.
     """
     check_model(model)
     if block_tokens < 1:
@@ -448,6 +470,13 @@ def attach(
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
     stored = KvCodec(codec, kv_layout, dtype=str(layout.dtype).removeprefix("torch."))
     cache = store.prefix_cache(kv_layout, l1=l1)
+    terms = Terms(
+        ttl=None if ttl is None else parse_ttl(ttl),
+        quota=None if quota is None else parse_size(quota),
+        persist=persist,
+    )
+    if quota is not None and not salt:
+        raise ConfigError(f"quota = {quota} is for the sessions of a salt; give this one a salt")
     return Session(
         model,
         cache,
@@ -455,5 +484,6 @@ def attach(
         salt=salt,
         chunk_tokens=chunk_tokens,
         restore=restore,
+        terms=terms,
         codec=None if codec == "exact" else stored,
     )
