@@ -1,11 +1,11 @@
 //! The commit worker: fills L1 from a cache buffer and writes through to the tiers below, off the caller's path.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
+use crate::sync::mpsc::{self, Receiver, Sender};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 use super::Shared;
 use super::copy::{BlockSpan, buffer_to_block};
@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::RunWindow;
 use crate::radix::Evicted;
-use crate::run::RunSource;
+use crate::run::{NEVER, RunSource};
 use crate::tier::Put;
 
 /// A request's tokens whose KV stands in a buffer.
@@ -27,6 +27,8 @@ pub(super) struct Job {
     pub(super) namespace: BlockKey,
     pub(super) hold: HoldId,
     pub(super) tokens: Vec<u32>,
+    /// When the time of each whole block is over.
+    pub(super) expiries: Vec<u64>,
     pub(super) buffer: Arc<CacheBuffer>,
     /// Leading tokens whose use an earlier commit of the request has counted.
     pub(super) counted: usize,
@@ -83,10 +85,10 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn start(shared: Arc<Shared>) -> Result<Self> {
-        let (sender, jobs) = crossbeam_channel::unbounded();
+        let (sender, jobs) = mpsc::channel();
         let pending = Arc::new(Pending::default());
         let (count, worker_shared) = (Arc::clone(&pending), Arc::clone(&shared));
-        let worker = std::thread::Builder::new()
+        let worker = thread::Builder::new()
             .name("kvlab-commit".to_owned())
             .spawn(move || work(&worker_shared, &jobs, &count))
             .map_err(|error| Error::io("starting the commit worker", error))?;
@@ -250,7 +252,9 @@ impl Shared {
             buffer_to_block(&self.layout, &self.arena, span, &job.buffer);
             at += tokens;
         }
-        self.l1.lock().publish(job.hold, &job.tokens[..whole], keys)
+        self.l1
+            .lock()
+            .publish(job.hold, &job.tokens[..whole], keys, &job.expiries)
     }
 
     /// Lengthens the job's sequence, evicting for it; what does not fit even so is left out.
@@ -319,7 +323,9 @@ impl Shared {
                 let (keys, blocks) = (&keys[run.clone()], &leaving.blocks[run]);
                 let lease = Some(leaving.clone() as _);
                 let source = self.lender.source(blocks.iter().copied(), lease);
-                let header = self.lender.header(namespace, parent, keys, decoded);
+                let expires = self.l1.lock().earliest_expiry(blocks.iter());
+                let lender = &self.lender;
+                let header = lender.header(namespace, parent, keys, decoded, expires);
                 match self.store.demote(header, source) {
                     Ok(Put::Refused(reason)) => {
                         log::debug!("{} blocks were not demoted: {reason:?}", keys.len());
@@ -368,7 +374,10 @@ impl Shared {
                     })
                     .collect(),
             };
-            let header = self.lender.header(job.namespace, parent, keys, decoded);
+            let expires = job.expiries.iter().skip(at).take(keys.len());
+            let expires = expires.copied().min().unwrap_or(NEVER);
+            let lender = &self.lender;
+            let header = lender.header(job.namespace, parent, keys, decoded, expires);
             if let Put::Refused(reason) = self.store.write_through(header, source)? {
                 log::debug!("{} blocks were not written through: {reason:?}", keys.len());
                 break;

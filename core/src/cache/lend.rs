@@ -7,14 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use super::l1::L1;
 use crate::block::BlockId;
 use crate::key::{BlockKey, KeyMap};
 use crate::layout::Layout;
 use crate::memory::Region;
-use crate::run::{Lease, RunHeader, RunSource, Terms};
+use crate::run::{Lease, NEVER, RunHeader, RunSource, Terms};
 use crate::store::Above;
 
 /// A block of L1 as the store names it.
@@ -112,16 +112,26 @@ pub(super) struct Lender {
 }
 
 impl Lender {
+    pub(super) fn terms(&self, namespace: &BlockKey) -> Terms {
+        let terms = self.terms.lock().get(namespace).copied();
+        terms.unwrap_or_default()
+    }
+
+    /// The header of a run of which the first block's time is over at `expires`.
     pub(super) fn header(
         &self,
         namespace: BlockKey,
         parent: BlockKey,
         keys: &[BlockKey],
         decoded: bool,
+        expires: u64,
     ) -> RunHeader {
-        let terms = self.terms.lock().get(&namespace).copied();
-        let mut terms = terms.unwrap_or_default();
+        let mut terms = self.terms(&namespace);
         terms.decoded = decoded;
+        if expires != NEVER {
+            // As old as its oldest block.
+            terms.born = expires.saturating_sub(u64::from(terms.ttl_seconds));
+        }
         RunHeader {
             namespace,
             parent,
@@ -177,11 +187,13 @@ impl Above for Lender {
         let decoded = &decoded[known.len()..];
         for (run, decoded) in alike(decoded, self.layout.max_run_blocks()) {
             let part = &missing[run];
+            let blocks = part.iter().map(|entry| &entry.block);
+            let expires = self.l1.lock().earliest_expiry(blocks);
             let lease = Arc::new(Lent::new(&self, part));
             let keys = part.iter().map(|entry| entry.key).collect::<Vec<_>>();
             let Some(first) = part.first() else { continue };
             runs.push((
-                self.header(first.namespace, first.parent, &keys, decoded),
+                self.header(first.namespace, first.parent, &keys, decoded, expires),
                 self.source(part.iter().map(|entry| entry.block), Some(lease)),
             ));
         }

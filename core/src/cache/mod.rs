@@ -15,11 +15,12 @@ mod restore;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::block::BlockPool;
 use crate::buffer::{BufferPool, BufferStats, CacheBuffer};
 use crate::codec::Codec;
+use crate::config::StopPolicy;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::Layout;
@@ -100,7 +101,8 @@ impl PrefixCache {
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
         let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
-        let l1 = Arc::new(Mutex::new(L1::new(pool, tree)?));
+        let clock = store.clock().clone();
+        let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock)?));
         let blocks_freed = Arc::new(Condvar::new());
         let lender = Arc::new(Lender {
             l1: Arc::clone(&l1),
@@ -178,6 +180,21 @@ impl PrefixCache {
         self.check_open()?;
         let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
         self.shared.store.prefetch(&keys)
+    }
+
+    /// As [`Self::prefetch`], with a policy of its own for the request that meets it before it is done.
+    ///
+    /// # Errors
+    /// As [`Self::prefetch`].
+    pub fn prefetch_with(
+        &self,
+        namespace: BlockKey,
+        tokens: &[u32],
+        stop: StopPolicy,
+    ) -> Result<PrefetchTicket> {
+        self.check_open()?;
+        let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
+        self.shared.store.prefetch_with(&keys, stop)
     }
 
     /// Gives up to `blocks` evictable L1 blocks to the tiers below; gives back how many went. Waits for the copies.
