@@ -8,6 +8,11 @@
 //! Groups stand by themselves: a part of a slice is decoded without the rest of it. Both directions go through a tile that stays
 //! in the processor's nearest cache, between the scattered pieces on one side and the stored bytes on the other.
 
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined is compiled for the processor's vector instructions"
+)]
+
 use super::Element;
 use super::format::{Bf16, F16, F32, Format};
 use crate::memory::{Piece, Region, vectorised};
