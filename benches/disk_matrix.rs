@@ -43,9 +43,10 @@ impl Case {
 
 fn main() -> Result<()> {
     let arguments = Arguments::read(3)?;
-    let (sizes, workers): (&[usize], &[usize]) = match arguments.full {
-        true => (&[64, 256, 1024, 4096], &[1, 2, 4]),
-        false => (&[64, 4096], &[1, 4]),
+    let (sizes, workers): (&[usize], &[usize]) = if arguments.full {
+        (&[64, 256, 1024, 4096], &[1, 2, 4])
+    } else {
+        (&[64, 4096], &[1, 4])
     };
     let memory = Arc::new(Region::new(TOTAL)?);
     fill(&memory);
