@@ -41,9 +41,10 @@ fn main() -> Result<()> {
     fill(buffer.region());
     let restore = Restore::new(&tier, &layout, &buffer)?;
     let files = tier.segment_files();
-    let (threads, jobs): (&[usize], &[usize]) = match arguments.full {
-        true => (&[1, 2, 4], &[1, 2, 4, 8, LAYERS]),
-        false => (&[2, 4], &[4, 8]),
+    let (threads, jobs): (&[usize], &[usize]) = if arguments.full {
+        (&[1, 2, 4], &[1, 2, 4, 8, LAYERS])
+    } else {
+        (&[2, 4], &[4, 8])
     };
     let (mut speeds, mut ratios) = (Arms::default(), Arms::default());
     for round in 0..=arguments.rounds {

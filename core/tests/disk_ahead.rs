@@ -1,4 +1,5 @@
 //! Runs of one chain that are written at the same time: whichever bytes are there first, they become visible in order.
+#![allow(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 
