@@ -1,12 +1,15 @@
 //! Giving bytes back: eviction, deletes by the user, damaged runs. Rows go first, then readers are waited for, then the bytes go.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::Inner;
 use super::directory::Directory;
 use super::index::Index;
 use super::run::{Place, Run};
+use super::segment::Segment;
 use super::space::Release;
+use super::{Inner, State};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::policy::Slot;
@@ -16,6 +19,14 @@ use crate::tier::ReadFailure;
 struct Gone {
     run: Arc<Run>,
     pinned: bool,
+}
+
+impl State {
+    /// Runs that left the directory and may still be on disk.
+    fn leaving_of(&self, wanted: impl Fn(&Run) -> bool) -> Vec<Arc<Run>> {
+        let leaving = self.leaving.values();
+        leaving.filter(|run| wanted(run)).cloned().collect()
+    }
 }
 
 impl Inner {
@@ -34,6 +45,7 @@ impl Inner {
             {
                 freed += run.place.extent.len;
                 self.counters.evicted(run.place.extent.len);
+                state.leaving.insert(run.serial, Arc::clone(&run));
                 gone.push(Gone { run, pinned });
             }
         }
@@ -54,7 +66,7 @@ impl Inner {
             return 0;
         };
         let mut gone = Vec::new();
-        {
+        let leaving = {
             let mut state = self.state.lock();
             let flights = state.flights.cancel_keys(keys);
             while state.flights.any_open(&flights) {
@@ -65,8 +77,9 @@ impl Inner {
                     gone.extend(Self::take(&mut state.directory, slot));
                 }
             }
-        }
-        if let Err(error) = self.erase(&index, &gone) {
+            state.leaving_of(|run| keys.iter().any(|key| run.header.keys.contains(key)))
+        };
+        if let Err(error) = self.erase(&index, &gone, &leaving) {
             log::error!("{}: deleting runs: {error}", self.path.display());
         }
         gone.len()
@@ -77,7 +90,7 @@ impl Inner {
         self.check_owner()?;
         let index = self.index()?;
         let mut gone = Vec::new();
-        {
+        let leaving = {
             let mut state = self.state.lock();
             let flights = state.flights.cancel_namespace(namespace);
             while state.flights.any_open(&flights) {
@@ -86,8 +99,9 @@ impl Inner {
             for slot in state.directory.of_namespace(namespace) {
                 gone.extend(Self::take(&mut state.directory, slot));
             }
-        }
-        self.erase(&index, &gone)?;
+            state.leaving_of(|run| namespace.is_none_or(|wanted| run.header.namespace == *wanted))
+        };
+        self.erase(&index, &gone, &leaving)?;
         Ok(gone.len())
     }
 
@@ -96,14 +110,17 @@ impl Inner {
         Some(Gone { run, pinned })
     }
 
-    /// Deletes on disk what the user deleted: when this returns, neither rows nor headers are left.
-    fn erase(&self, index: &Index, gone: &[Gone]) -> Result<()> {
-        if gone.is_empty() {
-            return Ok(());
-        }
+    /// Deletes on disk what the user deleted: when this returns, neither rows nor headers are left. That goes for runs that
+    /// left the store before and are still on disk, too.
+    fn erase(&self, index: &Index, gone: &[Gone], leaving: &[Arc<Run>]) -> Result<()> {
         self.counters.removed(gone.len());
-        let mut outcome = self.drop_rows(index, gone);
-        for Gone { run, .. } in gone {
+        let runs = || gone.iter().map(|gone| &gone.run).chain(leaving);
+        let mut outcome = if gone.is_empty() && leaving.is_empty() {
+            Ok(())
+        } else {
+            self.drop_rows(index, runs())
+        };
+        for run in runs() {
             let segment = &run.place.segment;
             let erased = segment.erase_header(
                 run.place.extent.offset,
@@ -116,20 +133,43 @@ impl Inner {
             }
         }
         self.give_back_unread(gone);
-        outcome
+        outcome.and(self.save_reclaimed())
+    }
+
+    /// Puts on stable storage what was given back: a run that was evicted before its prompt was deleted does not come back
+    /// after a power failure either.
+    fn save_reclaimed(&self) -> Result<()> {
+        for segment in self.segments() {
+            if segment.has_unsaved_holes() {
+                segment.sync().map_err(|error| {
+                    Error::io(format!("{}: saving it", segment.path().display()), error)
+                })?;
+            }
+        }
+        if self.unlinked.swap(false, Ordering::AcqRel) {
+            self.files.sync_directory(&self.path).map_err(|error| {
+                self.unlinked.store(true, Ordering::Release);
+                Error::io(format!("{}: saving it", self.path.display()), error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Deletes the rows of runs that are out of the directory, then gives back the bytes of those that nobody reads.
     fn forget(&self, index: &Index, gone: &[Gone]) -> Result<()> {
-        let outcome = self.drop_rows(index, gone);
+        let outcome = self.drop_rows(index, gone.iter().map(|gone| &gone.run));
         self.give_back_unread(gone);
         outcome
     }
 
     /// Deletes rows from the index, so that they are gone even if this process ends now.
-    fn drop_rows(&self, index: &Index, gone: &[Gone]) -> Result<()> {
+    fn drop_rows<'a>(
+        &self,
+        index: &Index,
+        runs: impl IntoIterator<Item = &'a Arc<Run>>,
+    ) -> Result<()> {
         index
-            .remove(gone.iter().map(|gone| &*gone.run))
+            .remove(runs.into_iter().map(|run| &**run))
             .and_then(|()| index.flush())
             .map_err(|error| self.index_error(error))
     }
@@ -137,38 +177,62 @@ impl Inner {
     fn give_back_unread(&self, gone: &[Gone]) {
         for Gone { run, pinned } in gone {
             if !pinned {
-                self.give_back(&run.place);
+                self.give_back(&run.place, run.serial, run.header_bytes as usize);
             }
         }
     }
 
-    /// Gives the bytes of a record back to the file system. Its rows are gone and nobody reads it.
-    pub(super) fn give_back(&self, place: &Place) {
+    /// Gives the bytes of a record back to the file system. Its rows are gone and nobody reads it. Where that does not work its
+    /// header is erased: what has left the store must not be found by a search of the segment.
+    pub(super) fn give_back(&self, place: &Place, serial: u64, header_bytes: usize) {
         let segment = &place.segment;
         let release = self.state.lock().space.release(place);
-        let outcome = match release {
-            Release::Unlink => segment.remove(),
-            Release::Punch => segment.punch(place.extent).map(|punched| {
-                if punched {
-                    let mut state = self.state.lock();
-                    state.space.punched(segment.id, place.extent.len);
+        let gone = match release {
+            Release::Unlink(bytes) => self.unlink(segment, bytes),
+            Release::Punch => match segment.punch(place.extent) {
+                Ok(punched) => {
+                    if punched {
+                        let mut state = self.state.lock();
+                        state.space.punched(segment.id, place.extent.len);
+                    }
+                    punched
                 }
-            }),
+                Err(error) => {
+                    let path = segment.path().display();
+                    log::warn!("{path}: giving back {:?}: {error}", place.extent);
+                    false
+                }
+            },
         };
-        if let Err(error) = outcome {
-            log::warn!(
-                "{}: giving back {:?}: {error}",
-                segment.path().display(),
-                place.extent
-            );
+        let zeroes =
+            || segment.write_at(place.extent.offset, &vec![0; header_bytes], &self.bounces);
+        match if gone { Ok(()) } else { zeroes() } {
+            Ok(()) => drop(self.state.lock().leaving.remove(&serial)),
+            Err(error) => {
+                let path = segment.path().display();
+                log::warn!("{path}: erasing a run that was given up: {error}");
+            }
         }
+    }
+
+    /// Removes the file of an empty segment, of so many bytes; they count for as long as that fails. Whether it is gone.
+    pub(super) fn unlink(&self, segment: &Arc<Segment>, bytes: u64) -> bool {
+        let Err(error) = segment.remove() else {
+            self.unlinked.store(true, Ordering::Release);
+            return true;
+        };
+        log::warn!("{}: removing it: {error}", segment.path().display());
+        if error.kind() != io::ErrorKind::NotFound {
+            self.state.lock().space.doom(segment, bytes);
+        }
+        false
     }
 
     /// Ends a pin. The last one on a run that is gone gives its bytes back.
     pub(super) fn unpin(&self, run: &Run) {
         // In a forked child the bytes are the parent's, and its lock may never be released.
         if self.check_owner().is_ok() && self.state.lock().directory.unpin(run) {
-            self.give_back(&run.place);
+            self.give_back(&run.place, run.serial, run.header_bytes as usize);
         }
     }
 
@@ -177,7 +241,11 @@ impl Inner {
         let removed = {
             let mut state = self.state.lock();
             if state.directory.holds(run) {
-                state.directory.remove(run.slot)
+                let removed = state.directory.remove(run.slot);
+                if let Some((run, _)) = &removed {
+                    state.leaving.insert(run.serial, Arc::clone(run));
+                }
+                removed
             } else {
                 None
             }

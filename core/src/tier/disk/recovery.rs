@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -123,6 +124,8 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
             index,
             _directory: directory,
         }))),
+        unlinked: AtomicBool::new(true),
+        full: AtomicBool::new(false),
         state: Mutex::new(state),
         changed: Condvar::new(),
     };
@@ -167,8 +170,22 @@ fn open_segments(
                 segments.insert(id, found);
             }
             Err(error) => {
-                log::warn!("{}: left alone: {error}", path.join(name).display());
-                report.foreign_segments += 1;
+                let file = path.join(name);
+                // A process that was killed while it made a segment leaves a file without a byte in it.
+                let blank = Segment::is_blank(files, &file, bounces);
+                match blank.and_then(|blank| {
+                    if blank {
+                        files.remove(&file)
+                    } else {
+                        Err(error)
+                    }
+                }) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        log::warn!("{}: left alone: {error}", file.display());
+                        report.foreign_segments += 1;
+                    }
+                }
             }
         }
     }
@@ -247,11 +264,9 @@ impl Recovery<'_> {
         let fresh = clean.is_none() && self.segments.is_empty();
         self.report.clean = clean == Some(1) || fresh;
         self.report.index_rebuilt |= clean.is_none() && !fresh;
-        // Whatever ends this process from here on leaves the store unclean.
-        self.index
-            .set_meta(Meta::Clean, 0)
-            .and_then(|()| self.index.flush())
-            .map_err(index_error)?;
+        // Whatever ends this process from here on leaves the store unclean, and a power failure must not undo that.
+        self.index.set_meta(Meta::Clean, 0).map_err(index_error)?;
+        self.index.sync()?;
         let loaded = self
             .index
             .load()
@@ -415,6 +430,7 @@ impl Recovery<'_> {
             directory,
             space,
             flights: Flights::default(),
+            leaving: HashMap::default(),
             growing: false,
             closed: false,
             index_bytes: self.index.bytes(),
@@ -425,7 +441,9 @@ impl Recovery<'_> {
     fn settle(&self, space: &mut Space, found: &Found, live: &[Extent]) -> io::Result<()> {
         let segment = &found.segment;
         if live.is_empty() {
-            return segment.remove();
+            return segment
+                .remove()
+                .inspect_err(|_| space.doom(segment, found.size));
         }
         let (size, end, records) = if let Some((end, records)) = &found.contents {
             (found.size, *end, records.clone())
