@@ -321,7 +321,13 @@ def test_a_path_that_cannot_be_a_directory_is_an_operating_system_error(
         (
             "write_policy",
             "sometimes",
-            "write_policy = sometimes.*write_through or write_back",
+            "write_policy = sometimes.*write_through_selective or write_back",
+            ConfigError,
+        ),
+        (
+            "prefetch_policy",
+            "never",
+            "prefetch_policy = never.*best_effort, timeout or wait_complete",
             ConfigError,
         ),
         ("io_workers", 0, "io_workers = 0.*1 to 64", ConfigError),

@@ -22,6 +22,8 @@ const FIXTURES: [(&str, Terms); 2] = [
             tenant: 0,
             ttl_seconds: 0,
             persist: true,
+            born: 0,
+            decoded: false,
         },
     ),
     (include_str!("fixtures/format-2.txt"), TERMS),
@@ -34,6 +36,8 @@ const TERMS: Terms = Terms {
     // Some 136 years.
     ttl_seconds: u32::MAX,
     persist: true,
+    born: 1_800_000_000,
+    decoded: false,
 };
 
 /// Bytes of a line of a fixture; lines of zeroes are left out.

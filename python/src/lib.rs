@@ -12,6 +12,7 @@ mod allocator;
 mod argument;
 mod buffer;
 mod cache;
+mod codec;
 mod error;
 mod exit;
 mod logging;
@@ -35,7 +36,9 @@ mod _core {
     #[pymodule_export]
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
-    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest};
+    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
+    #[pymodule_export]
+    use crate::codec::PyKvCodec;
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvlab_core::Error;
-use kvlab_core::config::{DiskConfig, StoreConfig, WritePolicy};
+use kvlab_core::config::{DiskConfig, StopPolicy, StoreConfig, WritePolicy};
 use kvlab_core::key::BlockKey;
 use kvlab_core::stack::Store;
 use kvlab_core::store::BlockStore;
@@ -36,6 +36,7 @@ struct Settings {
     write_limit: Option<ByteSize>,
     io_workers: Int,
     prefetch_timeout: f64,
+    prefetch_policy: String,
 }
 
 impl Settings {
@@ -58,6 +59,7 @@ impl Settings {
             policy: self.policy,
             io_workers,
             prefetch_timeout: seconds(self.prefetch_timeout)?,
+            prefetch_policy: StopPolicy::by_name(&self.prefetch_policy).or_raise()?,
             ..StoreConfig::default()
         })
     }
@@ -88,10 +90,12 @@ impl PyStore {
     #[pyo3(signature = (
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
-        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0)")]
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -108,6 +112,7 @@ impl PyStore {
         l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
+        prefetch_policy: String,
     ) -> PyResult<Self> {
         let l1_policy = policy.clone();
         let settings = Settings {
@@ -123,6 +128,7 @@ impl PyStore {
             write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
+            prefetch_policy,
         };
         let config = settings.config()?;
         let inner = cls
@@ -207,6 +213,12 @@ impl PyStore {
         Ok(dict)
     }
 
+    /// What reads and forwards were learnt to cost.
+    fn costs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.inner.blocks().check_process().or_raise()?;
+        stats::costs(py, &self.inner.blocks().costs().stats())
+    }
+
     /// What opening found on disk; None without L3.
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         stats::recovery(py, self.inner.blocks().recovery())
@@ -235,10 +247,12 @@ impl PyBlockStore {
     #[pyo3(signature = (
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
-        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0)")]
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -254,6 +268,7 @@ impl PyBlockStore {
         l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
+        prefetch_policy: String,
     ) -> PyResult<Self> {
         let settings = Settings {
             path: expand(path)?,
@@ -268,6 +283,7 @@ impl PyBlockStore {
             write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
+            prefetch_policy,
         };
         let config = settings.config()?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;

@@ -18,16 +18,32 @@ pub(super) struct BlockSpan {
     pub(super) at: usize,
 }
 
-/// Copies a block's tokens into the buffer.
-pub(super) fn block_to_buffer(
+/// Copies layer `layer` of whole blocks, at byte offsets `blocks` of the arena, into the buffer's first tokens.
+pub(super) fn layer_to_buffer(
     layout: &Layout,
     arena: &Region,
-    span: BlockSpan,
+    blocks: &[usize],
+    layer: usize,
     buffer: &CacheBuffer,
 ) {
-    for_each_row(layout, buffer, span, |block, place, len| {
-        buffer.region().copy_from(place, arena, block, len);
-    });
+    let block_tokens = layout.block_tokens();
+    let capacity = buffer.layout().capacity();
+    let mut inner = (0..layer)
+        .map(|before| layout.slice_bytes(before, block_tokens))
+        .sum::<usize>();
+    let bases = buffer.layout().tensors(layer);
+    for (tensor, base) in layout.tensors(layer).iter().zip(bases) {
+        let len = block_tokens * tensor.row;
+        for head in 0..tensor.heads {
+            let start = base + head * capacity * tensor.row;
+            for (index, block) in blocks.iter().enumerate() {
+                buffer
+                    .region()
+                    .copy_from(start + index * len, arena, block + inner, len);
+            }
+            inner += len;
+        }
+    }
 }
 
 /// Copies the buffer's tokens into a block.

@@ -1,7 +1,8 @@
 //! `PrefixCache`: token ids to the longest cached prefix. The radix tree over L1 blocks, with the store below.
 //!
 //! The way of a request: [`PrefixCache::begin`] matches, locks the path, forks a sequence from it and looks below by key;
-//! [`Request::restore`] brings the bytes into a cache buffer; the caller computes the suffix there; [`Request::commit`] hands the
+//! [`Request::start_restore`] brings the bytes into a cache buffer, layer by layer; the caller computes the suffix there, each
+//! layer as soon as [`Restore::wait_layer`] says so; [`Request::commit`] hands the
 //! buffer over, and a worker fills L1 from it and writes through to the tiers below, off the caller's path.
 
 mod commit;
@@ -9,14 +10,17 @@ mod copy;
 mod l1;
 mod lend;
 mod request;
+mod restore;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::block::BlockPool;
 use crate::buffer::{BufferPool, BufferStats, CacheBuffer};
+use crate::codec::Codec;
+use crate::config::StopPolicy;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::Layout;
@@ -31,7 +35,8 @@ use l1::L1;
 use lend::Lender;
 
 pub use l1::L1Stats;
-pub use request::{HitTokens, Request, Restored};
+pub use request::{HitTokens, Request};
+pub use restore::{Restore, Restored};
 
 /// How a [`PrefixCache`] divides its memory.
 #[derive(Clone, Debug)]
@@ -96,7 +101,8 @@ impl PrefixCache {
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
         let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
-        let l1 = Arc::new(Mutex::new(L1::new(pool, tree)?));
+        let clock = store.clock().clone();
+        let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock)?));
         let blocks_freed = Arc::new(Condvar::new());
         let lender = Arc::new(Lender {
             l1: Arc::clone(&l1),
@@ -134,6 +140,12 @@ impl PrefixCache {
         self.shared.lender.terms.lock().insert(namespace, terms);
     }
 
+    /// Says how L3 stores the runs of a namespace from now on; the codec should be part of what the namespace is a digest of.
+    pub fn set_codec(&self, namespace: BlockKey, codec: Codec) {
+        let mut terms = self.shared.lender.terms.lock();
+        terms.entry(namespace).or_default().codec = codec;
+    }
+
     /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down
     /// to a multiple of `grid` tokens (0 or 1: to blocks). Its L1 path stays locked until it is restored or the request is dropped.
     ///
@@ -168,6 +180,21 @@ impl PrefixCache {
         self.check_open()?;
         let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
         self.shared.store.prefetch(&keys)
+    }
+
+    /// As [`Self::prefetch`], with a policy of its own for the request that meets it before it is done.
+    ///
+    /// # Errors
+    /// As [`Self::prefetch`].
+    pub fn prefetch_with(
+        &self,
+        namespace: BlockKey,
+        tokens: &[u32],
+        stop: StopPolicy,
+    ) -> Result<PrefetchTicket> {
+        self.check_open()?;
+        let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
+        self.shared.store.prefetch_with(&keys, stop)
     }
 
     /// Gives up to `blocks` evictable L1 blocks to the tiers below; gives back how many went. Waits for the copies.

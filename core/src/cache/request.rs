@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::PrefixCache;
 use super::commit::{Done, Job};
-use super::copy::{BlockSpan, block_to_buffer};
 use super::l1::HoldId;
+use super::restore::{Restore, Restored};
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
+use crate::cost::{Choice, Part, Question, RestoreMode};
 use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
 use crate::layout::{BufferLayout, RunWindow};
@@ -34,23 +37,45 @@ impl HitTokens {
     }
 }
 
-/// What a restore brought.
+/// What a request restores: L1's part, and what the tiers below have after it.
 #[derive(Clone, Debug, Default)]
-pub struct Restored {
-    /// Tokens that stand in the buffer now, by where they came from.
-    pub tokens: HitTokens,
-    /// Payload bytes read from L2.
-    pub l2_bytes: u64,
-    /// Payload bytes read from L3.
-    pub l3_bytes: u64,
-    /// Copying L1 blocks.
-    pub l1_time: Duration,
-    /// From asking the tiers below until the last byte was verified.
-    pub below_time: Duration,
-    /// All of it.
-    pub time: Duration,
-    /// Why fewer tokens came than were found.
-    pub failure: Option<String>,
+pub(super) struct Found {
+    pub(super) tokens: HitTokens,
+    pub(super) steps: Vec<Step>,
+    /// What hits are rounded down to; a multiple of the block.
+    grid: usize,
+}
+
+impl Found {
+    /// What of `arrived` leading tokens can be used on the grid, by tier.
+    pub(super) fn part(&self, arrived: usize, block_tokens: usize) -> HitTokens {
+        let mut left = arrived / self.grid * self.grid;
+        let mut hit = HitTokens {
+            l1: self.tokens.l1.min(left),
+            ..HitTokens::default()
+        };
+        left -= hit.l1;
+        for step in &self.steps {
+            let tokens = (step.blocks * block_tokens).min(left);
+            left -= tokens;
+            match step.tier {
+                TierId::L2 => hit.l2 += tokens,
+                _ => hit.l3 += tokens,
+            }
+        }
+        hit
+    }
+
+    /// Leaves the tokens beyond the first `tokens` alone: their runs lose their pins.
+    fn cut(&mut self, tokens: usize, block_tokens: usize) {
+        self.tokens = self.part(tokens, block_tokens);
+        let mut left = (self.tokens.total() - self.tokens.l1) / block_tokens;
+        self.steps.retain_mut(|step| {
+            step.blocks = step.blocks.min(left);
+            left -= step.blocks;
+            step.blocks > 0
+        });
+    }
 }
 
 /// A request: its L1 path is locked and forked as a sequence until it is dropped. Once restored or committed, that may be
@@ -63,12 +88,18 @@ pub struct Request {
     /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
     held: usize,
     hold: HoldId,
+    /// When the time of each held block is over.
+    expiries: Vec<u64>,
     /// Leading tokens whose use a commit has counted.
     counted: usize,
-    /// What hits are rounded down to; a multiple of the block.
-    grid: usize,
-    steps: Vec<Step>,
-    found: HitTokens,
+    /// What was there when the request began.
+    there: HitTokens,
+    /// What of it is restored.
+    found: Found,
+    /// Which of the leading blocks of the buffer came out of a lossy codec, as far as they were restored.
+    decoded: Arc<Mutex<Vec<bool>>>,
+    /// Whether the rest of the prompt is computed in forwards that end on the grid.
+    chunked: bool,
     last_commit: Option<Arc<Done>>,
 }
 
@@ -86,7 +117,8 @@ impl Request {
                 "the prompt is empty; a request needs 1 token or more",
             ));
         }
-        let grid = if grid <= 1 { block_tokens } else { grid };
+        let chunked = grid > 1;
+        let grid = if chunked { grid } else { block_tokens };
         if !grid.is_multiple_of(block_tokens) {
             return Err(Error::invalid(format!(
                 "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens; use 0 or a multiple"
@@ -94,57 +126,83 @@ impl Request {
         }
         // The last token is always computed: its logits are what the caller is after.
         let usable = (tokens.len() - 1) / grid * grid;
-        let (hold, held) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
+        let (hold, held, expiries) = {
+            let mut l1 = shared.l1.lock();
+            let (hold, held) = l1.begin(namespace, &tokens[..usable])?;
+            (hold, held, l1.expiries(hold))
+        };
         let mut request = Self {
             cache: cache.clone(),
             namespace,
             tokens,
             held,
             hold,
+            expiries,
             counted: 0,
-            grid,
-            steps: Vec::new(),
-            found: HitTokens::default(),
+            there: HitTokens::default(),
+            found: Found {
+                grid,
+                ..Found::default()
+            },
+            decoded: Arc::default(),
+            chunked,
             last_commit: None,
         };
         if held < usable {
             let parent = shared.l1.lock().path_key(hold)?;
             let keys = shared.keys(parent, &request.tokens[held..usable]);
-            request.steps = shared.store.plan(&keys)?.steps;
+            request.found.steps = shared.store.plan(&keys)?.steps;
         }
-        let below = request.steps.iter().map(|step| step.blocks).sum::<usize>();
-        request.found = request.part(held, held + below * block_tokens);
-        let mut left = (request.found.l2 + request.found.l3) / block_tokens;
-        request.steps.retain_mut(|step| {
-            step.blocks = step.blocks.min(left);
-            left -= step.blocks;
-            step.blocks > 0
-        });
+        let found = &mut request.found;
+        found.tokens.l1 = held;
+        let below = found.steps.iter().map(|step| step.blocks).sum::<usize>();
+        found.cut(held + below * block_tokens, block_tokens);
+        request.there = found.tokens;
         Ok(request)
     }
 
-    /// What of `arrived` leading tokens, of which L1 has `l1`, can be used on the grid, by tier.
-    fn part(&self, l1: usize, arrived: usize) -> HitTokens {
-        let mut left = arrived / self.grid * self.grid;
-        let mut hit = HitTokens {
-            l1: l1.min(left),
-            ..HitTokens::default()
+    /// Decides how much of what was found a restore brings, before it starts; without this, all of it. What is cut off is for
+    /// the caller to compute. `model` stands for all that the time of a forward depends on.
+    pub fn choose(&mut self, mode: RestoreMode, model: &BlockKey) -> Choice {
+        let block_tokens = self.cache.shared.layout.block_tokens();
+        let parts = self.found.steps.iter().map(|step| Part {
+            tier: step.tier,
+            bytes: step.run.header().payload_bytes(),
+            tokens: step.blocks * block_tokens,
+        });
+        let question = Question {
+            prompt: self.tokens.len(),
+            l1: self.found.tokens.l1,
+            parts: &parts.collect::<Vec<_>>(),
+            grid: self.found.grid,
+            chunked: self.chunked,
         };
-        left -= hit.l1;
-        for step in &self.steps {
-            let tokens = (step.blocks * self.cache.shared.layout.block_tokens()).min(left);
-            left -= tokens;
-            match step.tier {
-                TierId::L2 => hit.l2 += tokens,
-                _ => hit.l3 += tokens,
-            }
-        }
-        hit
+        let costs = self.cache.shared.store.costs();
+        let choice = costs.choose(mode, model, &question);
+        self.found.cut(choice.tokens, block_tokens);
+        choice
+    }
+
+    /// Notes how long a forward of this request took: `tokens` tokens after `context` others, waits for a restore not
+    /// counted. It teaches [`Self::choose`].
+    pub fn computed(&self, model: &BlockKey, tokens: usize, context: usize, time: Duration) {
+        let costs = self.cache.shared.store.costs();
+        costs.note_prefill(model, tokens, context, time);
+    }
+
+    /// Notes that a restore of `read` ([`Restored::below_time`]) went on beside a forward, which computed for `computed` and
+    /// waited for `waited` on top. It teaches [`Self::choose`].
+    pub fn overlapped(&self, read: Duration, computed: Duration, waited: Duration) {
+        self.cache
+            .shared
+            .store
+            .costs()
+            .note_overlap(read, computed, waited);
     }
 
     /// Tokens found, by tier, in whole blocks.
     pub fn found(&self) -> HitTokens {
-        self.found
+        self.there
     }
 
     /// The prompt's length in tokens.
@@ -152,82 +210,52 @@ impl Request {
         self.tokens.len()
     }
 
-    /// Brings what was found into `buffer`, from its first token on; blocks until all of it arrived and is verified. Damaged
-    /// runs cut the prefix short, which is no error, and so does L1 memory that was given up since (after a commit or fork).
-    /// What the tiers below gave is read once: a second call brings L1's part only.
+    /// Begins to bring what was found, or [`Self::choose`] left of it, into `buffer`, from its first token on, the first layers first. L1 memory that was given
+    /// up since (after a commit or fork) is restored no more, which is no error. What the tiers below gave is read once: a
+    /// second call brings L1's part only.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the buffer is too small for the prompt or of another layout, [`Error::Closed`].
-    pub fn restore(&mut self, buffer: &Arc<CacheBuffer>) -> Result<Restored> {
+    pub fn start_restore(&mut self, buffer: &Arc<CacheBuffer>) -> Result<Restore> {
         let start = Instant::now();
         self.check_buffer(buffer, self.tokens.len())?;
-        let shared = Arc::clone(&self.cache.shared);
-        let block_tokens = shared.layout.block_tokens();
-        let requests = self.read_requests(buffer);
-        let ticket = if requests.is_empty() {
-            None
-        } else {
-            Some(shared.store.read(requests)?)
-        };
-        let there = self.copy_l1(buffer);
-        let mut restored = Restored {
-            l1_time: start.elapsed(),
-            failure: (!there)
-                .then(|| "its L1 blocks were given up under memory pressure".to_owned()),
-            ..Restored::default()
-        };
-        let mut arrived = self.found.l1;
-        if let Some(ticket) = ticket {
-            let outcome = ticket.wait();
-            let whole = self.steps[..outcome.steps_ok].iter();
-            arrived += whole.map(|step| step.blocks * block_tokens).sum::<usize>();
-            restored.l2_bytes = outcome.l2.bytes;
-            restored.l3_bytes = outcome.l3.bytes;
-            let failure = outcome.failure.map(|failure| failure.to_string());
-            restored.failure = restored.failure.or(failure);
-            restored.below_time = start.elapsed();
+        let shared = &self.cache.shared;
+        let found = self.found.clone();
+        let mut restore = Restore::start(shared, self.hold, buffer, found, start);
+        if restore.is_there() && !self.found.steps.is_empty() {
+            restore.reads(shared.store.read(self.read_requests(buffer))?);
         }
-        if there {
-            restored.tokens = self.part(self.found.l1, arrived);
+        let steps = std::mem::take(&mut self.found.steps);
+        if restore.tokens().total() > self.held {
+            self.held = restore.tokens().total();
+            let below = steps.iter().flat_map(|step| {
+                let expires = step.run.header().terms.expires();
+                std::iter::repeat_n(expires, step.blocks)
+            });
+            let block_tokens = shared.layout.block_tokens();
+            self.expiries.truncate(self.found.tokens.l1 / block_tokens);
+            self.expiries.extend(below);
+            self.expiries.truncate(self.held / block_tokens);
         }
-        self.steps.clear();
-        self.held = self.held.max(restored.tokens.total());
-        // The bytes are copied: whoever needs the blocks may have them.
-        shared.l1.lock().set_idle(self.hold);
-        restored.time = start.elapsed();
-        Ok(restored)
+        self.decoded = restore.decoded();
+        Ok(restore)
     }
 
-    /// Copies what L1 has of the hit into the buffer; false if the blocks are no longer there.
-    fn copy_l1(&self, buffer: &Arc<CacheBuffer>) -> bool {
-        let shared = &self.cache.shared;
-        let block_tokens = shared.layout.block_tokens();
-        let wanted = self.found.l1 / block_tokens;
-        if wanted == 0 {
-            return true;
-        }
-        let Some(blocks) = shared.l1.lock().start_copy(self.hold) else {
-            return false;
-        };
-        let there = blocks.len() >= wanted;
-        for (index, block) in blocks.iter().take(wanted).enumerate().filter(|_| there) {
-            let span = BlockSpan {
-                offset: shared.offset(*block),
-                first: 0,
-                tokens: block_tokens,
-                at: index * block_tokens,
-            };
-            block_to_buffer(&shared.layout, &shared.arena, span, buffer);
-        }
-        shared.l1.lock().end_copy(self.hold);
-        there
+    /// [`Self::start_restore`], and waits until all of it arrived and is verified. Damaged runs cut the prefix short, which is
+    /// no error.
+    ///
+    /// # Errors
+    /// As for [`Self::start_restore`].
+    pub fn restore(&mut self, buffer: &Arc<CacheBuffer>) -> Result<Restored> {
+        Ok(self.start_restore(buffer)?.finish())
     }
 
     fn read_requests(&self, buffer: &Arc<CacheBuffer>) -> Vec<ReadRequest> {
         let layout = &self.cache.shared.layout;
         let block_tokens = layout.block_tokens();
-        let mut at = self.found.l1;
-        self.steps
+        let mut at = self.found.tokens.l1;
+        self.found
+            .steps
             .iter()
             .map(|step| {
                 let window = RunWindow {
@@ -265,14 +293,21 @@ impl Request {
                 tokens.len()
             )));
         }
-        self.cache.shared.l1.lock().retain(self.hold);
+        let shared = &self.cache.shared;
+        let now = shared.store.clock().now();
+        let terms = shared.lender.terms(&self.namespace).stamped(now);
+        self.expiries
+            .resize(tokens.len() / shared.layout.block_tokens(), terms.expires());
+        shared.l1.lock().retain(self.hold);
         let done = Arc::new(Done::default());
         let submitted = self.cache.committer.submit(Job {
             namespace: self.namespace,
             hold: self.hold,
             tokens: tokens.clone(),
+            expiries: self.expiries.clone(),
             buffer: Arc::clone(buffer),
             counted: self.counted,
+            decoded: self.decoded.lock().clone(),
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
@@ -314,14 +349,22 @@ impl Request {
                 tokens: self.tokens.clone(),
                 held,
                 hold,
+                expiries: self.expiries.clone(),
                 counted: 0,
-                grid: self.grid,
-                steps: Vec::new(),
-                found: HitTokens::default(),
+                there: HitTokens::default(),
+                found: Found {
+                    grid: self.found.grid,
+                    ..Found::default()
+                },
+                decoded: Arc::default(),
+                chunked: self.chunked,
                 last_commit: None,
             };
             let usable = held.min(self.tokens.len() - 1);
-            fork.found = fork.part(usable, usable);
+            fork.found.tokens.l1 = usable;
+            let block_tokens = self.cache.shared.layout.block_tokens();
+            fork.found.cut(usable, block_tokens);
+            fork.there = fork.found.tokens;
             fork
         }))
     }

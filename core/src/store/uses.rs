@@ -1,6 +1,6 @@
 //! How often blocks were used, for `write_through_selective`.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::key::{BlockKey, KeyMap};
 

@@ -182,7 +182,8 @@ class PreallocatedCache(DynamicCache):
             The cache copies the valid rows over and drops its references to the old buffers.
         before_layer: Called with the layer index before that layer is read or written, possibly
             several times a layer; a restore uses it to wait until the layer's bytes are there.
-            What it raises aborts the forward.
+            What it raises aborts the forward. Once it returns True it is dropped: no layer has
+            to be waited for any more.
         before_truncate: Called before rows are given up by ``crop`` or ``reset``, so that a
             reader of them can finish first.
     """
@@ -195,7 +196,7 @@ class PreallocatedCache(DynamicCache):
         length: int,
         *,
         grow: Callable[[int], list[KeyValue]] | None = None,
-        before_layer: Callable[[int], None] | None = None,
+        before_layer: Callable[[int], bool | None] | None = None,
         before_truncate: Callable[[], None] | None = None,
     ) -> None:
         """Build a cache over buffers that the caller owns; nothing is copied.
@@ -275,13 +276,16 @@ class PreallocatedCache(DynamicCache):
         **kwargs: Any,
     ) -> KeyValue:
         """Append one layer's new rows; see `PreallocatedLayer.update`."""
-        if self.before_layer is not None:
-            self.before_layer(layer_idx)
+        self._await_layer(layer_idx)
         layer = self.layers[layer_idx]
         end = layer.length + key_states.shape[2]
         if end > layer.capacity and self.grow is not None:
             self._grow_to(end, self.grow)
         return layer.update(key_states, value_states)
+
+    def _await_layer(self, index: int) -> None:
+        if self.before_layer is not None and self.before_layer(index):
+            self.before_layer = None
 
     def crop(self, tokens_to_remove: int) -> None:
         """Drop tokens from the end of every layer; see `PreallocatedLayer.crop`."""
@@ -303,8 +307,7 @@ class PreallocatedCache(DynamicCache):
                 f"or smaller than {tokens} tokens"
             )
         for index, (layer, (key, value)) in enumerate(zip(self.layers, larger, strict=True)):
-            if self.before_layer is not None:
-                self.before_layer(index)  # rows that have not arrived yet would be copied as junk
+            self._await_layer(index)  # rows that have not arrived yet would be copied as junk
             layer.move_to(key, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreallocatedCache:
@@ -315,8 +318,7 @@ class PreallocatedCache(DynamicCache):
         """
         with torch.inference_mode(False):
             for index in range(len(self.layers)):
-                if self.before_layer is not None:
-                    self.before_layer(index)
+                self._await_layer(index)
             buffers = [
                 (layer.buffers[0].clone(), layer.buffers[1].clone()) for layer in self.layers
             ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
 
 from kvlab.errors import KvlabError, StoreClosedError
 from kvlab.hf.buffers import tensors_over
@@ -12,10 +15,13 @@ from kvlab.hf.cache import KeyValue, PreallocatedCache
 from kvlab.hf.report import HitTokens, Report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
-    from kvlab._core import CacheBuffer, PrefixCache, Request
+    from kvlab._core import CacheBuffer, PrefixCache, Request, Restore
+    from kvlab._types import Choice, Restored, RestoreMode
     from kvlab.hf.layout import ModelLayout
 
 _log = logging.getLogger(__name__)
@@ -23,12 +29,31 @@ DRAIN_SECONDS = 60.0
 """The longest wait for commits and writes under way."""
 
 
+T = TypeVar("T")
+
+
+class LayerMissing(Exception):  # noqa: N818 - not an error of the caller's, who never sees it
+    """A layer of the prefix will not arrive whole: the forward that needs it ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """A forward of this request; seconds of computing and of waiting for layers."""
+
+    tokens: int
+    context: int
+    computed: float
+    waited: float
+
+
 class LiveRequest:
-    """A prompt looked up and restored; lives as long as anybody may go on with its cache.
+    """A prompt looked up, its prefix on its way; lives as long as anybody may go on with its cache.
 
     Attributes:
         request: The hold on the matched blocks.
-        hits: Tokens restored, by tier.
+        found: Tokens that were there to be restored, by tier.
+        hits: Tokens restored, by tier; until the restore is settled, those that it will bring if
+            nothing fails.
         computed_on_grid: With a chunk grid, the tokens that may be kept: what the grid covers. None
             without one.
     """
@@ -42,8 +67,10 @@ class LiveRequest:
         *,
         capacity: int,
         grid: int,
+        restore: RestoreMode,
+        forward_key: bytes,
     ) -> None:
-        """Look up and restore.
+        """Look up, decide how much to restore, and begin to.
 
         Args:
             cache: Of this layout.
@@ -52,6 +79,8 @@ class LiveRequest:
             ids: ``[tokens]``, the prompt.
             capacity: Tokens to make room for, the prompt included.
             grid: The chunk grid in tokens, 0 for none.
+            restore: How much of what is found to restore.
+            forward_key: 32 bytes that stand for what a forward's time depends on.
 
         Raises:
             CapacityError: Cache buffers in use leave too little memory.
@@ -61,27 +90,117 @@ class LiveRequest:
         self._cache = cache
         self._layout = layout
         self._grid = grid
+        self._forward_key = forward_key
+        self._forwards: list[_Forward] = []
+        self._under_way = (0, 0, 0.0, 0.0)
+        self._missing_layers = set(range(len(layout.layers)))
+        self._aborted = 0
+        self._waited = 0.0
+        self._restored: Restored | None = None
         began = time.perf_counter()
         self.request: Request = cache.begin(ids, namespace, grid=grid)
-        self._lookup_ms = _milliseconds_since(began)
+        self.found = HitTokens(*self.request.found)
         try:
+            self._choice: Choice = self.request.choose(restore, forward_key)
+            self._lookup_ms = _milliseconds_since(began)
             self._buffer: CacheBuffer = cache.lease(capacity)
-            leased = time.perf_counter()
-            restored = self.request.restore(self._buffer)
+            self._restore: Restore | None = self.request.start_restore(self._buffer)
         except BaseException:
             self.request.close()
             raise
-        self._restore_ms = _milliseconds_since(leased)
-        self._bytes_read: int = restored["l2_bytes"] + restored["l3_bytes"]
-        self._failure: str | None = restored["failure"]
-        self.hits = HitTokens(*restored["tokens"])
+        self.hits = HitTokens(*self._restore.tokens)
+        self._computing = time.perf_counter()
 
-    def new_cache(self) -> PreallocatedCache:
-        """Make the cache over the buffer, with the restored rows in it."""
+    def run(self, compute: Callable[[PreallocatedCache], T]) -> tuple[PreallocatedCache, T]:
+        """Compute on the prefix, layer by layer as it arrives.
+
+        If a layer turns out damaged, ``compute`` is aborted before it had logits and called again
+        on what did arrive, with torch's random numbers as they were.
+
+        Args:
+            compute: Gets a cache with the prefix in it. What it raises leaves the request closed.
+
+        Returns:
+            The cache that it succeeded on, and what it returned.
+        """
+        try:
+            random = torch.get_rng_state()
+            try:
+                kv = self._new_cache()
+                result = compute(kv)
+                self.settle()
+            except LayerMissing as missing:
+                _log.warning("computing again with a shorter prefix: %s", missing)
+                self._aborted += 1
+                self._forwards.clear()
+                torch.set_rng_state(random)
+                self._finish()
+                kv = self._new_cache()
+                result = compute(kv)
+        except BaseException:
+            self._restore = None  # waits for reads under way: the buffer is written to no more
+            self.request.close()
+            raise
+        if self._restored is not None:
+            self._learn(self._restored)
+        return kv, result
+
+    def begin_forward(self, tokens: int, context: int) -> None:
+        """Begin to time a forward of ``tokens`` tokens after ``context`` others."""
+        self._under_way = (tokens, context, time.perf_counter(), self._waited)
+
+    def end_forward(self) -> None:
+        """Its logits are there."""
+        tokens, context, began, waited_before = self._under_way
+        waited = self._waited - waited_before
+        computed = max(time.perf_counter() - began - waited, 0.0)
+        self._forwards.append(_Forward(tokens, context, computed, waited))
+
+    def _learn(self, restored: Restored) -> None:
+        for forward in self._forwards:
+            self.request.computed(
+                self._forward_key, forward.tokens, forward.context, forward.computed
+            )
+        if self._forwards and restored["l2_bytes"] + restored["l3_bytes"] > 0:
+            # Copying L1's part is done where it is waited for: it overlaps with nothing.
+            first = self._forwards[0]
+            waited = max(first.waited - restored["l1_ms"] / 1e3, 0.0)
+            self.request.overlapped(restored["below_ms"] / 1e3, first.computed, waited)
+
+    def settle(self) -> None:
+        """Wait for the whole restore.
+
+        Raises:
+            LayerMissing: It brought less than what is being computed on.
+        """
+        expected = self.hits.total
+        self._finish()
+        if self.hits.total < expected:
+            raise LayerMissing(f"{self.hits.total} of {expected} tokens arrived whole")
+
+    def _finish(self) -> None:
+        if self._restore is not None:
+            self._restored = self._restore.finish()
+            self._restore = None
+            self.hits = HitTokens(*self._restored["tokens"])
+
+    def _await_layer(self, index: int) -> bool:
+        """Wait for a layer; True once all have been waited for."""
+        if self._restore is not None:
+            began = time.perf_counter()
+            there = self._restore.wait_layer(index)
+            self._waited += time.perf_counter() - began
+            if not there:
+                raise LayerMissing(f"layer {index} did not arrive")
+        self._missing_layers.discard(index)
+        return not self._missing_layers
+
+    def _new_cache(self) -> PreallocatedCache:
         return PreallocatedCache(
             tensors_over(self._buffer, self._layout),
             self.hits.total,
             grow=self._grow,
+            before_layer=None if self._restore is None else self._await_layer,
             before_truncate=self._drain,
         )
 
@@ -105,37 +224,59 @@ class LiveRequest:
             return str(error)
         return None
 
-    def report(
-        self, prompt: int, *, start: float, restored: float, first: float, not_kept: str | None
-    ) -> Report:
-        """Say what the request reused and cost.
+    def report(self, prompt: int, *, start: float, first: float, not_kept: str | None) -> Report:
+        """Say what the request reused and cost, once it has run.
 
         Args:
             prompt: Tokens of the prompt.
             start: When the call came, by ``time.perf_counter``.
-            restored: When the restored rows were there.
             first: When the first token's logits were there.
             not_kept: Why nothing was committed, or None.
         """
+        restored = self._restored
+        assert restored is not None, "reported before it ran"
+        predicted = self._choice["predicted"]
         return Report(
             prompt_tokens=prompt,
+            found_tokens=self.found,
             hit_tokens=self.hits,
             computed_tokens=prompt - self.hits.total,
             blocks_reused=self.hits.total // self._cache.layout.block_tokens,
-            bytes_read=self._bytes_read,
+            bytes_read=restored["l2_bytes"] + restored["l3_bytes"],
             lookup_ms=self._lookup_ms,
-            restore_ms=self._restore_ms,
-            prefill_ms=(first - restored) * 1e3,
+            restore_ms=restored["ms"],
+            restore_wait_ms=self._waited * 1e3,
+            prefill_ms=(first - self._computing) * 1e3,
             ttft_ms=(first - start) * 1e3,
-            missed=self._missed(prompt),
+            predicted_ms=predicted["ms"] if predicted is not None else None,
+            recomputed=self._recomputed(),
+            missed=self._missed(prompt, restored["failure"]),
             not_kept=not_kept,
+            aborted_forwards=self._aborted,
         )
 
-    def _missed(self, prompt: int) -> str:
+    def _recomputed(self) -> str | None:
+        left = self.found.total - self._choice["tokens"]
+        if left == 0:
+            return None
+        part, whole = self._choice["predicted"], self._choice["all"]
+        if part is None or whole is None:
+            return f"restore='never': {left} tokens were found and not restored"
+        restore_ms = whole["restore_ms"] - part["restore_ms"]
+        compute_ms = part["prefill_ms"] - whole["prefill_ms"]
+        return (
+            f"restoring the last {left} tokens from {self._choice['left']} is predicted to take "
+            f"{restore_ms:.0f} ms, computing them {compute_ms:.0f} ms"
+        )
+
+    def _missed(self, prompt: int, failure: str | None) -> str:
         step = max(self._grid, self._cache.layout.block_tokens)
         hit = self.hits.total
-        if self._failure is not None:
-            return f"what follows token {hit} was found but could not be read: {self._failure}"
+        if failure is not None:
+            return f"what follows token {hit} was found but could not be read: {failure}"
+        recomputed = self._recomputed()
+        if recomputed is not None:
+            return recomputed
         if prompt <= step:
             return f"the prompt has no {step} tokens before its last one, and less is not reused"
         if hit >= (prompt - 1) // step * step:
@@ -145,6 +286,7 @@ class LiveRequest:
         return f"no tier has the {step} tokens that follow token {hit}"
 
     def _grow(self, tokens: int) -> list[KeyValue]:
+        self.settle()  # what is on its way goes to the buffer that is left behind
         self._buffer = self._cache.lease(tokens + tokens // 4)
         return tensors_over(self._buffer, self._layout)
 

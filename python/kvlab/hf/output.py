@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers.generation.streamers import BaseStreamer
 
 from kvlab.errors import InvalidArgumentError
 
@@ -76,6 +77,32 @@ class Prefilled:
                 "prompt; give the prompt and all that was decoded on its cache"
             )
         self._live.commit(ids)
+
+
+class OncePrompted(BaseStreamer):
+    """A streamer that gets the prompt, with which generate() begins, once in several attempts."""
+
+    def __init__(self, streamer: BaseStreamer) -> None:
+        """Hand on to ``streamer``."""
+        self._streamer = streamer
+        self._prompted = False
+        self._skip = False
+
+    def attempt(self) -> OncePrompted:
+        """Begin an attempt; gives back itself."""
+        self._skip = self._prompted
+        return self
+
+    def put(self, value: Tensor) -> None:
+        """Hand on what is new."""
+        skip, self._skip = self._skip, False
+        if not skip:
+            self._prompted = True
+            self._streamer.put(value)
+
+    def end(self) -> None:
+        """Hand on the end."""
+        self._streamer.end()
 
 
 def row(ids: Tensor) -> NDArray[np.int64]:

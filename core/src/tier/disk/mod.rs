@@ -10,6 +10,7 @@ mod flight;
 mod index;
 mod limited;
 mod lock;
+mod payload;
 mod platform;
 mod read;
 mod reclaim;
@@ -20,6 +21,7 @@ mod segment;
 mod space;
 mod stats;
 mod sync;
+mod tenants;
 mod write;
 
 use std::collections::HashMap;
@@ -48,6 +50,7 @@ pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
 use super::{PinnedRun, Put, Tier, TierId};
+use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -58,6 +61,8 @@ use crate::run::{RunHeader, RunSource};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Uses that wait in memory before a put saves them.
 const UNSAVED_USES: usize = 1024;
+/// Expired runs that a flush takes out of the directory at once.
+const SWEPT_BY_FLUSH: usize = 1024;
 
 /// The disk tier of one directory, which it alone uses until closed or dropped.
 #[derive(Debug)]
@@ -75,6 +80,8 @@ pub(super) struct Inner {
     free_reserve: u64,
     direct: bool,
     durable: bool,
+    read_only: bool,
+    clock: Clock,
     /// The process that opened it.
     owner: u32,
     bounces: BouncePool,
@@ -85,6 +92,8 @@ pub(super) struct Inner {
     unlinked: AtomicBool,
     /// The disk was full when something was last written.
     full: AtomicBool,
+    /// What `close` gives back of a store that is only read: the lock of its directory.
+    reading: Mutex<Option<StoreDirectory>>,
     state: Mutex<State>,
     /// Signalled when a put ends or a segment becomes active.
     changed: Condvar,
@@ -128,12 +137,31 @@ impl DiskTier {
     /// if it cannot be made, read or written.
     pub fn open(config: &DiskConfig) -> Result<(Self, RecoveryReport)> {
         let (inner, report) = recovery::open(config)?;
-        let index = inner.index()?;
-        inner.trim(&index);
+        if !config.read_only {
+            let index = inner.index()?;
+            inner.trim(&index);
+            let over = inner.state.lock().directory.tenants.all_over();
+            for tenant in over {
+                inner.trim_tenant(&index, tenant);
+            }
+        }
         let tier = Self {
             inner: Arc::new(inner),
         };
         Ok((tier, report))
+    }
+
+    /// Stores a run, as [`Tier::put`] does; what follows it in its chain may be put as soon as `admitted` was called.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if header and source do not match, [`Error::Closed`], [`Error::Forked`].
+    pub fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        self.inner.put(header, source, admitted)
     }
 
     /// Deletes all runs of a namespace, or everything, and gives back how many. Their headers are erased on disk when this
@@ -149,6 +177,25 @@ impl DiskTier {
     /// Evicts leaves until `bytes` bytes of records are gone or nothing can go; the bytes that went.
     pub fn evict(&self, bytes: u64) -> u64 {
         self.inner.evict(bytes)
+    }
+
+    /// Sets how many bytes the records of a tenant may take, for as long as the store is open; more than that evicts the tenant's
+    /// own leaves. None for no limit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for tenant 0, [`Error::Closed`], [`Error::Forked`], [`Error::ReadOnly`].
+    pub fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.inner.set_quota(tenant, quota)
+    }
+
+    /// Bytes of the records of a tenant.
+    pub fn tenant_bytes(&self, tenant: u64) -> u64 {
+        self.inner.state.lock().directory.tenants.bytes(tenant)
+    }
+
+    /// The clock by which runs expire.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Puts everything acknowledged so far on stable storage, uses included, and moves the recovery checkpoint.
@@ -254,7 +301,7 @@ impl Tier for DiskTier {
 
     fn contains(&self, key: &BlockKey) -> bool {
         let state = self.inner.state.lock();
-        !state.closed && state.directory.locate(key).is_some()
+        !state.closed && state.directory.live(key).is_some()
     }
 
     fn find(&self, key: &BlockKey) -> Option<(Arc<dyn PinnedRun>, usize)> {
@@ -263,7 +310,7 @@ impl Tier for DiskTier {
         if state.closed {
             return None;
         }
-        let row = state.directory.locate(key)?;
+        let row = state.directory.live(key)?;
         state.directory.touch(row.slot);
         let run = state.directory.pin(row.slot)?;
         drop(state);
@@ -275,7 +322,7 @@ impl Tier for DiskTier {
     }
 
     fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
-        self.inner.put(header, source)
+        self.inner.put(header, source, &|| ())
     }
 
     fn remove(&self, keys: &[BlockKey]) -> usize {
@@ -308,6 +355,9 @@ impl Inner {
     }
 
     fn index(&self) -> Result<Arc<Resources>> {
+        if self.read_only {
+            return Err(Error::ReadOnly(self.path.clone()));
+        }
         self.resources.lock().clone().ok_or(Error::Closed)
     }
 
@@ -351,7 +401,11 @@ impl Inner {
     }
 
     fn flush(&self) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         let index = self.index()?;
+        while self.sweep(&index, &[], SWEPT_BY_FLUSH) > 0 {}
         let (checkpoint, segments) = {
             let state = self.state.lock();
             let checkpoint = state.space.checkpoint();
@@ -365,10 +419,8 @@ impl Inner {
         };
         for segment in segments {
             segment.sync().map_err(|error| {
-                let job = self.state.lock().space.fail(segment.id);
-                if let Some(job) = job {
-                    self.seal(&job);
-                }
+                self.state.lock().space.fail(segment.id);
+                self.seal_full();
                 Error::io(format!("{}: saving it", segment.path().display()), error)
             })?;
         }
@@ -379,6 +431,7 @@ impl Inner {
         let clock = self.state.lock().directory.tick();
         index
             .set_meta(Meta::Clock, clock)
+            .and_then(|()| index.set_meta(Meta::Time, self.clock.now()))
             .and_then(|()| index.flush())
             .and_then(|()| index.set_meta(Meta::Checkpoint, u64::from(checkpoint)))
             .map_err(|error| self.index_error(error))?;
@@ -404,6 +457,11 @@ impl Inner {
 
     fn close(&self) -> Result<()> {
         self.check_owner()?;
+        if self.read_only {
+            self.state.lock().closed = true;
+            drop(self.reading.lock().take());
+            return Ok(());
+        }
         if self.resources.lock().is_none() {
             return Ok(());
         }
@@ -420,10 +478,8 @@ impl Inner {
                 }
             }
         }
-        let job = self.state.lock().space.retire();
-        if let Some(job) = job {
-            self.seal(&job);
-        }
+        self.state.lock().space.retire();
+        self.seal_full();
         let outcome = self.flush().and_then(|()| {
             let index = self.index()?;
             index

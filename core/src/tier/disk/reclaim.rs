@@ -22,6 +22,13 @@ struct Gone {
 }
 
 impl State {
+    /// Takes a run out of the directory that nobody deleted; its bytes stay for a while.
+    fn leave(&mut self, slot: Slot) -> Option<Gone> {
+        let (run, pinned) = self.directory.remove(slot)?;
+        self.leaving.insert(run.serial, Arc::clone(&run));
+        Some(Gone { run, pinned })
+    }
+
     /// Runs that left the directory and may still be on disk.
     fn leaving_of(&self, wanted: impl Fn(&Run) -> bool) -> Vec<Arc<Run>> {
         let leaving = self.leaving.values();
@@ -39,25 +46,93 @@ impl Inner {
         let mut freed = 0;
         {
             let mut state = self.state.lock();
-            while freed < bytes
-                && let Some(slot) = state.directory.victim()
-                && let Some((run, pinned)) = state.directory.remove(slot)
-            {
-                freed += run.place.extent.len;
-                self.counters.evicted(run.place.extent.len);
-                state.leaving.insert(run.serial, Arc::clone(&run));
-                gone.push(Gone { run, pinned });
+            while freed < bytes {
+                // What nobody can read any more goes before what somebody may.
+                let expired = state.directory.expired();
+                let Some(slot) = expired.or_else(|| state.directory.victim()) else {
+                    break;
+                };
+                let Some(run) = state.leave(slot) else {
+                    break;
+                };
+                let len = run.run.place.extent.len;
+                freed += len;
+                if expired.is_some() {
+                    self.counters.expired(1);
+                } else {
+                    self.counters.evicted(len);
+                }
+                gone.push(run);
             }
         }
+        self.forget_evicted(&index, &gone);
+        freed
+    }
+
+    fn forget_evicted(&self, index: &Index, gone: &[Gone]) {
         if !gone.is_empty()
-            && let Err(error) = self.forget(&index, &gone)
+            && let Err(error) = self.forget(index, gone)
         {
             log::warn!(
                 "{}: rows of evicted runs stay until the next open: {error}",
                 self.path.display()
             );
         }
-        freed
+    }
+
+    /// Drops expired runs: those that hold any of these blocks, and at most `others` others; how many.
+    pub(super) fn sweep(&self, index: &Index, keys: &[BlockKey], others: usize) -> usize {
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for slot in state.directory.expired_holders(keys) {
+                gone.extend(state.leave(slot));
+            }
+            for _ in 0..others {
+                let Some(slot) = state.directory.expired() else {
+                    break;
+                };
+                gone.extend(state.leave(slot));
+            }
+        }
+        self.counters.expired(gone.len());
+        self.forget_evicted(index, &gone);
+        gone.len()
+    }
+
+    /// Evicts leaves of a tenant until it is within its quota; false if it is not and nothing of it can go.
+    pub(super) fn trim_tenant(&self, index: &Index, tenant: u64) -> bool {
+        let mut gone = Vec::new();
+        let within = {
+            let mut state = self.state.lock();
+            loop {
+                if !state.directory.tenants.is_over(tenant) {
+                    break true;
+                }
+                let victim = state.directory.tenants.victim(tenant);
+                let taken = victim.and_then(|slot| state.leave(slot));
+                let Some(run) = taken else { break false };
+                self.counters.evicted(run.run.place.extent.len);
+                self.counters.evicted_for_quota();
+                gone.push(run);
+            }
+        };
+        self.forget_evicted(index, &gone);
+        within
+    }
+
+    /// Sets what the runs of a tenant may take; what is over goes now, if it can.
+    pub(super) fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.check_owner()?;
+        if tenant == 0 {
+            return Err(Error::invalid(
+                "runs of tenant 0 belong to nobody and have no quota; give the session a salt",
+            ));
+        }
+        let index = self.index()?;
+        self.state.lock().directory.set_quota(tenant, quota);
+        self.trim_tenant(&index, tenant);
+        Ok(())
     }
 
     /// Deletes runs that hold any of these blocks; how many.
@@ -185,6 +260,9 @@ impl Inner {
     /// Gives the bytes of a record back to the file system. Its rows are gone and nobody reads it. Where that does not work its
     /// header is erased: what has left the store must not be found by a search of the segment.
     pub(super) fn give_back(&self, place: &Place, serial: u64, header_bytes: usize) {
+        if self.read_only {
+            return;
+        }
         let segment = &place.segment;
         let release = self.state.lock().space.release(place);
         let gone = match release {
@@ -241,20 +319,16 @@ impl Inner {
         let removed = {
             let mut state = self.state.lock();
             if state.directory.holds(run) {
-                let removed = state.directory.remove(run.slot);
-                if let Some((run, _)) = &removed {
-                    state.leaving.insert(run.serial, Arc::clone(run));
-                }
-                removed
+                state.leave(run.slot)
             } else {
                 None
             }
         };
-        if let Some((run, pinned)) = removed {
+        if let Some(gone) = removed {
             self.counters.dropped(failure);
             // Once the store is closed its rows stay; the next one finds the damage for itself.
             if let Ok(index) = self.index()
-                && let Err(error) = self.forget(&index, &[Gone { run, pinned }])
+                && let Err(error) = self.forget(&index, &[gone])
             {
                 log::warn!(
                     "{}: rows of a damaged run stay until the next open: {error}",

@@ -1,10 +1,8 @@
 //! The record of one run: header page(s), then the payload, every slice padded to whole pages. See `docs/format.md`.
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use crate::codec::{Codec, Element};
 use crate::key::BlockKey;
-use crate::memory::{PAGE, page_align};
+use crate::memory::{Checksum, PAGE, page_align};
 use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader, Terms};
 
 /// The version of the files that this code writes. It reads all from [`OLDEST_VERSION`] on.
@@ -206,6 +204,7 @@ impl Record {
             terms.codec = codec;
             terms.tenant = fields.u64()?;
             terms.ttl_seconds = fields.u32()?;
+            terms = terms.stamped(created);
             fields.u32()?;
             expected = header_bytes(blocks, slices);
         }
@@ -263,7 +262,10 @@ pub(super) const fn is_readable(version: u32) -> bool {
 
 /// Writes the checksum of everything after the first [`CHECKED_FROM`] bytes to bytes 8..16.
 pub(super) fn seal(bytes: &mut [u8]) {
-    let sum = bytes.get(CHECKED_FROM..).map_or(0, xxh3_64).to_le_bytes();
+    let sum = bytes
+        .get(CHECKED_FROM..)
+        .map_or(0, Checksum::of)
+        .to_le_bytes();
     if let Some(place) = bytes.get_mut(8..CHECKED_FROM) {
         place.copy_from_slice(&sum);
     }
@@ -272,7 +274,7 @@ pub(super) fn seal(bytes: &mut [u8]) {
 /// Whether the checksum in bytes 8..16 is that of what follows.
 pub(super) fn is_sealed(bytes: &[u8]) -> bool {
     match (bytes.get(8..CHECKED_FROM), bytes.get(CHECKED_FROM..)) {
-        (Some(sum), Some(rest)) => sum == xxh3_64(rest).to_le_bytes(),
+        (Some(sum), Some(rest)) => sum == Checksum::of(rest).to_le_bytes(),
         _ => false,
     }
 }
@@ -327,6 +329,7 @@ mod tests {
                 terms: Terms {
                     tenant: 0x0102_0304_0506_0708,
                     ttl_seconds: 0x0001_5180,
+                    born: 0x6553_f100,
                     ..Terms::default()
                 },
             },

@@ -87,6 +87,7 @@ impl Segment {
         let mode = OpenMode {
             create: true,
             direct,
+            read_only: false,
         };
         let segment = Self {
             store,
@@ -114,13 +115,9 @@ impl Segment {
         directory: &Path,
         store: u64,
         id: u32,
-        direct: bool,
+        mode: OpenMode,
         pool: &BouncePool,
     ) -> io::Result<Self> {
-        let mode = OpenMode {
-            create: false,
-            direct,
-        };
         let mut segment = Self {
             store,
             id,
@@ -143,11 +140,12 @@ impl Segment {
     pub(super) fn is_blank(
         files: &Arc<dyn Files>,
         path: &Path,
+        mode: OpenMode,
         pool: &BouncePool,
     ) -> io::Result<bool> {
         let mode = OpenMode {
-            create: false,
             direct: false,
+            ..mode
         };
         let segment = Self {
             store: 0,
@@ -238,7 +236,17 @@ impl Segment {
             offset: 0,
             len,
         };
-        write_pieces(offset, regions, &[piece], |vectors, offset| {
+        self.write_pieces(offset, regions, &[piece])
+    }
+
+    /// Writes pieces of regions.
+    pub(super) fn write_pieces(
+        &self,
+        offset: u64,
+        regions: Regions<'_>,
+        pieces: &[Piece],
+    ) -> io::Result<()> {
+        write_pieces(offset, regions, pieces, |vectors, offset| {
             self.files.write(&self.file, offset, vectors)
         })
     }

@@ -71,6 +71,8 @@ pub(super) struct Space {
     active: Option<u32>,
     /// Empty segments whose files could not be removed, and their sizes.
     doomed: Vec<(Arc<Segment>, u64)>,
+    /// Full and written, to be sealed.
+    to_seal: Vec<SealJob>,
     /// The id that the next segment gets; ids are never used twice.
     pub(super) next_id: u32,
 }
@@ -139,17 +141,25 @@ impl Space {
     }
 
     /// Notes that a reserved record is written or given up. A full segment whose last writer this was is to be sealed.
-    pub(super) fn finish_write(&mut self, place: &Place) -> Option<SealJob> {
-        let state = self.segments.get_mut(&place.segment.id)?;
-        state.writers -= 1;
-        state.seal_job()
+    pub(super) fn finish_write(&mut self, place: &Place) {
+        if let Some(state) = self.segments.get_mut(&place.segment.id) {
+            state.writers -= 1;
+            self.to_seal.extend(state.seal_job());
+        }
     }
 
     /// Ends appending to the active segment. It is to be sealed now unless writers are still under way.
-    pub(super) fn retire(&mut self) -> Option<SealJob> {
-        let state = self.segments.get_mut(&self.active.take()?)?;
-        state.phase = Phase::Sealing;
-        state.seal_job()
+    pub(super) fn retire(&mut self) {
+        let active = self.active.take();
+        if let Some(state) = active.and_then(|id| self.segments.get_mut(&id)) {
+            state.phase = Phase::Sealing;
+            self.to_seal.extend(state.seal_job());
+        }
+    }
+
+    /// A segment that is to be sealed now; each is given out once.
+    pub(super) fn next_to_seal(&mut self) -> Option<SealJob> {
+        self.to_seal.pop()
     }
 
     /// The segment was sealed at `size` bytes, or could not be sealed: it stays as it is then, readable, and its records are
@@ -167,13 +177,13 @@ impl Space {
     }
 
     /// The system could not save a segment: it takes nothing more, and ends once its writers are done.
-    pub(super) fn fail(&mut self, id: u32) -> Option<SealJob> {
-        let state = self.segments.get_mut(&id)?;
-        state.failed = true;
-        if self.active != Some(id) {
-            return None;
+    pub(super) fn fail(&mut self, id: u32) {
+        if let Some(state) = self.segments.get_mut(&id) {
+            state.failed = true;
+            if self.active == Some(id) {
+                self.retire();
+            }
         }
-        self.retire()
     }
 
     /// An empty segment's file could not be removed: its bytes count until it is.

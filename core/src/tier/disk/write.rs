@@ -4,35 +4,43 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use foldhash::fast::RandomState;
-use xxhash_rust::xxh3::Xxh3;
-
-use super::bounce::BOUNCE_BYTES;
 use super::index::{Index, Meta, Row};
-use super::record::{Identity, Record, header_bytes, padded, record_bytes};
+use super::record::{header_bytes, record_bytes};
 use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
 use super::{Inner, UNSAVED_USES};
-use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
 use crate::tier::{Put, Refusal};
+use foldhash::fast::RandomState;
+
+/// The most expired runs that one put drops beside those in its way.
+const SWEPT_AT_ONCE: usize = 16;
 
 /// An admitted put; when dropped, others may put the same keys, and its parent may be evicted again.
 struct Ticket<'a> {
     inner: &'a Inner,
     id: u64,
     keys: &'a [BlockKey],
+    /// Pinned: an evicted parent would leave what is written now without a way to it.
     parent: Option<Arc<Run>>,
+    /// Whose quota the record counts against until it is listed, and its bytes.
+    tenant: u64,
+    bytes: u64,
+    /// The put of the parent, where that is still under way.
+    follows: Option<u64>,
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.inner.state.lock().flights.end(self.id, self.keys);
+        {
+            let mut state = self.inner.state.lock();
+            state.flights.end(self.id, self.keys);
+            state.directory.tenants.end(self.tenant, self.bytes);
+        }
         if let Some(parent) = &self.parent {
             self.inner.unpin(parent);
         }
@@ -46,18 +54,37 @@ enum Admission<'a> {
 }
 
 impl Inner {
-    /// Stores a run. A second put of any of its blocks waits for the first and then looks again.
-    pub(super) fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
+    /// Stores a run. A second put of any of its blocks waits for the first and then looks again. A put of what follows it
+    /// may begin after `admitted` was called: its bytes are then written at the same time, and published in order.
+    pub(super) fn put(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
         self.check_owner()?;
         validate(header, source)?;
+        if self.read_only {
+            self.counters.refused(Refusal::Unavailable);
+            return Ok(Put::Refused(Refusal::Unavailable));
+        }
         let index = self.index()?;
+        let header = &RunHeader {
+            terms: header.terms.stamped(self.clock.now()),
+            ..header.clone()
+        };
+        self.sweep(&index, &header.keys, SWEPT_AT_ONCE);
         let put = match self.admit(header)? {
             Admission::Done(put) => put,
-            Admission::Ticket(ticket) => match self.store(&ticket, &index, header, source) {
-                Ok(()) => Put::Stored,
-                Err(refusal) => Put::Refused(refusal),
-            },
+            Admission::Ticket(mut ticket) => {
+                admitted();
+                match self.store(&mut ticket, &index, header, source) {
+                    Ok(()) => Put::Stored,
+                    Err(refusal) => Put::Refused(refusal),
+                }
+            }
         };
+        self.seal_full();
         if let Put::Refused(refusal) = put {
             self.counters.refused(refusal);
         }
@@ -82,33 +109,53 @@ impl Inner {
         if header
             .keys
             .iter()
-            .all(|key| state.directory.locate(key).is_some())
+            .all(|key| state.directory.live(key).is_some())
         {
             return Ok(Admission::Done(Put::Present));
         }
-        let parent = state.directory.locate(&header.parent);
+        if header.terms.decoded {
+            return refused(Refusal::Decoded);
+        }
+        if !header.terms.persist {
+            return refused(Refusal::NotPersisted);
+        }
+        if header.terms.expires() <= self.clock.now() {
+            return refused(Refusal::Expired);
+        }
+        let parent = state.directory.live(&header.parent);
+        let mut follows = None;
         if parent.is_none() && header.parent != header.namespace {
-            return refused(Refusal::ParentMissing);
+            follows = state.flights.of(&header.parent);
+            if follows.is_none() {
+                return refused(Refusal::ParentMissing);
+            }
         }
         let least = FIRST_RECORD + record_bytes(header) + contents_bytes(1);
         if least + state.index_bytes > self.capacity {
             return refused(Refusal::TooLarge);
         }
-        // An evicted parent would leave what is written now without a way to it.
+        let (tenant, bytes) = (header.terms.tenant, record_bytes(header));
+        if !state.directory.tenants.fits(tenant, bytes) {
+            return refused(Refusal::OverQuota);
+        }
         let parent = parent.and_then(|row| state.directory.pin(row.slot));
         let id = state.flights.begin(header.namespace, &header.keys);
+        state.directory.tenants.begin(tenant, bytes);
         drop(state);
         Ok(Admission::Ticket(Ticket {
             inner: self,
             id,
             keys: &header.keys,
             parent,
+            tenant,
+            bytes,
+            follows,
         }))
     }
 
     fn store(
         &self,
-        ticket: &Ticket<'_>,
+        ticket: &mut Ticket<'_>,
         index: &Index,
         header: &RunHeader,
         source: &RunSource,
@@ -118,6 +165,9 @@ impl Inner {
         if free < self.free_reserve {
             return Err(self.is_full("the free-space reserve is reached"));
         }
+        if !self.trim_tenant(index, ticket.tenant) {
+            return Err(Refusal::OverQuota);
+        }
         let (place, serial) = self.reserve(index, record_bytes(header))?;
         let row = Row {
             serial,
@@ -126,9 +176,21 @@ impl Inner {
             offset: place.extent.offset,
             header: header.clone(),
             header_bytes: header_bytes(header.keys.len(), header.slices.len()) as u32,
-            created: unix_seconds(),
+            created: match header.terms.born {
+                0 => self.clock.now(),
+                born => born,
+            },
         };
-        if let Err(refusal) = self.write(index, &row, &place, source) {
+        let written = self
+            .write_record(&row, &place, source)
+            .map_err(|error| self.refuse("writing a run", &error))
+            .and_then(|()| self.await_parent(ticket, header))
+            .and_then(|()| {
+                index
+                    .insert(&row)
+                    .map_err(|error| self.refuse("writing the rows of a run", &error.into()))
+            });
+        if let Err(refusal) = written {
             self.abandon(index, &row, &place);
             return Err(refusal);
         }
@@ -138,7 +200,7 @@ impl Inner {
             self.abandon(index, &row, &place);
             return Err(Refusal::Unavailable);
         }
-        let job = state.space.finish_write(&place);
+        state.space.finish_write(&place);
         let bytes = place.extent.len;
         state.directory.insert(row, place);
         drop(state);
@@ -148,9 +210,6 @@ impl Inner {
                 "{}: there is room again, runs are stored",
                 self.path.display()
             );
-        }
-        if let Some(job) = job {
-            self.seal(&job);
         }
         Ok(())
     }
@@ -179,83 +238,21 @@ impl Inner {
         }
     }
 
-    /// Writes the record and its rows.
-    fn write(
-        &self,
-        index: &Index,
-        row: &Row,
-        place: &Place,
-        source: &RunSource,
-    ) -> Result<(), Refusal> {
-        let refuse = |error: io::Error| self.refuse("writing a run", &error);
-        self.write_record(row, place, source).map_err(refuse)?;
-        if self.durable {
-            place.segment.sync().map_err(|error| {
-                // This very record is still being written: no one can seal the segment yet.
-                self.state.lock().space.fail(place.segment.id);
-                refuse(error)
-            })?;
-        }
-        index.insert(row).map_err(|error| refuse(error.into()))
-    }
-
-    /// Writes header and payload, in one call if they fit the working memory; else the header comes last.
-    fn write_record(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
-        let header = &row.header;
-        let head = row.header_bytes as usize;
-        let total = place.extent.len as usize;
-        let bounce = self
-            .bounces
-            .take(total.min(BOUNCE_BYTES))
-            .map_err(io::Error::other)?;
-        let region = &*bounce.region;
-        let whole = total <= region.len();
-        let mut filled = if whole { head } else { 0 };
-        let mut written = place.extent.offset + if whole { 0 } else { head as u64 };
-        let mut sums = Vec::with_capacity(header.slices.len());
-        for (pieces, &len) in source.slices.iter().zip(&header.slices) {
-            let mut hasher = Xxh3::new();
-            for piece in pieces {
-                let mut done = 0;
-                while done < piece.len {
-                    if filled == region.len() {
-                        place.segment.write_region(written, region, filled)?;
-                        written += filled as u64;
-                        filled = 0;
-                    }
-                    let part = (piece.len - done).min(region.len() - filled);
-                    region.copy_from(filled, &source.region, piece.offset + done, part);
-                    region.hash_into(&mut hasher, filled, part);
-                    filled += part;
-                    done += part;
-                }
-            }
-            // Slices and working memory both end on whole pages, so padding never crosses the end of the latter.
-            let padding = (padded(len) - u64::from(len)) as usize;
-            region.zero(filled, padding);
-            filled += padding;
-            sums.push(hasher.digest());
-        }
-        let record = Record {
-            identity: Identity {
-                store: self.store,
-                segment: place.segment.id,
-                offset: place.extent.offset,
-                serial: row.serial,
-            },
-            header: header.clone(),
-            header_bytes: row.header_bytes,
-            created: row.created,
-            sums: sums.into(),
+    /// Waits for the put that the parent is written by. Rows follow the order of the chain.
+    fn await_parent(&self, ticket: &mut Ticket<'_>, header: &RunHeader) -> Result<(), Refusal> {
+        let Some(put) = ticket.follows else {
+            return Ok(());
         };
-        if whole {
-            region.write(0, &record.encode());
-            return place.segment.write_region(written, region, filled);
+        let mut state = self.state.lock();
+        while state.flights.any_open(&[put]) {
+            self.changed.wait(&mut state);
         }
-        place.segment.write_region(written, region, filled)?;
-        place
-            .segment
-            .write_at(place.extent.offset, &record.encode(), &self.bounces)
+        let row = state.directory.locate(&header.parent);
+        ticket.parent = row.and_then(|row| state.directory.pin(row.slot));
+        match ticket.parent {
+            Some(_) => Ok(()),
+            None => Err(Refusal::ParentMissing),
+        }
     }
 
     /// Gives up a reserved record: no row, no header and no bytes of it stay.
@@ -275,11 +272,8 @@ impl Inner {
                 place.segment.path().display()
             );
         }
-        let job = self.state.lock().space.finish_write(place);
+        self.state.lock().space.finish_write(place);
         self.give_back(place, row.serial, head);
-        if let Some(job) = job {
-            self.seal(&job);
-        }
     }
 
     /// Sets aside room for a record, in a new segment if need be, evicting leaves if need be.
@@ -295,11 +289,8 @@ impl Inner {
                 continue;
             }
             state.growing = true;
-            let job = state.space.retire();
+            state.space.retire();
             drop(state);
-            if let Some(job) = job {
-                self.seal(&job);
-            }
             let grown = self.grow(index, len);
             state = self.state.lock();
             state.growing = false;
@@ -387,8 +378,18 @@ impl Inner {
         Ok(())
     }
 
+    /// Seals the segments that are full and written. Puts do so when they are done, so that no run waits for it.
+    pub(super) fn seal_full(&self) {
+        loop {
+            let Some(job) = self.state.lock().space.next_to_seal() else {
+                return;
+            };
+            self.seal(&job);
+        }
+    }
+
     /// Ends a full segment with its table of contents, and moves the checkpoint.
-    pub(super) fn seal(&self, job: &SealJob) {
+    fn seal(&self, job: &SealJob) {
         let id = job.segment.id;
         let size = match job.segment.seal(job.end, &job.records, &self.bounces) {
             Ok(size) => Some(size),
@@ -417,12 +418,6 @@ impl Inner {
 /// Checks that a source has exactly the bytes that a header announces.
 fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
     header.validate()?;
-    if header.terms.codec != Codec::Raw {
-        return Err(Error::invalid(format!(
-            "{:?} cannot be written to disk; use Codec::Raw",
-            header.terms.codec
-        )));
-    }
     let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
         return Err(Error::invalid("a run names the same block twice"));
@@ -453,9 +448,4 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn unix_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
