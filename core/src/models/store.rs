@@ -199,7 +199,7 @@ fn clear_against_moves() {
             let (store, keys) = (store.clone(), keys.clone());
             move || {
                 store.evict_l2(LONG).expect("evict");
-                drop(store.prefetch(&keys).expect("prefetch"));
+                store.prefetch(&keys).expect("prefetch")
             }
         });
         let reader = thread::spawn({
@@ -209,7 +209,7 @@ fn clear_against_moves() {
             }
         });
         store.clear(None).expect("clear");
-        mover.join().expect("a thread");
+        let ticket = mover.join().expect("a thread");
         reader.join().expect("a thread");
         store.flush(LONG).expect("flush");
         let found = store.lookup(&keys).expect("lookup");
@@ -218,6 +218,7 @@ fn clear_against_moves() {
             "{found:?} came back"
         );
         assert!(disk.keys().is_empty());
+        ticket.cancel();
         ends_clean(&store);
     });
 }
