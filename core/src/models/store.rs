@@ -85,7 +85,17 @@ fn evict_against_pin() {
         });
         let reader = thread::spawn({
             let (store, keys) = (store.clone(), keys.clone());
-            move || read(&store, &keys)
+            move || {
+                let plan = store.plan(&keys).expect("plan");
+                thread::yield_now();
+                let pinned = plan.steps.iter().filter(|step| step.tier == TierId::L2);
+                for key in pinned.flat_map(|step| step.run.header().keys.iter()) {
+                    let found = store.lookup(&[*key]).expect("lookup");
+                    assert_eq!(found, [Lookup::Hit(TierId::L2)], "a pinned run went");
+                }
+                drop(plan);
+                read(&store, &keys)
+            }
         });
         for thread in writers {
             thread.join().expect("a thread");
