@@ -185,7 +185,7 @@ impl Prefetcher {
     ) -> Admitted {
         let (header, phase) = match &source {
             Source::Memory(run) => (run.header().clone(), Phase::Held),
-            Source::Disk(run) => (run.header().clone(), Phase::Queued),
+            Source::Disk(run) => (run.header().decoded(), Phase::Queued),
         };
         let (disk, memory) = match source {
             Source::Memory(run) => (None, Some(Arc::new(run))),

@@ -1,14 +1,18 @@
 //! What L2 holds: a row per block, an entry per run, and the child counts that make leaves go first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 
 use hashbrown::hash_map::Entry as MapEntry;
 
 use super::arena::Record;
+use crate::clock::Clock;
 use crate::key::{BlockKey, KeyMap};
 use crate::policy::{EntryMeta, EvictionPolicy, Slot};
-use crate::run::RunHeader;
+use crate::run::{NEVER, RunHeader};
+
+/// The most expired runs that one put takes out.
+const SWEPT_AT_ONCE: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Row {
@@ -49,6 +53,9 @@ pub(super) struct Directory {
     leaving: VecDeque<Weak<Record>>,
     /// From how many of them on the dead ones are looked for.
     prune_at: usize,
+    clock: Clock,
+    /// Runs with a time to live, by the second at which it is over.
+    expiries: BTreeSet<(u64, Slot)>,
 }
 
 /// How much a directory lists.
@@ -61,7 +68,7 @@ pub(super) struct Listed {
 }
 
 impl Directory {
-    pub(super) fn new(policy: Box<dyn EvictionPolicy>) -> Self {
+    pub(super) fn new(policy: Box<dyn EvictionPolicy>, clock: Clock) -> Self {
         Self {
             rows: KeyMap::default(),
             shadows: KeyMap::default(),
@@ -73,6 +80,8 @@ impl Directory {
             payload_bytes: 0,
             leaving: VecDeque::new(),
             prune_at: 0,
+            clock,
+            expiries: BTreeSet::new(),
         }
     }
 
@@ -93,8 +102,41 @@ impl Directory {
         self.entries.get_mut(slot as usize)?.as_mut()
     }
 
+    /// Whether a block can be read.
     pub(super) fn contains(&self, key: &BlockKey) -> bool {
-        self.rows.contains_key(key)
+        self.live(key).is_some()
+    }
+
+    /// The row of a block whose time is not over.
+    fn live(&self, key: &BlockKey) -> Option<Row> {
+        let row = *self.rows.get(key)?;
+        let expires = self.entry(row.slot)?.record.header().terms.expires();
+        (expires == NEVER || self.clock.now() < expires).then_some(row)
+    }
+
+    /// Takes out expired runs: those that hold any of these blocks, and a few others.
+    pub(super) fn drop_expired(&mut self, keys: &[BlockKey]) {
+        if self.expiries.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        for key in keys {
+            if self.rows.contains_key(key) && self.live(key).is_none() {
+                self.remove(std::slice::from_ref(key));
+            }
+        }
+        for _ in 0..SWEPT_AT_ONCE {
+            let Some(slot) = self.expired(now) else {
+                return;
+            };
+            self.unlink(slot);
+        }
+    }
+
+    /// The run that expired first.
+    fn expired(&self, now: u64) -> Option<Slot> {
+        let (expires, slot) = self.expiries.first()?;
+        (*expires <= now).then_some(*slot)
     }
 
     /// Whether every block of a run has a row; if so its runs count as used.
@@ -115,7 +157,7 @@ impl Directory {
 
     /// Pins the run that holds a block and counts a use of it.
     pub(super) fn pin(&mut self, key: &BlockKey) -> Option<(Slot, Arc<Record>, usize)> {
-        let Row { slot, position } = *self.rows.get(key)?;
+        let Row { slot, position } = self.live(key)?;
         let entry = self.entry_mut(slot)?;
         entry.pins += 1;
         let (record, first) = (Arc::clone(&entry.record), entry.pins == 1);
@@ -153,7 +195,10 @@ impl Directory {
     /// Lists a record under those of its keys that have no row yet, pinned once; none if all have one.
     pub(super) fn insert(&mut self, record: &Arc<Record>) -> Option<Slot> {
         let header = record.header();
-        let first = header.keys.iter().position(|key| !self.contains(key))?;
+        let first = header
+            .keys
+            .iter()
+            .position(|key| !self.rows.contains_key(key))?;
         let parent = match first.checked_sub(1) {
             None => header.parent,
             Some(before) => header.keys[before],
@@ -197,6 +242,10 @@ impl Directory {
             Some(place) => *place = Some(entry),
             None => self.entries.push(Some(entry)),
         }
+        let expires = header.terms.expires();
+        if expires != NEVER {
+            self.expiries.insert((expires, slot));
+        }
         let bytes = header.payload_bytes();
         self.payload_bytes += bytes;
         let meta = EntryMeta {
@@ -238,6 +287,8 @@ impl Directory {
     fn unlink(&mut self, slot: Slot) -> Option<Arc<Record>> {
         let entry = self.entries.get_mut(slot as usize)?.take()?;
         self.vacant.push(slot);
+        self.expiries
+            .remove(&(entry.record.header().terms.expires(), slot));
         for key in &entry.record.header().keys {
             if self.rows.get(key).is_some_and(|row| row.slot == slot) {
                 self.rows.remove(key);
