@@ -451,7 +451,9 @@ class PrefixCache:
             StoreClosedError: the store is closed.
         """
 
-    def prefetch(self, tokens: _Tokens, namespace: bytes, *, stop: str | None = None) -> PrefetchTicket:
+    def prefetch(
+        self, tokens: _Tokens, namespace: bytes, *, stop: str | None = None
+    ) -> PrefetchTicket:
         """Starts to pull what L3 has of the prompt beyond L1 into L2, as far as there is room; at most half of L2 is held.
 
         Args:

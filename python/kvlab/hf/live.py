@@ -224,9 +224,7 @@ class LiveRequest:
             return str(error)
         return None
 
-    def report(
-        self, prompt: int, *, start: float, first: float, not_kept: str | None
-    ) -> Report:
+    def report(self, prompt: int, *, start: float, first: float, not_kept: str | None) -> Report:
         """Say what the request reused and cost, once it has run.
 
         Args:
