@@ -42,7 +42,7 @@ class Samples:
     durable: list[float] = field(default_factory=list)
     """Until its own sync came back; empty if it has none."""
     settle: float = 0.0
-    """Seconds to close the arm after all was written, and for the bench's syncfs."""
+    """Seconds to close the arm after all was written, and for the bench's sync of its files."""
     cold: list[float] = field(default_factory=list)
     warm: list[float] = field(default_factory=list)
     disk_bytes: int = 0

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from peers.arm import About
+    from peers.machine import Machine
     from peers.payload import Shape
     from peers.schedule import Outcome
+    from peers.trees import TreeOutcome
 
 LIMIT = "direct"
 """The arm that the others are compared with, round by round."""
@@ -122,9 +124,13 @@ def markdown(rows: Sequence[Row]) -> str:
     """The table, fastest cold read first, and the arms that did not run below it."""
     ran = [row for row in rows if row.cold is not None]
     ran.sort(key=lambda row: -(row.cold.median if row.cold else 0))
+    columns = (
+        *("arm", "version", "cold read GB/s", "x limit", "warm read GB/s"),
+        *("write, acknowledged GB/s", "write, stable GB/s"),
+        *("disk", "memory MiB", "one flipped byte"),
+    )
     lines = [
-        "| arm | version | cold read GB/s | x limit | warm read GB/s | write, acknowledged GB/s "
-        "| write, stable GB/s | disk | memory MiB | one flipped byte |",
+        f"| {' | '.join(columns)} |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in ran:
@@ -137,10 +143,43 @@ def markdown(rows: Sequence[Row]) -> str:
         )
     lines += [
         "",
-        "\\* has no sync of its own: closing it and one syncfs by the bench, after all was written, are added.",
+        "\\* has no sync of its own: closing it and the bench's sync of its files, after all was written, are added.",
     ]
     missing = [row for row in rows if row.cold is None]
     if missing:
         lines += ["", "Not run:", ""]
         lines += [f"- {row.about.title}: {row.not_run}" for row in missing]
     return "\n".join(lines) + "\n"
+
+
+def markdown_trees(trees: Sequence[TreeOutcome], leaves: int) -> str:
+    """The table of the trees."""
+    evict = f"evict 128 tokens of {leaves:,} leaves us"
+    lines = [
+        f"| tree | version | match, full hit us | insert, cold us | {evict} |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for tree in trees:
+        if tree.not_run:
+            continue
+        cells = [
+            cell(Figure.of(samples), digits=1) for samples in (tree.match, tree.insert, tree.evict)
+        ]
+        lines.append(f"| {tree.title} | {tree.version} | {' | '.join(cells)} |")
+    missing = [tree for tree in trees if tree.not_run]
+    if missing:
+        lines += ["", "Not run:", ""]
+        lines += [f"- {tree.title}: {tree.not_run}" for tree in missing]
+    return "\n".join(lines) + "\n"
+
+
+def remarks(machine: Machine, settings: Mapping[str, Any]) -> str:
+    """What it was measured on, and how much."""
+    return (
+        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, "
+        f"{machine['kernel']}, {machine['file_system']}; Python {machine['python']}, "
+        f"torch {machine['torch']}, kvlab {machine['kvlab']['version']} "
+        f"({machine['kvlab']['profile']}). {settings['rounds']} rounds after one for warming up, "
+        f"{settings['prompts']} prompts of {settings['tokens']:,} tokens "
+        f"({settings['prompt_bytes'] / 1e6:.1f} MB each) in each, {settings['seconds']} s in all.\n"
+    )

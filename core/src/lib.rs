@@ -5,6 +5,7 @@
 pub mod block;
 pub mod buffer;
 pub mod cache;
+pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod cost;

@@ -403,6 +403,43 @@ class CacheBuffer(Buffer):
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
+class KvCodec:
+    """How L3 stores the KV of a layout.
+
+    `exact` stores the bytes as they are. `int8` stores symmetric 8-bit integers and one scale for each
+    token and head, in the format of the elements: 64 elements of float32 take 68 bytes instead of 256, of
+    the 16-bit dtypes 66 instead of 128. An element comes back within half a scale, which is the largest
+    magnitude of its head and token divided by 127; a head and token with an infinity or a NaN comes back
+    as NaN.
+
+    Args:
+        name: `exact` or `int8`.
+        layout: What is stored.
+        dtype: Of the elements: `float32`, `float16` or `bfloat16`.
+
+    Raises:
+        ConfigError: another name; for int8 another dtype, one of another length than the layout's, or head
+            dimensions without a common divisor of 16 or more.
+    """
+
+    def __new__(cls, name: str, layout: KvLayout, *, dtype: str) -> Self: ...
+    def stored_bytes(self, raw: int) -> int:
+        """Bytes that `raw` bytes of a layer take on L3, padding excluded."""
+
+    def measure(self, payload: bytes, rounds: int = 5) -> tuple[float, float]:
+        """Seconds that encoding and decoding take, by one thread in memory; the best of `rounds`.
+
+        For `exact` both are a copy. The GIL is released.
+
+        Args:
+            payload: Elements, whole heads of tokens.
+            rounds: How often.
+
+        Raises:
+            InvalidArgumentError: no bytes, or no whole number of heads and tokens.
+        """
+
+@final
 class PrefixCache:
     """The prefix cache of one KV layout: token ids to the longest cached prefix, in all tiers.
 
@@ -439,6 +476,20 @@ class PrefixCache:
             ForkedProcessError: the store is a parent process's.
         """
 
+    def set_codec(self, namespace: bytes, codec: KvCodec) -> None:
+        """Says how L3 stores the runs of a namespace from now on.
+
+        The codec should be part of what the namespace is a digest of, so that no name stands for two
+        sets of bytes. What was stored before is read as it was stored.
+
+        Args:
+            namespace: 32 bytes.
+            codec: Made for the layout of this cache.
+
+        Raises:
+            InvalidArgumentError: a namespace of another length.
+        """
+
     def lease(self, tokens: int) -> CacheBuffer:
         """A cache buffer; waits for commits and writes that hold memory if none is left. The GIL is released.
 
@@ -454,7 +505,7 @@ class PrefixCache:
     def prefetch(
         self, tokens: _Tokens, namespace: bytes, *, stop: str | None = None
     ) -> PrefetchTicket:
-        """Starts to pull what L3 has of the prompt beyond L1 into L2, as far as there is room; at most half of L2 is held.
+        """Starts to pull what L3 has of the prompt beyond L1 into L2, as far as there is room; at most half is held.
 
         Args:
             tokens: The prompt, as for `begin`.

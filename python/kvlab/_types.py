@@ -307,6 +307,7 @@ class Refusals(TypedDict):
         queue_full: The write queue was at its bound.
         parent_missing: The block before it was not there, so nothing could find it.
         too_few_uses: Not used often enough to be worth a write (`write_through_selective`).
+        decoded: Its bytes came out of a lossy codec, and are never encoded again.
         unavailable: There is no such tier, or it was closing or being cleared.
     """
 
@@ -317,6 +318,7 @@ class Refusals(TypedDict):
     queue_full: int
     parent_missing: int
     too_few_uses: int
+    decoded: int
     unavailable: int
 
 

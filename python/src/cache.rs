@@ -17,6 +17,7 @@ use pyo3::types::PyDict;
 
 use crate::argument::{Int, seconds};
 use crate::buffer::PyCacheBuffer;
+use crate::codec::PyKvCodec;
 use crate::error::OrRaise;
 use crate::exit::Unlocked;
 use crate::stats;
@@ -132,6 +133,13 @@ impl PyPrefixCache {
             found,
             inner: Unlocked::new(Mutex::new(Some(request))),
         })
+    }
+
+    /// Says how L3 stores the runs of a namespace from now on.
+    fn set_codec(&self, namespace: &[u8], codec: &PyKvCodec) -> PyResult<()> {
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        self.inner.set_codec(namespace, codec.inner);
+        Ok(())
     }
 
     /// A cache buffer for so many tokens.

@@ -219,7 +219,11 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
             queue_full,
             parent_missing,
             too_few_uses,
-            unavailable
+            decoded,
+            unavailable,
+            expired,
+            not_persisted,
+            over_quota
         ]
     );
     dict.set_item("refusals", refusals)?;
@@ -275,7 +279,7 @@ pub(crate) fn recovery<'py>(
     let dropped = fields!(
         py,
         report.rows_dropped,
-        [damaged, no_segment, no_record, overlapping]
+        [damaged, no_segment, no_record, overlapping, expired]
     );
     dict.set_item("rows_dropped", dropped)?;
     Ok(Some(dict))

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::PrefixCache;
 use super::commit::{Done, Job};
 use super::l1::HoldId;
@@ -86,12 +88,16 @@ pub struct Request {
     /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
     held: usize,
     hold: HoldId,
+    /// When the time of each held block is over.
+    expiries: Vec<u64>,
     /// Leading tokens whose use a commit has counted.
     counted: usize,
     /// What was there when the request began.
     there: HitTokens,
     /// What of it is restored.
     found: Found,
+    /// Which of the leading blocks of the buffer came out of a lossy codec, as far as they were restored.
+    decoded: Arc<Mutex<Vec<bool>>>,
     /// Whether the rest of the prompt is computed in forwards that end on the grid.
     chunked: bool,
     last_commit: Option<Arc<Done>>,
@@ -120,19 +126,25 @@ impl Request {
         }
         // The last token is always computed: its logits are what the caller is after.
         let usable = (tokens.len() - 1) / grid * grid;
-        let (hold, held) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
+        let (hold, held, expiries) = {
+            let mut l1 = shared.l1.lock();
+            let (hold, held) = l1.begin(namespace, &tokens[..usable])?;
+            (hold, held, l1.expiries(hold))
+        };
         let mut request = Self {
             cache: cache.clone(),
             namespace,
             tokens,
             held,
             hold,
+            expiries,
             counted: 0,
             there: HitTokens::default(),
             found: Found {
                 grid,
                 ..Found::default()
             },
+            decoded: Arc::default(),
             chunked,
             last_commit: None,
         };
@@ -213,8 +225,19 @@ impl Request {
         if restore.is_there() && !self.found.steps.is_empty() {
             restore.reads(shared.store.read(self.read_requests(buffer))?);
         }
-        self.found.steps.clear();
-        self.held = self.held.max(restore.tokens().total());
+        let steps = std::mem::take(&mut self.found.steps);
+        if restore.tokens().total() > self.held {
+            self.held = restore.tokens().total();
+            let below = steps.iter().flat_map(|step| {
+                let expires = step.run.header().terms.expires();
+                std::iter::repeat_n(expires, step.blocks)
+            });
+            let block_tokens = shared.layout.block_tokens();
+            self.expiries.truncate(self.found.tokens.l1 / block_tokens);
+            self.expiries.extend(below);
+            self.expiries.truncate(self.held / block_tokens);
+        }
+        self.decoded = restore.decoded();
         Ok(restore)
     }
 
@@ -270,14 +293,21 @@ impl Request {
                 tokens.len()
             )));
         }
-        self.cache.shared.l1.lock().retain(self.hold);
+        let shared = &self.cache.shared;
+        let now = shared.store.clock().now();
+        let terms = shared.lender.terms(&self.namespace).stamped(now);
+        self.expiries
+            .resize(tokens.len() / shared.layout.block_tokens(), terms.expires());
+        shared.l1.lock().retain(self.hold);
         let done = Arc::new(Done::default());
         let submitted = self.cache.committer.submit(Job {
             namespace: self.namespace,
             hold: self.hold,
             tokens: tokens.clone(),
+            expiries: self.expiries.clone(),
             buffer: Arc::clone(buffer),
             counted: self.counted,
+            decoded: self.decoded.lock().clone(),
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
@@ -319,12 +349,14 @@ impl Request {
                 tokens: self.tokens.clone(),
                 held,
                 hold,
+                expiries: self.expiries.clone(),
                 counted: 0,
                 there: HitTokens::default(),
                 found: Found {
                     grid: self.found.grid,
                     ..Found::default()
                 },
+                decoded: Arc::default(),
                 chunked: self.chunked,
                 last_commit: None,
             };

@@ -30,11 +30,12 @@ use std::time::{Duration, Instant};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 
+use crate::clock::Clock;
 use crate::config::{StopPolicy, StoreConfig, WritePolicy};
 use crate::cost::CostBook;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::run::{RunHeader, RunSource};
+use crate::run::{RunHeader, RunSource, Terms};
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
@@ -343,7 +344,37 @@ impl BlockStore {
     /// # Errors
     /// [`Error::InvalidArgument`] for no bytes or 4 GiB and more, [`Error::Closed`], [`Error::Forked`], [`Error::Io`].
     pub fn put_bytes(&self, key: BlockKey, parent: Option<BlockKey>, bytes: &[u8]) -> Result<Put> {
-        opaque::put(self.core()?, key, parent, bytes)
+        self.put_bytes_with(key, parent, bytes, Terms::default())
+    }
+
+    /// As [`BlockStore::put_bytes`], on terms of its own: a time to live, a tenant, memory only.
+    ///
+    /// # Errors
+    /// As [`BlockStore::put_bytes`].
+    pub fn put_bytes_with(
+        &self,
+        key: BlockKey,
+        parent: Option<BlockKey>,
+        bytes: &[u8],
+        terms: Terms,
+    ) -> Result<Put> {
+        opaque::put(self.core()?, key, parent, bytes, terms)
+    }
+
+    /// Sets how many bytes the records of a tenant may take in L3, for as long as the store is open; more than that evicts the
+    /// tenant's own leaves. None for no limit. Nothing to do without L3.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for tenant 0, [`Error::ReadOnly`], [`Error::Closed`], [`Error::Forked`].
+    pub fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.core()?;
+        self.disk()
+            .map_or(Ok(()), |disk| disk.set_quota(tenant, quota))
+    }
+
+    /// The clock by which runs expire.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.handle.core.clock
     }
 
     /// The bytes of an opaque block; none on a miss or damage. What came from L3 is in L2 afterwards, if there is room.

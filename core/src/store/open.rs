@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::BlockStore;
+use crate::clock::Clock;
 use crate::config::StoreConfig;
 use crate::cost::CostBook;
 use crate::error::Result;
@@ -77,6 +78,10 @@ impl DurableTier for DiskTier {
 
     fn close(&self) -> Result<()> {
         Self::close(self)
+    }
+
+    fn clock(&self) -> Clock {
+        Self::clock(self).clone()
     }
 
     fn usage(&self) -> TierUsage {
