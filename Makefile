@@ -65,6 +65,7 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 	cargo bench --workspace --locked
 	$(BIN)/python benches/python/tree.py
 	$(BIN)/python benches/python/restore.py
+	$(BIN)/python benches/python/break_even.py
 
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")

@@ -327,9 +327,7 @@ class Session:
         # prefill of a longer prompt would give: they are not kept.
         live.computed_on_grid = kv.get_seq_length()
 
-    def _forward(
-        self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache
-    ) -> Tensor:
+    def _forward(self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache) -> Tensor:
         live.begin_forward(len(ids), kv.get_seq_length())
         out = self.model(
             input_ids=torch.from_numpy(ids).unsqueeze(0),
