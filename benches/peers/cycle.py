@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from peers import disk
-from peers.arm import Arm, Missing
+from peers.arm import Arm, MissingError
 from peers.payload import Payload, Shape
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def integrity(arm: Arm, payload: Payload) -> str:
     try:
         arm.open()
         tensors = arm.read(0)
-    except Missing as missing:
+    except MissingError as missing:
         return f"noticed: {missing}"
     except Exception as error:  # noqa: BLE001 - whatever a peer raises counts as noticing
         return f"noticed: {type(error).__name__}"

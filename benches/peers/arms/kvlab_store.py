@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 import kvlab
-from peers.arm import About, Arm, Missing
+from peers.arm import About, Arm, MissingError
 from peers.payload import DIM, HEADS
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = bytes(range(32))
 ROOM = 64 << 20
+THREADS = 4
 TIMEOUT = 600.0
 
 
@@ -100,7 +102,9 @@ class Runs(Arm):
         request.close()
         found = sum(restored["tokens"])
         if found != self.shape.tokens:
-            raise Missing(f"{found} of {self.shape.tokens} tokens restored, {restored['failure']}")
+            raise MissingError(
+                f"{found} of {self.shape.tokens} tokens restored, {restored['failure']}"
+            )
         return self.tensors
 
     def close(self) -> None:
@@ -124,7 +128,7 @@ class DurableRuns(Runs):
 
 
 class Blocks(Arm):
-    """`BlockStore.put` and `get`, for engines that bring keys of their own: bytes in, bytes out."""
+    """`BlockStore.put` and `get`, for engines that bring keys of their own: bytes in, bytes out, four at a time."""
 
     about = About(
         name="kvlab-blocks",
@@ -133,6 +137,10 @@ class Blocks(Arm):
         sync="",
         warm="L2, prefetched",
     )
+
+    def __init__(self, directory: Path, shape: Shape) -> None:
+        super().__init__(directory, shape)
+        self.workers = ThreadPoolExecutor(THREADS)
 
     @classmethod
     def version(cls) -> str:
@@ -154,7 +162,7 @@ class Blocks(Arm):
     def write(self, prompt: int, payload: Payload) -> None:
         """Puts the parts, and waits until L3 has them."""
         for key, each in zip(self.keys(prompt), payload.tensors(), strict=True):
-            if not self.store.put(key, each.view(torch.uint8).numpy().reshape(-1)):
+            if not self.store.put(key, each.view(torch.uint8).numpy().reshape(-1).data):
                 raise RuntimeError(f"refused: {self.store.stats()}")
         self.store.flush(TIMEOUT)
 
@@ -168,10 +176,9 @@ class Blocks(Arm):
         with warnings.catch_warnings():
             # torch warns that bytes are read-only, which nothing here minds.
             warnings.simplefilter("ignore", UserWarning)
-            for key in self.keys(prompt):
-                value = self.store.get(key)
+            for value in self.workers.map(self.store.get, self.keys(prompt)):
                 if value is None:
-                    raise Missing("no value")
+                    raise MissingError("no value")
                 tensors.append(torch.frombuffer(value, dtype=torch.float32))
         return tensors
 
