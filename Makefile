@@ -4,7 +4,9 @@
 #   TORCH_SPEC             arguments of `pip install` that bring the torch to use, installed before everything else,
 #                          such as TORCH_SPEC="torch --index-url URL-OF-A-CPU-ONLY-INDEX"
 #   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
-#   DEMO_ARGS, PYTEST_ARGS, PEERS_ARGS further arguments of `make demo`, of the pytest of `make test`, of `make bench-peers`
+#   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS, PEERS_ARGS
+#                          further arguments of `make demo`, of the pytest of `make test`, of `make torture` and of `make bench-peers`
+#   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
 #   PEERS_VENV             where `make bench-peers` installs what kvlab is compared with; default: .venv-peers
 
 SHELL := /bin/sh
@@ -17,7 +19,9 @@ PEERS_VENV ?= .venv-peers
 TORCH_SPEC ?=
 SYSTEM_SITE_PACKAGES ?=
 DEMO_ARGS ?=
+TORTURE_ARGS ?=
 PYTEST_ARGS ?=
+SCHEDULES ?= 20000
 PEERS_ARGS ?=
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
@@ -45,6 +49,11 @@ test: test-rust test-python  ## Run every test, Rust and Python; nothing skips
 .PHONY: test-rust
 test-rust: $(VENV)/.stamp-venv  ## Run the Rust tests and doctests
 	cargo test --workspace --locked
+	cargo test -p kvlab-core --features shuttle --lib --locked models::
+
+.PHONY: shuttle
+shuttle: $(VENV)/.stamp-venv  ## Try many orders of threads on the models of core/src/models (SCHEDULES=20000)
+	KVLAB_SCHEDULES=$(SCHEDULES) cargo test -p kvlab-core --features shuttle --lib --locked models::
 
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-built wheel  ## Run the Python tests with every extra and the model
@@ -56,6 +65,10 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 	cargo bench --workspace --locked
 	$(BIN)/python benches/python/tree.py
 	$(BIN)/python benches/python/restore.py
+
+.PHONY: torture
+torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
+	cargo run --release --locked -p kvlab-core --example torture -- $(TORTURE_ARGS)
 
 .PHONY: bench-peers
 bench-peers: $(VENV)/.stamp-test $(VENV)/.stamp-built $(PEERS_VENV)/.stamp  ## Compare with other stores, side by side (PEERS_ARGS="--rounds 7")

@@ -97,6 +97,13 @@ pub struct DiskConfig {
     pub write_limit: Option<u64>,
     /// Who does the file operations. Default: the system.
     pub files: Arc<dyn Files>,
+    /// Bytes that the runs of one tenant may take; none for no limit. Default: none.
+    pub quota_per_tenant: Option<u64>,
+    /// Only read: nothing in the directory is changed, and puts are refused. Default: false.
+    pub read_only: bool,
+    /// Use a directory that others can put files into: a symbolic link, one that everybody may write, or one of another user.
+    /// Default: false.
+    pub allow_unsafe_directory: bool,
 }
 
 impl DiskConfig {
@@ -113,6 +120,9 @@ impl DiskConfig {
             read_limit: None,
             write_limit: None,
             files: Arc::new(SystemFiles),
+            quota_per_tenant: None,
+            read_only: false,
+            allow_unsafe_directory: false,
         }
     }
 }
@@ -193,6 +203,37 @@ pub fn parse_size(text: &str) -> Result<u64> {
     Ok(value.round() as u64)
 }
 
+/// Reads a human duration in whole seconds: `"90"`, `"90s"`, `"15 min"`, `"12h"`, `"7d"`, `"2w"`, `"1.5h"`.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] naming what was given and what is understood: 1 second to some 136 years.
+pub fn parse_seconds(text: &str) -> Result<u32> {
+    let refuse = || {
+        Error::invalid(format!(
+            "{text:?} is not a time to live; write seconds or a number with s, min, h, d or w, from 1 s to {} s",
+            u32::MAX
+        ))
+    };
+    let trimmed = text.trim();
+    let split = trimmed
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(split);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        "w" => 604_800.0,
+        _ => return Err(refuse()),
+    };
+    let seconds = (number.parse::<f64>().map_err(|_| refuse())? * factor).round();
+    if !(1.0..=f64::from(u32::MAX)).contains(&seconds) {
+        return Err(refuse());
+    }
+    Ok(seconds as u32)
+}
+
 fn unreadable(text: &str) -> Error {
     Error::invalid(format!(
         "{text:?} is not a size; write bytes or a number with KiB, MiB, GiB, TiB (or KB, MB, GB, TB)"
@@ -201,7 +242,7 @@ fn unreadable(text: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_size;
+    use super::{parse_seconds, parse_size};
 
     #[test]
     fn sizes_are_read() {
@@ -213,6 +254,35 @@ mod tests {
             ("1.5GB", 1_500_000_000),
         ] {
             assert_eq!(parse_size(text).ok(), Some(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read() {
+        for (text, seconds) in [
+            ("1", 1),
+            ("90s", 90),
+            ("15 min", 900),
+            ("1.5h", 5400),
+            ("7d", 604_800),
+            (" 2 W ", 1_209_600),
+            ("4294967295", u32::MAX),
+        ] {
+            assert_eq!(parse_seconds(text).ok(), Some(seconds), "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "0.2s",
+            "-1",
+            "d",
+            "7 days and more",
+            "1e9",
+            "4294967296",
+            "9999w",
+        ] {
+            let refused = parse_seconds(text).expect_err(text).to_string();
+            assert!(refused.contains(&format!("{text:?}")), "{refused}");
         }
     }
 

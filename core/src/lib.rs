@@ -5,8 +5,10 @@
 pub mod block;
 pub mod buffer;
 pub mod cache;
+pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod cost;
 pub mod error;
 pub mod key;
 pub mod layout;

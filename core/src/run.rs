@@ -24,6 +24,9 @@ pub struct Terms {
     pub ttl_seconds: u32,
     /// Whether it may be written to disk. Default: true.
     pub persist: bool,
+    /// Unix seconds that `ttl_seconds` counts from: when its KV was first stored, in whatever tier. It goes with the run from tier
+    /// to tier. 0 for what is not stored yet (the store that takes it stamps it) and for what has no limit.
+    pub born: u64,
     /// Whether its bytes came out of a lossy codec: they are never encoded again. Default: false.
     pub decoded: bool,
 }
@@ -35,8 +38,33 @@ impl Default for Terms {
             tenant: 0,
             ttl_seconds: 0,
             persist: true,
+            born: 0,
             decoded: false,
         }
+    }
+}
+
+/// A time that never comes.
+pub const NEVER: u64 = u64::MAX;
+
+impl Terms {
+    /// The unix second from which on the run is a miss; [`NEVER`] without a limit.
+    pub fn expires(&self) -> u64 {
+        match self.ttl_seconds {
+            0 => NEVER,
+            seconds => self.born.saturating_add(u64::from(seconds)),
+        }
+    }
+
+    /// These terms for a run that is stored at `now`, unless it was stored before.
+    #[must_use]
+    pub fn stamped(self, now: u64) -> Self {
+        let born = match (self.ttl_seconds, self.born) {
+            (0, _) => 0,
+            (_, 0) => now,
+            (_, born) => born,
+        };
+        Self { born, ..self }
     }
 }
 

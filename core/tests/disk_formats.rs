@@ -22,6 +22,7 @@ const FIXTURES: [(&str, Terms); 2] = [
             tenant: 0,
             ttl_seconds: 0,
             persist: true,
+            born: 0,
             decoded: false,
         },
     ),
@@ -35,6 +36,7 @@ const TERMS: Terms = Terms {
     // Some 136 years.
     ttl_seconds: u32::MAX,
     persist: true,
+    born: 1_800_000_000,
     decoded: false,
 };
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kvlab_core::Error;
 use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
 use kvlab_core::config::StopPolicy;
+use kvlab_core::cost::RestoreMode;
 use kvlab_core::key::BlockKey;
 use kvlab_core::layout::{LayerLayout, Layout};
 use kvlab_core::stack::Store;
@@ -16,6 +17,7 @@ use pyo3::types::PyDict;
 
 use crate::argument::{Int, seconds};
 use crate::buffer::PyCacheBuffer;
+use crate::codec::PyKvCodec;
 use crate::error::OrRaise;
 use crate::exit::Unlocked;
 use crate::stats;
@@ -133,6 +135,13 @@ impl PyPrefixCache {
         })
     }
 
+    /// Says how L3 stores the runs of a namespace from now on.
+    fn set_codec(&self, namespace: &[u8], codec: &PyKvCodec) -> PyResult<()> {
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        self.inner.set_codec(namespace, codec.inner);
+        Ok(())
+    }
+
     /// A cache buffer for so many tokens.
     fn lease(&self, py: Python<'_>, tokens: Int) -> PyResult<PyCacheBuffer> {
         let tokens = tokens.get("tokens")?;
@@ -225,6 +234,46 @@ impl PyRequest {
     #[getter]
     fn found(&self) -> (usize, usize, usize) {
         (self.found.l1, self.found.l2, self.found.l3)
+    }
+
+    /// Decides how much of what was found is restored; `model` is 32 bytes that stand for what a forward's time depends on.
+    fn choose<'py>(
+        &self,
+        py: Python<'py>,
+        restore: &str,
+        model: &[u8],
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mode = RestoreMode::by_name(restore).or_raise()?;
+        let model = BlockKey::from_slice(model).or_raise()?;
+        let choice = self.with(py, |request| Ok(request.choose(mode, &model)))?;
+        stats::choice(py, &choice)
+    }
+
+    /// Notes how long a forward of this request took.
+    fn computed(
+        &self,
+        py: Python<'_>,
+        model: &[u8],
+        tokens: Int,
+        context: Int,
+        seconds: f64,
+    ) -> PyResult<()> {
+        let model = BlockKey::from_slice(model).or_raise()?;
+        let (tokens, context) = (tokens.get("tokens")?, context.get("context")?);
+        let time = crate::argument::seconds(seconds)?;
+        self.with(py, |request| {
+            request.computed(&model, tokens, context, time);
+            Ok(())
+        })
+    }
+
+    /// Notes how a restore went on beside a forward.
+    fn overlapped(&self, py: Python<'_>, read: f64, computed: f64, waited: f64) -> PyResult<()> {
+        let (read, computed, waited) = (seconds(read)?, seconds(computed)?, seconds(waited)?);
+        self.with(py, |request| {
+            request.overlapped(read, computed, waited);
+            Ok(())
+        })
     }
 
     /// Begins to bring what was found into the buffer, first layers first.

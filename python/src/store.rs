@@ -90,10 +90,12 @@ impl PyStore {
     #[pyo3(signature = (
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned()
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
-        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\")")]
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -211,6 +213,12 @@ impl PyStore {
         Ok(dict)
     }
 
+    /// What reads and forwards were learnt to cost.
+    fn costs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.inner.blocks().check_process().or_raise()?;
+        stats::costs(py, &self.inner.blocks().costs().stats())
+    }
+
     /// What opening found on disk; None without L3.
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         stats::recovery(py, self.inner.blocks().recovery())
@@ -239,10 +247,12 @@ impl PyBlockStore {
     #[pyo3(signature = (
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned()
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
-        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\")")]
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,

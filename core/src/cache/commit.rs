@@ -11,13 +11,14 @@ use super::Shared;
 use super::copy::{BlockSpan, buffer_to_block};
 use super::l1::HoldId;
 use super::lend::Lender;
+use super::lend::alike;
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::RunWindow;
 use crate::radix::Evicted;
-use crate::run::RunSource;
+use crate::run::{NEVER, RunSource};
 use crate::tier::Put;
 
 /// A request's tokens whose KV stands in a buffer.
@@ -26,9 +27,13 @@ pub(super) struct Job {
     pub(super) namespace: BlockKey,
     pub(super) hold: HoldId,
     pub(super) tokens: Vec<u32>,
+    /// When the time of each whole block is over.
+    pub(super) expiries: Vec<u64>,
     pub(super) buffer: Arc<CacheBuffer>,
     /// Leading tokens whose use an earlier commit of the request has counted.
     pub(super) counted: usize,
+    /// Which of the leading blocks came out of a lossy codec; none of those behind did.
+    pub(super) decoded: Vec<bool>,
     /// Raised when the job is done.
     pub(super) done: Arc<Done>,
 }
@@ -227,6 +232,13 @@ impl Shared {
         let appended = self.append(job)?;
         let block_tokens = self.layout.block_tokens();
         let mut at = appended.from;
+        {
+            let mut l1 = self.l1.lock();
+            for index in at / block_tokens..appended.to.div_ceil(block_tokens) {
+                let decoded = job.decoded.get(index).copied().unwrap_or(false);
+                l1.set_decoded(appended.blocks[index], decoded);
+            }
+        }
         while at < appended.to {
             let first = at % block_tokens;
             let tokens = (block_tokens - first).min(appended.to - at);
@@ -240,7 +252,9 @@ impl Shared {
             buffer_to_block(&self.layout, &self.arena, span, &job.buffer);
             at += tokens;
         }
-        self.l1.lock().publish(job.hold, &job.tokens[..whole], keys)
+        self.l1
+            .lock()
+            .publish(job.hold, &job.tokens[..whole], keys, &job.expiries)
     }
 
     /// Lengthens the job's sequence, evicting for it; what does not fit even so is left out.
@@ -304,14 +318,14 @@ impl Shared {
             let namespace = *part.namespace();
             let keys = self.keys(parent, part.tokens());
             let mut parent = parent;
-            let run_blocks = self.layout.max_run_blocks();
-            for (keys, blocks) in keys
-                .chunks(run_blocks)
-                .zip(leaving.blocks.chunks(run_blocks))
-            {
+            let decoded = self.l1.lock().decoded(leaving.blocks.iter());
+            for (run, decoded) in alike(&decoded, self.layout.max_run_blocks()) {
+                let (keys, blocks) = (&keys[run.clone()], &leaving.blocks[run]);
                 let lease = Some(leaving.clone() as _);
                 let source = self.lender.source(blocks.iter().copied(), lease);
-                let header = self.lender.header(namespace, parent, keys);
+                let expires = self.l1.lock().earliest_expiry(blocks.iter());
+                let lender = &self.lender;
+                let header = lender.header(namespace, parent, keys, decoded, expires);
                 match self.store.demote(header, source) {
                     Ok(Put::Refused(reason)) => {
                         log::debug!("{} blocks were not demoted: {reason:?}", keys.len());
@@ -339,7 +353,11 @@ impl Shared {
             .checked_sub(1)
             .map_or(job.namespace, |last| keys[last]);
         let mut at = stored;
-        for keys in keys[stored..].chunks(self.layout.max_run_blocks()) {
+        let mut decoded = job.decoded.clone();
+        decoded.resize(keys.len(), false);
+        let keys = &keys[stored..];
+        for (run, decoded) in alike(&decoded[stored..], self.layout.max_run_blocks()) {
+            let keys = &keys[run];
             let tokens = keys.len() * block_tokens;
             let window = RunWindow {
                 run_tokens: tokens,
@@ -356,7 +374,10 @@ impl Shared {
                     })
                     .collect(),
             };
-            let header = self.lender.header(job.namespace, parent, keys);
+            let expires = job.expiries.iter().skip(at).take(keys.len());
+            let expires = expires.copied().min().unwrap_or(NEVER);
+            let lender = &self.lender;
+            let header = lender.header(job.namespace, parent, keys, decoded, expires);
             if let Put::Refused(reason) = self.store.write_through(header, source)? {
                 log::debug!("{} blocks were not written through: {reason:?}", keys.len());
                 break;

@@ -4,6 +4,7 @@
 //! when a later part has to be written. It is written too then, out of the blocks where it lies, and stays in L1.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::sync::{Condvar, Mutex};
@@ -13,7 +14,7 @@ use crate::block::BlockId;
 use crate::key::{BlockKey, KeyMap};
 use crate::layout::Layout;
 use crate::memory::Region;
-use crate::run::{Lease, RunHeader, RunSource, Terms};
+use crate::run::{Lease, NEVER, RunHeader, RunSource, Terms};
 use crate::store::Above;
 
 /// A block of L1 as the store names it.
@@ -85,6 +86,19 @@ impl KeyIndex {
     }
 }
 
+/// Cuts blocks, of which it is known which ones were decoded, into runs of at most `most` blocks that are so as a whole or not at all.
+pub(super) fn alike(decoded: &[bool], most: usize) -> impl Iterator<Item = (Range<usize>, bool)> {
+    let mut at = 0;
+    decoded
+        .chunk_by(|a, b| a == b)
+        .flat_map(move |same| same.chunks(most).map(|run| (run.len(), run[0])))
+        .map(move |(len, decoded)| {
+            let start = at;
+            at += len;
+            (start..at, decoded)
+        })
+}
+
 /// L1 and what describes its blocks. It holds no store: its leases end on the store's threads, and the last handle of a store
 /// must not be dropped there.
 #[derive(Debug)]
@@ -98,20 +112,33 @@ pub(super) struct Lender {
 }
 
 impl Lender {
+    pub(super) fn terms(&self, namespace: &BlockKey) -> Terms {
+        let terms = self.terms.lock().get(namespace).copied();
+        terms.unwrap_or_default()
+    }
+
+    /// The header of a run of which the first block's time is over at `expires`.
     pub(super) fn header(
         &self,
         namespace: BlockKey,
         parent: BlockKey,
         keys: &[BlockKey],
+        decoded: bool,
+        expires: u64,
     ) -> RunHeader {
-        let terms = self.terms.lock().get(&namespace).copied();
+        let mut terms = self.terms(&namespace);
+        terms.decoded = decoded;
+        if expires != NEVER {
+            // As old as its oldest block.
+            terms.born = expires.saturating_sub(u64::from(terms.ttl_seconds));
+        }
         RunHeader {
             namespace,
             parent,
             keys: keys.into(),
             block_tokens: self.layout.block_tokens() as u32,
             slices: self.layout.slice_lengths(keys.len()),
-            terms: terms.unwrap_or_default(),
+            terms,
         }
     }
 
@@ -138,9 +165,15 @@ impl Above for Lender {
         key: &BlockKey,
         known: &dyn Fn(&BlockKey) -> bool,
     ) -> Vec<(RunHeader, RunSource)> {
-        let lent = self.l1.lock().lend(key);
-        let chain = match lent {
-            Ok(chain) => chain,
+        let lent = {
+            let mut l1 = self.l1.lock();
+            l1.lend(key).map(|chain| {
+                let decoded = l1.decoded(chain.iter().map(|entry| &entry.block));
+                (chain, decoded)
+            })
+        };
+        let (chain, decoded) = match lent {
+            Ok(lent) => lent,
             Err(error) => {
                 log::error!("blocks could not be lent: {error}");
                 return Vec::new();
@@ -151,12 +184,16 @@ impl Above for Lender {
         let below = chain.iter().rposition(|entry| known(&entry.key));
         let (known, missing) = chain.split_at(below.map_or(0, |last| last + 1));
         drop(Lent::new(&self, known));
-        for part in missing.chunks(self.layout.max_run_blocks()) {
+        let decoded = &decoded[known.len()..];
+        for (run, decoded) in alike(decoded, self.layout.max_run_blocks()) {
+            let part = &missing[run];
+            let blocks = part.iter().map(|entry| &entry.block);
+            let expires = self.l1.lock().earliest_expiry(blocks);
             let lease = Arc::new(Lent::new(&self, part));
             let keys = part.iter().map(|entry| entry.key).collect::<Vec<_>>();
             let Some(first) = part.first() else { continue };
             runs.push((
-                self.header(first.namespace, first.parent, &keys),
+                self.header(first.namespace, first.parent, &keys, decoded, expires),
                 self.source(part.iter().map(|entry| entry.block), Some(lease)),
             ));
         }

@@ -134,6 +134,7 @@ fn requests_on_a_tiny_l1() {
         for thread in requests {
             thread.join().expect("a thread");
         }
+        cache.flush(LONG).expect("flush");
         assert_eq!(
             serve(&cache, space, &prompt(1, 3), Finish::Waited),
             3 * BLOCK
@@ -209,7 +210,12 @@ fn close_writes_all_back() {
         cache.store().close(LONG).expect("close");
         drop(request);
         cache.validate().expect("sound");
-        assert_eq!(disk.keys().len(), 4, "two prompts of two blocks");
+        assert_eq!(
+            disk.keys().len(),
+            4,
+            "two prompts of two blocks: {:?}",
+            cache.store().stats()
+        );
         drop(cache);
     });
 }

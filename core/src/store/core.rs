@@ -13,10 +13,12 @@ use super::schedule::{Scheduler, Work};
 use super::stats::{Counters, StoreStats};
 use super::uses::Uses;
 use super::write::Writer;
+use crate::clock::Clock;
 use crate::config::{StopPolicy, StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
-use crate::run::{RunHeader, RunSource};
+use crate::run::{NEVER, RunHeader, RunSource, Terms};
 use crate::tier::memory::{MemoryTier, Reservation, VictimRun};
 use crate::tier::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
 
@@ -34,6 +36,9 @@ pub(super) struct Core {
     pub(super) counters: Arc<Counters>,
     pub(super) moves: Moves,
     pub(super) write_policy: WritePolicy,
+    pub(super) costs: Arc<CostBook>,
+    /// What runs expire by, in every tier.
+    pub(super) clock: Clock,
     /// There with `write_through_selective`.
     pub(super) uses: Option<Uses>,
     pub(super) above: Uppers,
@@ -43,11 +48,20 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+    pub(super) fn new(
+        config: &StoreConfig,
+        l3: Option<Arc<dyn DurableTier>>,
+        costs: CostBook,
+    ) -> Result<Self> {
         let counters = Arc::new(Counters::default());
+        let clock = l3.as_ref().map_or_else(Clock::default, |l3| l3.clock());
         let l2 = match config.l2_bytes {
             0 => None,
-            bytes => Some(MemoryTier::new(bytes, &config.policy)?),
+            bytes => Some(MemoryTier::with_clock(
+                bytes,
+                &config.policy,
+                clock.clone(),
+            )?),
         };
         let writer = l3
             .clone()
@@ -68,6 +82,8 @@ impl Core {
             counters,
             moves: Moves::default(),
             write_policy: config.write_policy,
+            costs: Arc::new(costs),
+            clock,
             uses: (config.write_policy == WritePolicy::WriteThroughSelective)
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),
@@ -191,6 +207,8 @@ impl Core {
                 let (run, first) = self.l3.as_ref()?.find(key)?;
                 Some((TierId::L3, run, first))
             })
+            // A prefetch may hold a run beyond its time.
+            .filter(|(_, run, _)| !self.is_over(&run.header().terms))
     }
 
     pub(super) fn claim(&self, keys: &[BlockKey]) {
@@ -208,7 +226,20 @@ impl Core {
         }
     }
 
-    pub(super) fn queue_write(&self, header: RunHeader, source: RunSource) -> Put {
+    /// Whether the time of a run is over.
+    fn is_over(&self, terms: &Terms) -> bool {
+        terms.expires() != NEVER && terms.expires() <= self.clock.now()
+    }
+
+    pub(super) fn queue_write(&self, mut header: RunHeader, source: RunSource) -> Put {
+        header.terms = header.terms.stamped(self.clock.now());
+        if self.is_over(&header.terms) {
+            return self.counters.refusals.note(Put::Refused(Refusal::Expired));
+        }
+        if !header.terms.persist && self.l3.is_some() {
+            let put = Put::Refused(Refusal::NotPersisted);
+            return self.counters.refusals.note(put);
+        }
         match &self.writer {
             Some(writer) => writer.enqueue(header, source),
             None => self
@@ -219,8 +250,13 @@ impl Core {
     }
 
     /// Into L2, or else into the queue for L3.
-    pub(super) fn take_in(&self, header: RunHeader, source: RunSource) -> Result<Put> {
+    pub(super) fn take_in(&self, mut header: RunHeader, source: RunSource) -> Result<Put> {
         crate::tier::memory::check_source(&header, &source)?;
+        header.terms = header.terms.stamped(self.clock.now());
+        if self.is_over(&header.terms) {
+            let put = Put::Refused(Refusal::Expired);
+            return Ok(self.counters.refusals.note(put));
+        }
         let born = self.moves.born();
         match self.take_into_l2(&header, &source)? {
             Put::Refused(_) if self.writer.is_some() => {
@@ -322,23 +358,29 @@ impl Core {
         let mut parent = header.parent;
         while parent != header.namespace && !self.reaches_l3(&parent) && runs.len() < MAX_ANCESTORS
         {
-            let in_l2 = || {
-                let (run, _) = self.l2.as_ref()?.find_run(&parent)?;
-                Some(vec![(run.header().clone(), run.source())])
-            };
-            let found = in_l2()
-                .or_else(|| self.above.lend(&parent, &|key| self.reaches_l3(key)))
-                // It may have come down between the two looks.
-                .or_else(in_l2);
-            let Some(found) = found else { break };
-            let Some((first, _)) = found.first() else {
+            // It may be on its way down from one place to the next: what was missed once is met at the second look.
+            let found = self
+                .ending_with(&parent)
+                .or_else(|| self.ending_with(&parent));
+            let Some((first, _)) = found.as_ref().and_then(|found| found.first()) else {
                 break;
             };
             parent = first.parent;
-            runs.extend(found.into_iter().rev());
+            runs.extend(found.into_iter().flatten().rev());
         }
         runs.reverse();
         runs
+    }
+
+    /// The run that holds a block, or, from above, the runs up to it; wherever they are, but for L3.
+    fn ending_with(&self, key: &BlockKey) -> Option<Vec<(RunHeader, RunSource)>> {
+        let l2 = self.l2.as_ref();
+        l2.and_then(|l2| l2.find_run(key))
+            .map(|(run, _)| (run.header().clone(), run.source()))
+            // Another thread evicted it a moment ago.
+            .or_else(|| l2.and_then(|l2| l2.find_leaving(key)))
+            .map(|run| vec![run])
+            .or_else(|| self.above.lend(key, &|key| self.reaches_l3(key)))
     }
 
     fn arrive(
@@ -450,13 +492,19 @@ impl Core {
         if !board.is_queued(load) {
             return;
         }
+        // What was found when the load was ordered may have been removed since, and written anew.
+        let found = self.l3.as_ref().and_then(|l3| l3.find(load.wanted()));
+        let Some((source, _)) = found.filter(|(run, _)| run.header() == load.header()) else {
+            board.failed(load, End::Cancelled, ReadFailure::Io, counters);
+            return;
+        };
         let Ok(room) = self.reserve(l2, load.header()) else {
             board.failed(load, End::Refused, ReadFailure::Io, counters);
             return;
         };
-        let Some(source) = board.start(load) else {
+        if !board.start(load) {
             return;
-        };
+        }
         let start = Instant::now();
         let target = room.target();
         let slices = 0..load.header().slices.len();

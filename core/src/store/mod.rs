@@ -30,10 +30,12 @@ use std::time::{Duration, Instant};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 
+use crate::clock::Clock;
 use crate::config::{StopPolicy, StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::run::{RunHeader, RunSource};
+use crate::run::{RunHeader, RunSource, Terms};
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
@@ -110,13 +112,14 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
-        Self::build(config, l3, None)
+        Self::build(config, l3, None, CostBook::in_memory())
     }
 
     fn build(
         config: &StoreConfig,
         l3: Option<Arc<dyn DurableTier>>,
         disk: Option<(Arc<DiskTier>, RecoveryReport)>,
+        costs: CostBook,
     ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
@@ -125,7 +128,7 @@ impl BlockStore {
                 remedy: format!("use 1 to {MAX_WORKERS}"),
             });
         }
-        let core = Arc::new(Core::new(config, l3)?);
+        let core = Arc::new(Core::new(config, l3, costs)?);
         let running = Arc::new(Running::default());
         let handle = Handle {
             core: Arc::clone(&core),
@@ -215,7 +218,7 @@ impl BlockStore {
         core.claim_steps(requests.iter().map(|request| &request.step));
         let transfer = Arc::new(Transfer::new(requests)?);
         core.scheduler.read(&transfer);
-        Ok(ReadTicket { transfer })
+        Ok(ReadTicket::new(transfer, Arc::clone(&core.costs)))
     }
 
     /// Takes a run that L1 gives up. It is copied into L2 before this returns; what L2 evicts for it goes to L3 if L3 lacks
@@ -341,7 +344,37 @@ impl BlockStore {
     /// # Errors
     /// [`Error::InvalidArgument`] for no bytes or 4 GiB and more, [`Error::Closed`], [`Error::Forked`], [`Error::Io`].
     pub fn put_bytes(&self, key: BlockKey, parent: Option<BlockKey>, bytes: &[u8]) -> Result<Put> {
-        opaque::put(self.core()?, key, parent, bytes)
+        self.put_bytes_with(key, parent, bytes, Terms::default())
+    }
+
+    /// As [`BlockStore::put_bytes`], on terms of its own: a time to live, a tenant, memory only.
+    ///
+    /// # Errors
+    /// As [`BlockStore::put_bytes`].
+    pub fn put_bytes_with(
+        &self,
+        key: BlockKey,
+        parent: Option<BlockKey>,
+        bytes: &[u8],
+        terms: Terms,
+    ) -> Result<Put> {
+        opaque::put(self.core()?, key, parent, bytes, terms)
+    }
+
+    /// Sets how many bytes the records of a tenant may take in L3, for as long as the store is open; more than that evicts the
+    /// tenant's own leaves. None for no limit. Nothing to do without L3.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for tenant 0, [`Error::ReadOnly`], [`Error::Closed`], [`Error::Forked`].
+    pub fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.core()?;
+        self.disk()
+            .map_or(Ok(()), |disk| disk.set_quota(tenant, quota))
+    }
+
+    /// The clock by which runs expire.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.handle.core.clock
     }
 
     /// The bytes of an opaque block; none on a miss or damage. What came from L3 is in L2 afterwards, if there is room.
@@ -369,6 +402,12 @@ impl BlockStore {
     pub fn leading_in_l3(&self, keys: &[BlockKey]) -> Result<usize> {
         let core = self.core()?;
         Ok(keys.iter().take_while(|key| core.reaches_l3(key)).count())
+    }
+
+    /// What reads and forwards were learnt to cost. Reads are noted here when their tickets are waited for; it is written down
+    /// by [`CostBook::save`] and when the store closes.
+    pub fn costs(&self) -> &CostBook {
+        &self.handle.core.costs
     }
 
     /// How many of `keys`, which are a chain from its beginning, are to be written to L3 now that they were used. The uses of
@@ -474,6 +513,8 @@ impl Handle {
             // A thread's panic was contained where it could harm; there is nothing left to do about it here.
             let _ = thread.join();
         }
+        // While the directory is still this process's.
+        core.costs.save();
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }

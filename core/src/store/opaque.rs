@@ -19,6 +19,7 @@ pub(super) fn put(
     key: BlockKey,
     parent: Option<BlockKey>,
     bytes: &[u8],
+    terms: Terms,
 ) -> Result<Put> {
     let len = match u32::try_from(bytes.len()) {
         Ok(len) if len > 0 => len,
@@ -35,7 +36,7 @@ pub(super) fn put(
         keys: [key].into(),
         block_tokens: 0,
         slices: [len].into(),
-        terms: Terms::default(),
+        terms: terms.stamped(core.clock.now()),
     };
     let region = Arc::new(Region::new(bytes.len())?);
     region.write(0, bytes);
@@ -119,5 +120,8 @@ fn read(core: &Core, step: Step, target: RunTarget) -> Result<bool> {
     core.claim_steps(std::iter::once(&step));
     let transfer = Arc::new(Transfer::new(vec![ReadRequest { step, target }])?);
     core.scheduler.read(&transfer);
-    Ok(ReadTicket { transfer }.wait().steps_ok == 1)
+    Ok(ReadTicket::new(transfer, Arc::clone(&core.costs))
+        .wait()
+        .steps_ok
+        == 1)
 }

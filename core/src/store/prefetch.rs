@@ -102,6 +102,8 @@ impl Patience {
 #[derive(Debug)]
 pub(super) struct Load {
     header: RunHeader,
+    /// The block of it that was asked for first.
+    wanted: BlockKey,
     arena_bytes: u64,
     inner: Mutex<Inner>,
 }
@@ -109,6 +111,10 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn header(&self) -> &RunHeader {
         &self.header
+    }
+
+    pub(super) fn wanted(&self) -> &BlockKey {
+        &self.wanted
     }
 }
 
@@ -179,7 +185,7 @@ impl Prefetcher {
     ) -> Admitted {
         let (header, phase) = match &source {
             Source::Memory(run) => (run.header().clone(), Phase::Held),
-            Source::Disk(run) => (run.header().clone(), Phase::Queued),
+            Source::Disk(run) => (run.header().decoded(), Phase::Queued),
         };
         let (disk, memory) = match source {
             Source::Memory(run) => (None, Some(Arc::new(run))),
@@ -188,6 +194,7 @@ impl Prefetcher {
         let arena_bytes = MemoryTier::arena_bytes(&header);
         let load = Arc::new(Load {
             header,
+            wanted: *key,
             arena_bytes,
             inner: Mutex::new(Inner {
                 phase,
@@ -347,15 +354,18 @@ impl Prefetcher {
         load.inner.lock().phase == Phase::Queued
     }
 
-    /// Begins a load; none if it was given up meanwhile.
-    pub(super) fn start(&self, load: &Load) -> Option<Arc<dyn PinnedRun>> {
-        let _board = self.board.lock();
+    /// Begins a load; false if it was given up meanwhile. Its worker has a pin of its own from here on.
+    pub(super) fn start(&self, load: &Load) -> bool {
+        let board = self.board.lock();
         let mut inner = load.inner.lock();
         if inner.phase != Phase::Queued {
-            return None;
+            return false;
         }
         inner.phase = Phase::Running;
-        inner.source.take()
+        let pin = inner.source.take();
+        drop((inner, board));
+        drop(pin);
+        true
     }
 
     /// Ends a load's transfer: the run is held from now on, unless nobody wants it any more.

@@ -62,8 +62,12 @@ pub(super) struct RefusalCounters {
     write_failed: Counter,
     queue_full: Counter,
     parent_missing: Counter,
+    decoded: Counter,
     too_few_uses: Counter,
     unavailable: Counter,
+    expired: Counter,
+    not_persisted: Counter,
+    over_quota: Counter,
 }
 
 impl RefusalCounters {
@@ -76,8 +80,12 @@ impl RefusalCounters {
                 Refusal::WriteFailed => &self.write_failed,
                 Refusal::QueueFull => &self.queue_full,
                 Refusal::ParentMissing => &self.parent_missing,
+                Refusal::Decoded => &self.decoded,
                 Refusal::TooFewUses => &self.too_few_uses,
                 Refusal::Unavailable => &self.unavailable,
+                Refusal::Expired => &self.expired,
+                Refusal::NotPersisted => &self.not_persisted,
+                Refusal::OverQuota => &self.over_quota,
             }
             .add(1);
         }
@@ -92,8 +100,12 @@ impl RefusalCounters {
             write_failed: self.write_failed.get(),
             queue_full: self.queue_full.get(),
             parent_missing: self.parent_missing.get(),
+            decoded: self.decoded.get(),
             too_few_uses: self.too_few_uses.get(),
             unavailable: self.unavailable.get(),
+            expired: self.expired.get(),
+            not_persisted: self.not_persisted.get(),
+            over_quota: self.over_quota.get(),
         }
     }
 }
@@ -229,10 +241,18 @@ pub struct Refusals {
     pub queue_full: u64,
     /// [`Refusal::ParentMissing`].
     pub parent_missing: u64,
+    /// [`Refusal::Decoded`].
+    pub decoded: u64,
     /// [`Refusal::TooFewUses`].
     pub too_few_uses: u64,
     /// [`Refusal::Unavailable`].
     pub unavailable: u64,
+    /// [`Refusal::Expired`].
+    pub expired: u64,
+    /// [`Refusal::NotPersisted`].
+    pub not_persisted: u64,
+    /// [`Refusal::OverQuota`].
+    pub over_quota: u64,
 }
 
 /// What became of prefetched runs.

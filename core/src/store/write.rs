@@ -8,8 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::sync::{Condvar, Mutex, MutexGuard};
 use foldhash::fast::RandomState;
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 use super::stats::Counters;
 use crate::error::Result;
@@ -116,6 +117,9 @@ impl Writer {
         let known = |key: &BlockKey| state.pending.contains_key(key) || self.l3.contains(key);
         if header.keys.iter().all(known) {
             return Put::Present;
+        }
+        if header.terms.decoded {
+            return Put::Refused(Refusal::Decoded);
         }
         if header.parent != header.namespace && !known(&header.parent) {
             return Put::Refused(Refusal::ParentMissing);

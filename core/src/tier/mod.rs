@@ -9,6 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource, RunTarget};
@@ -66,8 +67,16 @@ pub enum Refusal {
     ParentMissing,
     /// Not used often enough to be worth a write (`write_through_selective`).
     TooFewUses,
+    /// Its bytes came out of a lossy codec: encoded a second time, they would lose more.
+    Decoded,
     /// The tier is read-only, closed or configured away.
     Unavailable,
+    /// Its time to live was over.
+    Expired,
+    /// It must not be written to disk.
+    NotPersisted,
+    /// Its tenant has no more to give up, and its quota is taken.
+    OverQuota,
 }
 
 /// Why the bytes of a run could not be used.
@@ -170,4 +179,9 @@ pub trait DurableTier: Tier {
 
     /// What is in use.
     fn usage(&self) -> TierUsage;
+
+    /// The clock by which its runs expire; the tiers above go by it, too.
+    fn clock(&self) -> Clock {
+        Clock::default()
+    }
 }

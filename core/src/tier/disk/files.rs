@@ -29,6 +29,8 @@ pub struct OpenMode {
     pub create: bool,
     /// Bypass the page cache if the file system can.
     pub direct: bool,
+    /// Do not ask for the right to write.
+    pub read_only: bool,
 }
 
 /// What the disk tier asks of the file system, for its segments and their directory. [`SystemFiles`] does it; others wrap it.
@@ -42,7 +44,7 @@ pub struct OpenMode {
     reason = "said once, above: each gives the system's error"
 )]
 pub trait Files: fmt::Debug + Send + Sync {
-    /// Opens a segment file for reading and writing, 0600.
+    /// Opens a segment file, for reading and writing unless `mode` says otherwise; a new one is 0600.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<OpenFile>;
 
     /// Reads once from byte `offset` on; how many bytes came, 0 at the end of the file.
@@ -86,7 +88,7 @@ pub struct SystemFiles;
 
 impl Files for SystemFiles {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<OpenFile> {
-        let (file, io_mode) = platform::open_segment(path, mode.create, mode.direct)?;
+        let (file, io_mode) = platform::open_segment(path, mode)?;
         Ok(OpenFile {
             path: path.to_owned(),
             file,

@@ -82,6 +82,8 @@ pub(super) enum Meta {
     NextSegment,
     /// The next tick of the clock that numbers runs and uses.
     Clock,
+    /// The latest time of day that was seen, in unix seconds.
+    Time,
 }
 
 impl Meta {
@@ -91,6 +93,7 @@ impl Meta {
             Self::Checkpoint => "checkpoint",
             Self::NextSegment => "next_segment",
             Self::Clock => "clock",
+            Self::Time => "time",
         }
     }
 }
@@ -383,8 +386,10 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
             tenant,
             ttl_seconds,
             persist: true,
+            born: 0,
             decoded: false,
-        },
+        }
+        .stamped(created),
     })
 }
 
@@ -463,6 +468,7 @@ mod tests {
                     tenant: 0x0908_0706_0504_0302,
                     ttl_seconds: 86_400,
                     persist: true,
+                    born: 0x6553_f100,
                     decoded: false,
                 },
             },

@@ -20,6 +20,7 @@ mod run;
 mod segment;
 mod space;
 mod stats;
+mod tenants;
 mod write;
 
 use std::ops::Deref;
@@ -44,6 +45,7 @@ pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
 use super::{PinnedRun, Put, Tier, TierId};
+use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -54,6 +56,8 @@ use crate::run::{RunHeader, RunSource};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Uses that wait in memory before a put saves them.
 const UNSAVED_USES: usize = 1024;
+/// Expired runs that a flush takes out of the directory at once.
+const SWEPT_BY_FLUSH: usize = 1024;
 
 /// The disk tier of one directory, which it alone uses until closed or dropped.
 #[derive(Debug)]
@@ -71,12 +75,16 @@ pub(super) struct Inner {
     free_reserve: u64,
     direct: bool,
     durable: bool,
+    read_only: bool,
+    clock: Clock,
     /// The process that opened it.
     owner: u32,
     bounces: BouncePool,
     counters: Counters,
     /// What `close` gives back: the index and the directory's lock.
     resources: Mutex<Option<Arc<Resources>>>,
+    /// What `close` gives back of a store that is only read: the lock of its directory.
+    reading: Mutex<Option<StoreDirectory>>,
     state: Mutex<State>,
     /// Signalled when a put ends or a segment becomes active.
     changed: Condvar,
@@ -118,8 +126,14 @@ impl DiskTier {
     /// if it cannot be made, read or written.
     pub fn open(config: &DiskConfig) -> Result<(Self, RecoveryReport)> {
         let (inner, report) = recovery::open(config)?;
-        let index = inner.index()?;
-        inner.trim(&index);
+        if !config.read_only {
+            let index = inner.index()?;
+            inner.trim(&index);
+            let over = inner.state.lock().directory.tenants.all_over();
+            for tenant in over {
+                inner.trim_tenant(&index, tenant);
+            }
+        }
         let tier = Self {
             inner: Arc::new(inner),
         };
@@ -152,6 +166,25 @@ impl DiskTier {
     /// Evicts leaves until `bytes` bytes of records are gone or nothing can go; the bytes that went.
     pub fn evict(&self, bytes: u64) -> u64 {
         self.inner.evict(bytes)
+    }
+
+    /// Sets how many bytes the records of a tenant may take, for as long as the store is open; more than that evicts the tenant's
+    /// own leaves. None for no limit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for tenant 0, [`Error::Closed`], [`Error::Forked`], [`Error::ReadOnly`].
+    pub fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.inner.set_quota(tenant, quota)
+    }
+
+    /// Bytes of the records of a tenant.
+    pub fn tenant_bytes(&self, tenant: u64) -> u64 {
+        self.inner.state.lock().directory.tenants.bytes(tenant)
+    }
+
+    /// The clock by which runs expire.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Puts everything acknowledged so far on stable storage, uses included, and moves the recovery checkpoint.
@@ -256,7 +289,7 @@ impl Tier for DiskTier {
 
     fn contains(&self, key: &BlockKey) -> bool {
         let state = self.inner.state.lock();
-        !state.closed && state.directory.locate(key).is_some()
+        !state.closed && state.directory.live(key).is_some()
     }
 
     fn find(&self, key: &BlockKey) -> Option<(Arc<dyn PinnedRun>, usize)> {
@@ -265,7 +298,7 @@ impl Tier for DiskTier {
         if state.closed {
             return None;
         }
-        let row = state.directory.locate(key)?;
+        let row = state.directory.live(key)?;
         state.directory.touch(row.slot);
         let run = state.directory.pin(row.slot)?;
         drop(state);
@@ -310,6 +343,9 @@ impl Inner {
     }
 
     fn index(&self) -> Result<Arc<Resources>> {
+        if self.read_only {
+            return Err(Error::ReadOnly(self.path.clone()));
+        }
         self.resources.lock().clone().ok_or(Error::Closed)
     }
 
@@ -353,7 +389,11 @@ impl Inner {
     }
 
     fn flush(&self) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         let index = self.index()?;
+        while self.sweep(&index, &[], SWEPT_BY_FLUSH) > 0 {}
         let (checkpoint, segments) = {
             let state = self.state.lock();
             let checkpoint = state.space.checkpoint();
@@ -377,6 +417,7 @@ impl Inner {
         let clock = self.state.lock().directory.tick();
         index
             .set_meta(Meta::Clock, clock)
+            .and_then(|()| index.set_meta(Meta::Time, self.clock.now()))
             .and_then(|()| index.flush())
             .and_then(|()| index.set_meta(Meta::Checkpoint, u64::from(checkpoint)))
             .map_err(|error| self.index_error(error))?;
@@ -402,6 +443,11 @@ impl Inner {
 
     fn close(&self) -> Result<()> {
         self.check_owner()?;
+        if self.read_only {
+            self.state.lock().closed = true;
+            drop(self.reading.lock().take());
+            return Ok(());
+        }
         if self.resources.lock().is_none() {
             return Ok(());
         }

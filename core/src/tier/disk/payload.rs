@@ -1,4 +1,5 @@
-//! The bytes of a record on their way to disk: straight from the memory they lie in where alignment allows it, checksummed.
+//! The bytes of a record on their way to disk: straight from the memory they lie in where alignment allows it, or encoded;
+//! checksummed.
 
 use std::io;
 
@@ -8,7 +9,8 @@ use super::files::IoMode;
 use super::index::Row;
 use super::record::{Identity, Record, padded};
 use super::run::Place;
-use crate::memory::{Checksum, PAGE, Piece, Regions};
+use crate::codec::Codec;
+use crate::memory::{Checksum, PAGE, Piece, Region, Regions, page_align};
 use crate::run::RunSource;
 
 impl Inner {
@@ -19,7 +21,8 @@ impl Inner {
         place: &Place,
         source: &RunSource,
     ) -> io::Result<()> {
-        let straight = is_aligned(place.segment.mode(), source)
+        let exact = row.header.terms.codec == Codec::Raw;
+        let straight = (exact && is_aligned(place.segment.mode(), source))
             .then(|| self.write_straight(row, place, source));
         match straight {
             // The system may ask for more alignment than it said.
@@ -86,38 +89,31 @@ impl Inner {
             .map_err(io::Error::other)?;
         let region = &*bounce.region;
         let whole = total <= region.len();
-        let mut filled = if whole { head } else { 0 };
-        let mut written = place.extent.offset + if whole { 0 } else { head as u64 };
+        let mut gather = Gather {
+            place,
+            region,
+            filled: if whole { head } else { 0 },
+            written: place.extent.offset + if whole { 0 } else { head as u64 },
+            checksum: Checksum::default(),
+        };
         let mut sums = Vec::with_capacity(header.slices.len());
-        for (pieces, &len) in source.slices.iter().zip(&header.slices) {
-            let mut hasher = Checksum::default();
-            for piece in pieces {
-                let mut done = 0;
-                while done < piece.len {
-                    if filled == region.len() {
-                        place.segment.write_region(written, region, filled)?;
-                        written += filled as u64;
-                        filled = 0;
-                    }
-                    let part = (piece.len - done).min(region.len() - filled);
-                    region.copy_from(filled, &source.region, piece.offset + done, part);
-                    region.hash_into(&mut hasher, filled, part);
-                    filled += part;
-                    done += part;
+        for pieces in &source.slices {
+            match header.terms.codec.as_int8() {
+                Some(int8) => {
+                    int8.encode(&source.region, pieces, |bytes| gather.append(bytes))?;
                 }
+                None => pieces
+                    .iter()
+                    .try_for_each(|piece| gather.copy(&source.region, piece))?,
             }
-            // Slices and working memory both end on whole pages, so padding never crosses the end of the latter.
-            let padding = (padded(len) - u64::from(len)) as usize;
-            region.zero(filled, padding);
-            filled += padding;
-            sums.push(hasher.finish());
+            sums.push(gather.end_slice());
         }
         let record = self.record(row, place, sums.into());
         if whole {
             region.write(0, &record.encode());
-            return place.segment.write_region(written, region, filled);
+            return gather.write();
         }
-        place.segment.write_region(written, region, filled)?;
+        gather.write()?;
         place
             .segment
             .write_at(place.extent.offset, &record.encode(), &self.bounces)
@@ -136,6 +132,72 @@ impl Inner {
             created: row.created,
             sums,
         }
+    }
+}
+
+/// Working memory that fills with slices, and is written whenever it is full.
+struct Gather<'a> {
+    place: &'a Place,
+    region: &'a Region,
+    filled: usize,
+    /// Where in the segment its first byte goes.
+    written: u64,
+    /// Of the slice so far.
+    checksum: Checksum,
+}
+
+impl Gather<'_> {
+    /// Room for some of `len` bytes: one at least, if `len` is.
+    fn room(&mut self, len: usize) -> io::Result<usize> {
+        if self.filled == self.region.len() {
+            self.write()?;
+        }
+        Ok(len.min(self.region.len() - self.filled))
+    }
+
+    /// Takes over bytes that were put behind the others.
+    fn filled(&mut self, len: usize) {
+        self.region.hash_into(&mut self.checksum, self.filled, len);
+        self.filled += len;
+    }
+
+    fn copy(&mut self, source: &Region, piece: &Piece) -> io::Result<()> {
+        let mut done = 0;
+        while done < piece.len {
+            let part = self.room(piece.len - done)?;
+            self.region
+                .copy_from(self.filled, source, piece.offset + done, part);
+            self.filled(part);
+            done += part;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at(self.room(bytes.len())?);
+            self.region.write(self.filled, part);
+            self.filled(part.len());
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Pads the slice and gives back its checksum. Slices and working memory both end on whole pages, so padding never crosses
+    /// the end of the latter.
+    fn end_slice(&mut self) -> u64 {
+        let end = page_align(self.filled);
+        self.region.zero(self.filled, end - self.filled);
+        self.filled = end;
+        std::mem::take(&mut self.checksum).finish()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let segment = &self.place.segment;
+        segment.write_region(self.written, self.region, self.filled)?;
+        self.written += self.filled as u64;
+        self.filled = 0;
+        Ok(())
     }
 }
 

@@ -204,6 +204,7 @@ impl Record {
             terms.codec = codec;
             terms.tenant = fields.u64()?;
             terms.ttl_seconds = fields.u32()?;
+            terms = terms.stamped(created);
             fields.u32()?;
             expected = header_bytes(blocks, slices);
         }
@@ -328,6 +329,7 @@ mod tests {
                 terms: Terms {
                     tenant: 0x0102_0304_0506_0708,
                     ttl_seconds: 0x0001_5180,
+                    born: 0x6553_f100,
                     ..Terms::default()
                 },
             },

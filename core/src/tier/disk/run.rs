@@ -45,14 +45,16 @@ impl Run {
         }
     }
 
+    /// Bytes of each slice on disk, padding excluded.
+    pub(super) fn stored(&self) -> impl Iterator<Item = u32> + Clone {
+        let codec = self.header.terms.codec;
+        let slices = self.header.slices.iter();
+        slices.map(move |&len| codec.stored_bytes(len))
+    }
+
     /// Byte offset of a slice in the segment file.
     pub(super) fn slice_offset(&self, slice: usize) -> u64 {
-        let codec = self.header.terms.codec;
-        let before = self.header.slices.iter().take(slice);
-        self.place.extent.offset
-            + u64::from(self.header_bytes)
-            + before
-                .map(|&len| padded(codec.stored_bytes(len)))
-                .sum::<u64>()
+        let before = self.stored().take(slice);
+        self.place.extent.offset + u64::from(self.header_bytes) + before.map(padded).sum::<u64>()
     }
 }

@@ -82,6 +82,7 @@ impl Segment {
         let mode = OpenMode {
             create: true,
             direct,
+            read_only: false,
         };
         let segment = Self {
             store,
@@ -107,13 +108,9 @@ impl Segment {
         directory: &Path,
         store: u64,
         id: u32,
-        direct: bool,
+        mode: OpenMode,
         pool: &BouncePool,
     ) -> io::Result<Self> {
-        let mode = OpenMode {
-            create: false,
-            direct,
-        };
         let mut segment = Self {
             store,
             id,

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::index::{Index, Meta, Row};
 use super::record::{header_bytes, record_bytes};
@@ -11,12 +10,14 @@ use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
 use super::{Inner, UNSAVED_USES};
-use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
 use crate::tier::{Put, Refusal};
 use foldhash::fast::RandomState;
+
+/// The most expired runs that one put drops beside those in its way.
+const SWEPT_AT_ONCE: usize = 16;
 
 /// An admitted put; when dropped, others may put the same keys, and its parent may be evicted again.
 struct Ticket<'a> {
@@ -25,13 +26,20 @@ struct Ticket<'a> {
     keys: &'a [BlockKey],
     /// Pinned: an evicted parent would leave what is written now without a way to it.
     parent: Option<Arc<Run>>,
+    /// Whose quota the record counts against until it is listed, and its bytes.
+    tenant: u64,
+    bytes: u64,
     /// The put of the parent, where that is still under way.
     follows: Option<u64>,
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.inner.state.lock().flights.end(self.id, self.keys);
+        {
+            let mut state = self.inner.state.lock();
+            state.flights.end(self.id, self.keys);
+            state.directory.tenants.end(self.tenant, self.bytes);
+        }
         if let Some(parent) = &self.parent {
             self.inner.unpin(parent);
         }
@@ -55,7 +63,16 @@ impl Inner {
     ) -> Result<Put> {
         self.check_owner()?;
         validate(header, source)?;
+        if self.read_only {
+            self.counters.refused(Refusal::Unavailable);
+            return Ok(Put::Refused(Refusal::Unavailable));
+        }
         let index = self.index()?;
+        let header = &RunHeader {
+            terms: header.terms.stamped(self.clock.now()),
+            ..header.clone()
+        };
+        self.sweep(&index, &header.keys, SWEPT_AT_ONCE);
         let put = match self.admit(header)? {
             Admission::Done(put) => put,
             Admission::Ticket(mut ticket) => {
@@ -91,11 +108,20 @@ impl Inner {
         if header
             .keys
             .iter()
-            .all(|key| state.directory.locate(key).is_some())
+            .all(|key| state.directory.live(key).is_some())
         {
             return Ok(Admission::Done(Put::Present));
         }
-        let parent = state.directory.locate(&header.parent);
+        if header.terms.decoded {
+            return refused(Refusal::Decoded);
+        }
+        if !header.terms.persist {
+            return refused(Refusal::NotPersisted);
+        }
+        if header.terms.expires() <= self.clock.now() {
+            return refused(Refusal::Expired);
+        }
+        let parent = state.directory.live(&header.parent);
         let mut follows = None;
         if parent.is_none() && header.parent != header.namespace {
             follows = state.flights.of(&header.parent);
@@ -107,14 +133,21 @@ impl Inner {
         if least + state.index_bytes > self.capacity {
             return refused(Refusal::TooLarge);
         }
+        let (tenant, bytes) = (header.terms.tenant, record_bytes(header));
+        if !state.directory.tenants.fits(tenant, bytes) {
+            return refused(Refusal::OverQuota);
+        }
         let parent = parent.and_then(|row| state.directory.pin(row.slot));
         let id = state.flights.begin(header.namespace, &header.keys);
+        state.directory.tenants.begin(tenant, bytes);
         drop(state);
         Ok(Admission::Ticket(Ticket {
             inner: self,
             id,
             keys: &header.keys,
             parent,
+            tenant,
+            bytes,
             follows,
         }))
     }
@@ -131,6 +164,9 @@ impl Inner {
         if free < self.free_reserve {
             return Err(Refusal::NoSpace);
         }
+        if !self.trim_tenant(index, ticket.tenant) {
+            return Err(Refusal::OverQuota);
+        }
         let (place, serial) = self.reserve(index, record_bytes(header))?;
         let row = Row {
             serial,
@@ -139,7 +175,10 @@ impl Inner {
             offset: place.extent.offset,
             header: header.clone(),
             header_bytes: header_bytes(header.keys.len(), header.slices.len()) as u32,
-            created: unix_seconds(),
+            created: match header.terms.born {
+                0 => self.clock.now(),
+                born => born,
+            },
         };
         let written = self
             .write_record(&row, &place, source)
@@ -345,12 +384,6 @@ impl Inner {
 /// Checks that a source has exactly the bytes that a header announces.
 fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
     header.validate()?;
-    if header.terms.codec != Codec::Raw {
-        return Err(Error::invalid(format!(
-            "{:?} cannot be written to disk; use Codec::Raw",
-            header.terms.codec
-        )));
-    }
     let keys = header.keys.iter().collect::<HashSet<_, RandomState>>();
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
         return Err(Error::invalid("a run names the same block twice"));
@@ -386,11 +419,6 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
 fn refuse(place: &Place, error: &io::Error) -> Refusal {
     log::warn!("{}: writing a run: {error}", place.segment.path().display());
     refusal_of(error)
-}
-
-fn unix_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 fn refusal_of(error: &io::Error) -> Refusal {
