@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,17 @@ if TYPE_CHECKING:
 NAMESPACE = bytes(range(32))
 ROOM = 64 << 20
 THREADS = 4
+BLOCK_TOKENS = 16
 TIMEOUT = 600.0
+
+
+def wait_for(store: kvlab.Store | kvlab.BlockStore, blocks: int) -> None:
+    """Waits until L3 can be read for so many blocks. `flush` would sync the index as well, which `durable` is for."""
+    end = monotonic() + TIMEOUT
+    while store.stats()["l3"]["blocks"] < blocks:
+        if monotonic() > end:
+            raise RuntimeError(f"L3 did not take it: {store.stats()}")
+        sleep(0.0005)
 
 
 class Runs(Arm):
@@ -40,7 +51,9 @@ class Runs(Arm):
 
     def __init__(self, directory: Path, shape: Shape) -> None:
         super().__init__(directory, shape)
-        self.layout = kvlab.KvLayout([(HEADS, DIM, HEADS, DIM)] * shape.layers, element_bytes=4)
+        self.layout = kvlab.KvLayout(
+            [(HEADS, DIM, HEADS, DIM)] * shape.layers, element_bytes=4, block_tokens=BLOCK_TOKENS
+        )
 
     @classmethod
     def version(cls) -> str:
@@ -83,9 +96,10 @@ class Runs(Arm):
     def write(self, prompt: int, payload: Payload) -> None:
         """Commits, and waits until L3 has it."""
         ids = self.ids(prompt)
+        expected = self.store.stats()["l3"]["blocks"] + self.shape.tokens // BLOCK_TOKENS
         request = self.cache.begin(ids, NAMESPACE)
         request.commit(ids[:-1], self.buffer)
-        self.store.flush(TIMEOUT)
+        wait_for(self.store, expected)
         request.close()
 
     def sync(self) -> None:
@@ -161,10 +175,11 @@ class Blocks(Arm):
 
     def write(self, prompt: int, payload: Payload) -> None:
         """Puts the parts, and waits until L3 has them."""
+        expected = self.store.stats()["l3"]["blocks"] + self.shape.parts
         for key, each in zip(self.keys(prompt), payload.tensors(), strict=True):
             if not self.store.put(key, each.view(torch.uint8).numpy().reshape(-1).data):
                 raise RuntimeError(f"refused: {self.store.stats()}")
-        self.store.flush(TIMEOUT)
+        wait_for(self.store, expected)
 
     def warm(self, prompt: int) -> None:
         """Prefetches into L2."""
