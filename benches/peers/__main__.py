@@ -46,6 +46,7 @@ def size(_context: click.Context, _parameter: click.Parameter, value: str) -> in
 @click.option("--leaves", default=10_000, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
 def main(
+    *,
     rounds: int,
     total: int,
     tokens: int,
@@ -53,9 +54,9 @@ def main(
     directory: Path | None,
     output: Path,
     leaves: int,
-    *,
     as_json: bool,
 ) -> None:
+    """Runs the bench."""
     one = Shape(tokens=tokens)
     shape = Shape(tokens=tokens, prompts=-(-total // one.prompt_bytes))
     output.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from peers.arm import About, Arm, Missing
+from peers.arm import About, Arm, MissingError
 from peers.payload import pages, parts
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Embedded(Arm):
         )
         result = self.library.peers_get(self.handle, targets, len(tensors))
         if result > 0:
-            raise Missing("no value")
+            raise MissingError("no value")
         self.check(result)
         return tensors
 
