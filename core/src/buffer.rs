@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::cache::Contents;
 use crate::error::{Error, Result};
 use crate::layout::{BufferLayout, Layout};
 use crate::memory::{Region, page_align};
@@ -45,6 +46,7 @@ pub struct CacheBuffer {
     region: Arc<Region>,
     layout: BufferLayout,
     pool: Arc<Shared>,
+    contents: Mutex<Option<Contents>>,
 }
 
 impl BufferPool {
@@ -59,12 +61,13 @@ impl BufferPool {
     }
 
     /// A buffer for at least `tokens` tokens: the smallest idle one that fits, else a new one, for which idle ones are
-    /// given back if the budget asks for it. New memory is touched once here.
+    /// given back if the budget asks for it. New memory is touched once here. It has room for up to `spare` tokens more if that
+    /// costs nothing: in an idle buffer, or in a new one as long as less than half of the budget is mapped.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for no tokens, [`Error::OutOfMemory`] if the buffers in use leave too little, [`Error::Io`]
     /// if the system has no memory.
-    pub fn lease(&self, layout: &Layout, tokens: usize) -> Result<CacheBuffer> {
+    pub fn lease(&self, layout: &Layout, tokens: usize, spare: usize) -> Result<CacheBuffer> {
         let block = layout.block_tokens();
         if tokens == 0 {
             return Err(Error::invalid(
@@ -76,17 +79,28 @@ impl BufferPool {
         if least > self.shared.budget {
             return Err(self.shared.too_little(least, &self.shared.state.lock()));
         }
-        let layout = BufferLayout::new(layout, capacity);
-        let bytes = page_align(layout.bytes());
-        let region = match self.take_idle(bytes) {
-            Some(region) => region,
-            None => self.map(bytes)?,
+        let exact = BufferLayout::new(layout, capacity);
+        let spare = (spare / block).min(capacity) * block;
+        let larger = BufferLayout::new(layout, capacity + spare);
+        let (region, layout) = match self.take_idle(page_align(exact.bytes())) {
+            Some(region) if larger.bytes() <= region.len() => (region, larger),
+            Some(region) => (region, exact),
+            None if self.has_half(larger.bytes()) => {
+                (self.map(page_align(larger.bytes()))?, larger)
+            }
+            None => (self.map(page_align(exact.bytes()))?, exact),
         };
         Ok(CacheBuffer {
             region,
             layout,
             pool: Arc::clone(&self.shared),
+            contents: Mutex::default(),
         })
+    }
+
+    /// Whether half of the budget stays free with so many bytes more.
+    fn has_half(&self, bytes: usize) -> bool {
+        self.shared.state.lock().mapped + bytes as u64 <= self.shared.budget / 2
     }
 
     fn take_idle(&self, bytes: usize) -> Option<Arc<Region>> {
@@ -161,6 +175,11 @@ impl CacheBuffer {
         &self.region
     }
 
+    /// What is known to stand in it.
+    pub(crate) fn contents(&self) -> &Mutex<Option<Contents>> {
+        &self.contents
+    }
+
     /// Where each layer lies in it.
     pub fn layout(&self) -> &BufferLayout {
         &self.layout
@@ -192,22 +211,22 @@ mod tests {
     fn buffers_are_reused_and_the_budget_holds() {
         let layout = layout();
         let one = BufferPool::new(u64::MAX)
-            .lease(&layout, 64)
+            .lease(&layout, 64, 0)
             .expect("room")
             .region()
             .len() as u64;
         let pool = BufferPool::new(2 * one);
-        let first = pool.lease(&layout, 64).expect("room for one");
+        let first = pool.lease(&layout, 64, 0).expect("room for one");
         let address = first.region().address();
-        let second = pool.lease(&layout, 60).expect("room for two");
-        assert!(pool.lease(&layout, 64).is_err(), "no room for three");
+        let second = pool.lease(&layout, 60, 0).expect("room for two");
+        assert!(pool.lease(&layout, 64, 0).is_err(), "no room for three");
         drop(first);
-        let again = pool.lease(&layout, 33).expect("the idle one fits");
+        let again = pool.lease(&layout, 33, 0).expect("the idle one fits");
         assert_eq!(again.region().address(), address);
         drop((again, second));
         let stats = pool.stats();
         assert_eq!((stats.mapped, stats.idle), (2 * one, 2 * one));
-        let larger = pool.lease(&layout, 128).expect("idle buffers make way");
+        let larger = pool.lease(&layout, 128, 0).expect("idle buffers make way");
         assert!(pool.stats().mapped <= 2 * one);
         drop(larger);
     }

@@ -1,6 +1,7 @@
 //! The commit worker: fills L1 from a cache buffer and writes through to the tiers below, off the caller's path.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Shared;
 use super::copy::{BlockSpan, buffer_to_block};
 use super::l1::HoldId;
+use super::resident;
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
 use crate::error::{Error, Result};
@@ -26,6 +28,10 @@ pub(super) struct Job {
     pub(super) hold: HoldId,
     pub(super) tokens: Vec<u32>,
     pub(super) buffer: Arc<CacheBuffer>,
+    /// Leading tokens whose rows in the buffer are those of L1; told anew in the end.
+    pub(super) standing: Arc<AtomicUsize>,
+    /// Whether the buffer is to become resident.
+    pub(super) resident: bool,
     /// Raised when the job is done.
     pub(super) done: Arc<Done>,
 }
@@ -159,8 +165,15 @@ fn work(shared: &Arc<Shared>, jobs: &Receiver<Job>, pending: &Pending) {
             );
         }
         let Job {
-            hold, buffer, done, ..
+            hold,
+            buffer,
+            resident,
+            done,
+            ..
         } = job;
+        if resident {
+            resident::commit_ends(&buffer);
+        }
         if let Err(error) = shared.end_commit(hold) {
             log::error!("a hold could not be released: {error}");
         }
@@ -212,9 +225,9 @@ impl Shared {
     }
 
     fn fill_l1(self: &Arc<Self>, job: &Job, whole: usize) -> Result<()> {
+        let block_tokens = self.layout.block_tokens();
         self.l1.lock().adopt(job.hold, &job.tokens[..whole])?;
         let appended = self.append(job)?;
-        let block_tokens = self.layout.block_tokens();
         let mut at = appended.from;
         while at < appended.to {
             let first = at % block_tokens;
@@ -229,7 +242,19 @@ impl Shared {
             buffer_to_block(&self.layout, &self.arena, span, &job.buffer);
             at += tokens;
         }
-        self.l1.lock().publish(job.hold, &job.tokens[..whole])
+        let (published, before) = {
+            let mut l1 = self.l1.lock();
+            l1.publish(job.hold, &job.tokens[..whole])?
+        };
+        let standing = job.standing.load(Ordering::Acquire);
+        if before > standing {
+            // L1 has these blocks of another request, computed in other forwards: their rounding may differ from this buffer's.
+            resident::cut(&job.buffer, standing);
+        } else {
+            job.standing
+                .store(published.max(standing), Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Lengthens the job's sequence, evicting for it; what does not fit even so is left out.

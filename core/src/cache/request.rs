@@ -1,11 +1,13 @@
 //! One request's view of the cache.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::PrefixCache;
 use super::commit::{Done, Job};
 use super::l1::HoldId;
+use super::resident::{Lease, Wanted, commit_begins, commit_ends};
 use super::restore::{Restore, Restored};
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
@@ -75,6 +77,8 @@ pub struct Request {
     held: usize,
     hold: HoldId,
     found: Found,
+    /// Leading tokens whose rows in the buffer are those of L1: restored, taken over or committed first by this request.
+    standing: Arc<AtomicUsize>,
     last_commit: Option<Arc<Done>>,
 }
 
@@ -111,6 +115,7 @@ impl Request {
                 grid,
                 ..Found::default()
             },
+            standing: Arc::default(),
             last_commit: None,
         };
         if held < usable {
@@ -141,6 +146,39 @@ impl Request {
         self.tokens.len()
     }
 
+    /// Takes over the buffer of a resident sequence that has no fewer of the prompt's tokens than were found, with room for
+    /// `capacity` tokens; gives back how many stand in it, and nothing needs to be restored. What the resident had behind
+    /// them is given up for it only if `cut` is true, and only if that is less than what is reused.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn take_resident(&mut self, capacity: usize, cut: bool) -> Result<Option<(Lease, usize)>> {
+        let shared = &self.cache.shared;
+        shared.store.check_usable()?;
+        let grid = self.found.grid;
+        let taken = shared.residents.take(&Wanted {
+            namespace: &self.namespace,
+            tokens: &self.tokens[..(self.tokens.len() - 1) / grid * grid],
+            grid,
+            least: self.found.tokens.total(),
+            capacity: capacity.max(self.tokens.len()),
+            cut,
+        });
+        let Some((buffer, tokens)) = taken else {
+            return Ok(None);
+        };
+        self.found.steps.clear();
+        self.found.tokens = HitTokens {
+            l1: tokens,
+            ..HitTokens::default()
+        };
+        self.held = self.held.max(tokens);
+        self.standing.store(tokens, Ordering::Release);
+        // Nothing is copied from them: whoever needs the blocks may have them.
+        shared.l1.lock().set_idle(self.hold);
+        Ok(Some((Lease::new(buffer, shared), tokens)))
+    }
+
     /// Begins to bring what was found into `buffer`, from its first token on, the first layers first. L1 memory that was given
     /// up since (after a commit or fork) is restored no more, which is no error. What the tiers below gave is read once: a
     /// second call brings L1's part only.
@@ -152,7 +190,8 @@ impl Request {
         self.check_buffer(buffer, self.tokens.len())?;
         let shared = &self.cache.shared;
         let found = self.found.clone();
-        let mut restore = Restore::start(shared, self.hold, buffer, found, start);
+        let standing = Arc::clone(&self.standing);
+        let mut restore = Restore::start(shared, self.hold, buffer, found, standing, start);
         if restore.is_there() && !self.found.steps.is_empty() {
             restore.reads(shared.store.read(self.read_requests(buffer))?);
         }
@@ -199,12 +238,18 @@ impl Request {
     }
 
     /// Hands over `tokens`, whose KV stands in `buffer` from its first token on: a worker puts them into L1 and below. The
-    /// buffer's rows of these tokens must not change until then (see [`Self::wait_committed`]).
+    /// buffer's rows of these tokens must not change until then (see [`Self::wait_committed`]). With `resident` they stay as
+    /// they are even longer: until the lease is dropped, when they become resident, or until [`Lease::forget`].
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the tokens are not a continuation of what this request found in L1, restored or
     /// committed, if they do not fit, or for a buffer of another layout; [`Error::Closed`].
-    pub fn commit(&mut self, tokens: Vec<u32>, buffer: &Arc<CacheBuffer>) -> Result<()> {
+    pub fn commit(
+        &mut self,
+        tokens: Vec<u32>,
+        buffer: &Arc<CacheBuffer>,
+        resident: bool,
+    ) -> Result<()> {
         self.check_buffer(buffer, tokens.len())?;
         let held = self.held;
         if !tokens.starts_with(&self.tokens[..held]) {
@@ -214,15 +259,23 @@ impl Request {
             )));
         }
         self.cache.shared.l1.lock().retain(self.hold);
+        if resident {
+            commit_begins(buffer, self.namespace, tokens.clone());
+        }
         let done = Arc::new(Done::default());
         let submitted = self.cache.committer.submit(Job {
             namespace: self.namespace,
             hold: self.hold,
             tokens: tokens.clone(),
             buffer: Arc::clone(buffer),
+            standing: Arc::clone(&self.standing),
+            resident,
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
+            if resident {
+                commit_ends(buffer);
+            }
             self.cache.shared.l1.lock().release(self.hold)?;
             return Err(error);
         }
@@ -264,6 +317,7 @@ impl Request {
                     grid: self.found.grid,
                     ..Found::default()
                 },
+                standing: Arc::default(),
                 last_commit: None,
             };
             let usable = held.min(self.tokens.len() - 1);

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Shared;
@@ -39,6 +40,8 @@ pub struct Restore {
     shared: Arc<Shared>,
     buffer: Arc<CacheBuffer>,
     found: Found,
+    /// Told in the end how many tokens stand in the buffer.
+    standing: Arc<AtomicUsize>,
     start: Instant,
     hold: HoldId,
     /// Byte offsets of the L1 blocks to copy, which stay as they are until [`Self::end_copy`]; none once that is over.
@@ -58,6 +61,7 @@ impl Restore {
         hold: HoldId,
         buffer: &Arc<CacheBuffer>,
         found: Found,
+        standing: Arc<AtomicUsize>,
         start: Instant,
     ) -> Self {
         let wanted = found.tokens.l1 / shared.layout.block_tokens();
@@ -65,6 +69,7 @@ impl Restore {
             shared: Arc::clone(shared),
             buffer: Arc::clone(buffer),
             found,
+            standing,
             start,
             hold,
             blocks: None,
@@ -149,6 +154,8 @@ impl Restore {
         if self.there {
             restored.tokens = self.found.part(arrived, block_tokens);
         }
+        let tokens = restored.tokens.total();
+        self.standing.store(tokens, Ordering::Release);
         restored.time = end - self.start;
         restored
     }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 60.0
 """The longest wait for commits and writes under way."""
+_SPARE_TOKENS = 256
 
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class LiveRequest:
         *,
         capacity: int,
         grid: int,
+        keep: bool = True,
     ) -> None:
         """Look up and begin to restore.
 
@@ -65,6 +67,8 @@ class LiveRequest:
             ids: ``[tokens]``, the prompt.
             capacity: Tokens to make room for, the prompt included.
             grid: The chunk grid in tokens, 0 for none.
+            keep: Whether its tokens are to be committed. Without, no resident sequence loses rows
+                to it.
 
         Raises:
             CapacityError: Cache buffers in use leave too little memory.
@@ -82,13 +86,25 @@ class LiveRequest:
         self.request: Request = cache.begin(ids, namespace, grid=grid)
         self._lookup_ms = _milliseconds_since(began)
         try:
-            self._buffer: CacheBuffer = cache.lease(capacity)
-            self._restore: Restore | None = self.request.start_restore(self._buffer)
+            self._restore: Restore | None = None
+            self.hits = self._find_prefix(capacity, keep=keep)
         except BaseException:
             self.request.close()
             raise
-        self.hits = HitTokens(*self._restore.tokens)
         self._computing = time.perf_counter()
+
+    def _find_prefix(self, capacity: int, *, keep: bool) -> HitTokens:
+        """Get a buffer: one in which the prefix stands already, or a new one and a restore into it."""
+        taken = self.request.take_resident(capacity, cut=keep)
+        self._buffer: CacheBuffer
+        self._resident = taken is not None
+        if taken is not None:
+            self._buffer, tokens = taken
+            return HitTokens(l1=tokens)
+        # With spare room the next turn still fits, and can go on in place.
+        self._buffer = self._cache.lease(capacity, spare=max(capacity // 2, _SPARE_TOKENS))
+        self._restore = self.request.start_restore(self._buffer)
+        return HitTokens(*self._restore.tokens)
 
     def run(self, compute: Callable[[PreallocatedCache], T]) -> tuple[PreallocatedCache, T]:
         """Compute on the prefix, layer by layer as it arrives.
@@ -167,7 +183,7 @@ class LiveRequest:
         """
         kept = ids[: self.computed_on_grid]
         if len(kept) > 0:
-            self.request.commit(kept, self._buffer)
+            self.request.commit(kept, self._buffer, resident=True)
 
     def try_commit(self, ids: NDArray[np.int64]) -> str | None:
         """Commit at the end of a request whose answer is there already: a refusal is no error, but a reason."""
@@ -178,9 +194,7 @@ class LiveRequest:
             return str(error)
         return None
 
-    def report(
-        self, prompt: int, *, start: float, first: float, not_kept: str | None
-    ) -> Report:
+    def report(self, prompt: int, *, start: float, first: float, not_kept: str | None) -> Report:
         """Say what the request reused and cost, once it has run.
 
         Args:
@@ -189,8 +203,7 @@ class LiveRequest:
             first: When the first token's logits were there.
             not_kept: Why nothing was committed, or None.
         """
-        restored = self._restored
-        assert restored is not None, "reported before it ran"
+        restored = self._restored or _NOTHING
         return Report(
             prompt_tokens=prompt,
             hit_tokens=self.hits,
@@ -204,6 +217,7 @@ class LiveRequest:
             ttft_ms=(first - start) * 1e3,
             missed=self._missed(prompt, restored["failure"]),
             not_kept=not_kept,
+            resident=self._resident,
             aborted_forwards=self._aborted,
         )
 
@@ -227,10 +241,23 @@ class LiveRequest:
 
     def _drain(self) -> None:
         # Rows that are about to be overwritten may still be on their way to L1 or the disk.
+        self._buffer.forget()
         try:
             self._cache.flush(DRAIN_SECONDS)
         except StoreClosedError:
             return  # closing has waited for them
+
+
+# What a request that goes on in place restores.
+_NOTHING: Restored = {
+    "tokens": (0, 0, 0),
+    "l2_bytes": 0,
+    "l3_bytes": 0,
+    "l1_ms": 0.0,
+    "below_ms": 0.0,
+    "ms": 0.0,
+    "failure": None,
+}
 
 
 def _milliseconds_since(moment: float) -> float:

@@ -183,7 +183,7 @@ class Session:
         if headroom < 0:
             raise ConfigError(f"headroom must be 0 or more tokens, got {headroom}")
         ids = row(input_ids)
-        live = self._open(ids, len(ids) + headroom)
+        live = self._open(ids, len(ids) + headroom, keep=keep)
 
         def compute(kv: PreallocatedCache) -> Tensor:
             self._fill_grid(live, ids, kv)
@@ -252,7 +252,7 @@ class Session:
         if self._closed:
             raise StoreClosedError("the session is closed; attach the model again")
 
-    def _open(self, ids: NDArray[np.int64], capacity: int) -> LiveRequest:
+    def _open(self, ids: NDArray[np.int64], capacity: int, *, keep: bool = True) -> LiveRequest:
         if self._request is not None:
             # The last turn is on its way to L1: milliseconds, and this one most likely goes on from it.
             self._request.wait_committed(DRAIN_SECONDS)
@@ -263,6 +263,7 @@ class Session:
             ids,
             capacity=capacity,
             grid=self._chunk,
+            keep=keep,
         )
 
     @torch.inference_mode()
@@ -357,6 +358,7 @@ def attach(
     block_tokens: int = 16,
     chunk_tokens: int = 0,
     l1: int | str | None = None,
+    residents: int = 4,
 ) -> Session:
     """Serve a model's prompts from a store.
 
@@ -372,6 +374,9 @@ def attach(
             compute the rest of a prompt in one go.
         l1: The share of the store's L1 memory for this model's layout, half of it for cache
             buffers. Default: all that is left.
+        residents: The most sequences that stay in their cache buffers, within that memory, so that
+            the next turn goes on in place without a copy; 0 for none. The first session of a
+            layout decides.
 
     Returns:
         A session.
@@ -393,5 +398,5 @@ def attach(
     layout = read_layout(model)
     layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
-    cache = store.prefix_cache(kv_layout, l1=l1)
+    cache = store.prefix_cache(kv_layout, l1=l1, residents=residents)
     return Session(model, cache, layout, salt=salt, chunk_tokens=chunk_tokens)
