@@ -11,6 +11,8 @@ mod l1;
 mod request;
 mod resident;
 mod restore;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
