@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kvlab import Store
+from kvlab import Store, hf
 from kvlab.hf.cache import PreallocatedCache
 from kvlab.hf.layout import read_layout
 
@@ -18,6 +18,11 @@ BLOCK = 16
 def open_store(path: Path | None, **settings: Any) -> Store:
     sizes: dict[str, Any] = {"l1": "16MiB", "l2": "8MiB", "l3": "256MiB", "free_reserve": "1MiB"}
     return Store.open(path, **(sizes | settings))
+
+
+def attach(model: Any, store: Store, **settings: Any) -> hf.Session:
+    """A session that restores all that is found, so that what comes back follows from the prompt alone."""
+    return hf.attach(model, store, **({"restore": "always"} | settings))
 
 
 def push_down(store: Store, tier: str) -> None:

@@ -321,7 +321,13 @@ def test_a_path_that_cannot_be_a_directory_is_an_operating_system_error(
         (
             "write_policy",
             "sometimes",
-            "write_policy = sometimes.*write_through or write_back",
+            "write_policy = sometimes.*write_through_selective or write_back",
+            ConfigError,
+        ),
+        (
+            "prefetch_policy",
+            "never",
+            "prefetch_policy = never.*best_effort, timeout or wait_complete",
             ConfigError,
         ),
         ("io_workers", 0, "io_workers = 0.*1 to 64", ConfigError),
@@ -332,6 +338,8 @@ def test_a_path_that_cannot_be_a_directory_is_an_operating_system_error(
         ("l3", 2**64, str(2**64), InvalidArgumentError),
         ("l3", 4096, "4096.*at least", ConfigError),
         ("free_reserve", "1 parsec", "1 parsec", InvalidArgumentError),
+        ("l3_read_limit", 0, "l3_read_limit = 0.*none for no limit", ConfigError),
+        ("l3_write_limit", "fast", "fast", InvalidArgumentError),
         ("prefetch_timeout", -1.0, "-1", InvalidArgumentError),
         ("prefetch_timeout", float("nan"), "NaN", InvalidArgumentError),
     ],

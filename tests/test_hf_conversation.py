@@ -12,6 +12,7 @@ pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 from hf_support import (
     TIERS,
     all_in,
+    attach,
     extended,
     forward,
     hits,
@@ -22,7 +23,6 @@ from hf_support import (
     state,
 )
 from kvlab.errors import InvalidArgumentError
-from kvlab.hf import attach
 from tiny_models import build, prompt
 
 GREEDY = {"do_sample": False}

@@ -13,6 +13,7 @@ pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 from hf_support import (
     TIERS,
     all_in,
+    attach,
     damage_last_record,
     extended,
     forward,
@@ -22,7 +23,7 @@ from hf_support import (
     push_down,
     same_rows,
 )
-from kvlab.hf import attach, load
+from kvlab.hf import load
 from tiny_models import build, prompt
 
 FAMILIES = ("llama", "llama3-rope", "qwen2", "mistral-swa", "gemma3", "deepseek-v3")

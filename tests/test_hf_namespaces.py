@@ -10,8 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the 'hf' extra is not installed")
 pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 
-from hf_support import forward, hits, live_cache, open_store, push_down
-from kvlab.hf import attach
+from hf_support import attach, forward, hits, live_cache, open_store, push_down
 from tiny_models import build, prompt
 
 

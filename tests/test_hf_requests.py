@@ -22,14 +22,13 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 
-from hf_support import extended, forward, hits, live_cache, open_store, same_rows, state
+from hf_support import attach, extended, forward, hits, live_cache, open_store, same_rows, state
 from kvlab.errors import (
     ConfigError,
     StoreClosedError,
     UnsupportedModelError,
     UnsupportedRequestError,
 )
-from kvlab.hf import attach
 from tiny_models import build, prompt
 
 SETTINGS: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False}

@@ -15,8 +15,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the 'hf' extra is not installed")
 pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 
-from hf_support import extended, forward, hits, live_cache, open_store, same_rows
-from kvlab.hf import attach
+from hf_support import attach, extended, forward, hits, live_cache, open_store, same_rows
 from tiny_models import build, prompt
 
 WRITER = Path(__file__).with_name("restart_writer.py")

@@ -12,8 +12,8 @@ pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 
 from concurrent.futures import ThreadPoolExecutor
 
-from hf_support import extended, open_store
-from kvlab.hf import Session, attach
+from hf_support import attach, extended, open_store
+from kvlab.hf import Session
 from tiny_models import build, prompt
 
 THREADS = 4

@@ -11,6 +11,7 @@ pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 
 from hf_support import (
     all_in,
+    attach,
     damage_last_record,
     extended,
     forward,
@@ -21,7 +22,6 @@ from hf_support import (
     same_rows,
     state,
 )
-from kvlab.hf import attach
 from tiny_models import build, prompt
 
 

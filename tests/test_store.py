@@ -56,6 +56,36 @@ def test_every_tier_gives_back_the_same_bytes(
         assert serve(store.prefix_cache(LAYOUT), A, PROMPT) == (0, 0, 40)
 
 
+def test_selective_write_through_writes_what_was_used_twice(tmp_path: Path) -> None:
+    settings = {**SMALL, "write_policy": "write_through_selective"}
+    with Store.open(tmp_path / "store", **settings) as store:
+        cache = store.prefix_cache(LAYOUT)
+        serve(cache, A, PROMPT)
+        serve(cache, B, PROMPT)
+        assert serve(cache, A, [*PROMPT[:20], 1, 2]) == (20, 0, 0)
+        store.evict("l2")
+        assert store.stats()["refusals"]["too_few_uses"] == 2
+        assert serve(cache, A, PROMPT) == (0, 0, 20)
+        assert serve(cache, B, PROMPT) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("stop", ["best_effort", "timeout", "wait_complete"])
+def test_a_request_meets_its_prefetch(tmp_path: Path, stop: str) -> None:
+    with Store.open(tmp_path / "store", **SMALL, prefetch_policy=stop) as store:
+        cache = store.prefix_cache(LAYOUT)
+        serve(cache, A, PROMPT)
+        store.evict("l2")
+        ticket = cache.prefetch(PROMPT, A)
+        hits = serve(cache, A, PROMPT)
+        assert hits[0] == 0
+        assert sum(hits) == 40
+        if stop != "best_effort":
+            assert hits == (0, 40, 0)
+        assert ticket.wait(60)
+        with pytest.raises(ConfigError, match="use best_effort, timeout or wait_complete"):
+            cache.prefetch(PROMPT, A, stop="soon")
+
+
 def test_a_conversation_reuses_prompt_and_answer(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", **SMALL) as store:
         cache = store.prefix_cache(LAYOUT)

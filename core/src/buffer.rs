@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::cache::Contents;
 use crate::error::{Error, Result};
@@ -61,13 +61,26 @@ impl BufferPool {
     }
 
     /// A buffer for at least `tokens` tokens: the smallest idle one that fits, else a new one, for which idle ones are
-    /// given back if the budget asks for it. New memory is touched once here. It has room for up to `spare` tokens more if that
-    /// costs nothing: in an idle buffer, or in a new one as long as less than half of the budget is mapped.
+    /// given back if the budget asks for it. New memory is touched once here.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for no tokens, [`Error::OutOfMemory`] if the buffers in use leave too little, [`Error::Io`]
     /// if the system has no memory.
-    pub fn lease(&self, layout: &Layout, tokens: usize, spare: usize) -> Result<CacheBuffer> {
+    pub fn lease(&self, layout: &Layout, tokens: usize) -> Result<CacheBuffer> {
+        self.lease_with_spare(layout, tokens, 0)
+    }
+
+    /// [`Self::lease`], with room for up to `spare` tokens more if that costs nothing: in an idle buffer, or in a new one as long
+    /// as half of the budget stays free.
+    ///
+    /// # Errors
+    /// As for [`Self::lease`].
+    pub fn lease_with_spare(
+        &self,
+        layout: &Layout,
+        tokens: usize,
+        spare: usize,
+    ) -> Result<CacheBuffer> {
         let block = layout.block_tokens();
         if tokens == 0 {
             return Err(Error::invalid(
@@ -211,22 +224,22 @@ mod tests {
     fn buffers_are_reused_and_the_budget_holds() {
         let layout = layout();
         let one = BufferPool::new(u64::MAX)
-            .lease(&layout, 64, 0)
+            .lease(&layout, 64)
             .expect("room")
             .region()
             .len() as u64;
         let pool = BufferPool::new(2 * one);
-        let first = pool.lease(&layout, 64, 0).expect("room for one");
+        let first = pool.lease(&layout, 64).expect("room for one");
         let address = first.region().address();
-        let second = pool.lease(&layout, 60, 0).expect("room for two");
-        assert!(pool.lease(&layout, 64, 0).is_err(), "no room for three");
+        let second = pool.lease(&layout, 60).expect("room for two");
+        assert!(pool.lease(&layout, 64).is_err(), "no room for three");
         drop(first);
-        let again = pool.lease(&layout, 33, 0).expect("the idle one fits");
+        let again = pool.lease(&layout, 33).expect("the idle one fits");
         assert_eq!(again.region().address(), address);
         drop((again, second));
         let stats = pool.stats();
         assert_eq!((stats.mapped, stats.idle), (2 * one, 2 * one));
-        let larger = pool.lease(&layout, 128, 0).expect("idle buffers make way");
+        let larger = pool.lease(&layout, 128).expect("idle buffers make way");
         assert!(pool.stats().mapped <= 2 * one);
         drop(larger);
     }

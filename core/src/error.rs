@@ -82,6 +82,20 @@ pub enum Error {
         /// What was found and what to do.
         reason: String,
     },
+    /// A change to a store that was opened only to be read.
+    #[error("{path} was opened with read_only; open it without to change it", path = .0.display())]
+    ReadOnly(PathBuf),
+    /// A directory that others can put files into.
+    #[error(
+        "{path} {reason}, so others could put files into it; choose a directory of your own, or open it with allow_unsafe_directory",
+        path = path.display()
+    )]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An operating-system error that the caller must know of (open, create, lock).
     #[error("{context}: {source}")]
     Io {

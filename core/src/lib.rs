@@ -5,18 +5,23 @@
 pub mod block;
 pub mod buffer;
 pub mod cache;
+pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod cost;
 pub mod error;
 pub mod key;
 pub mod layout;
 pub mod memory;
+#[cfg(all(test, feature = "shuttle"))]
+mod models;
 pub mod policy;
 pub mod radix;
 pub mod run;
 pub mod sizing;
 pub mod stack;
 pub mod store;
+mod sync;
 pub mod tier;
 pub mod tokens;
 

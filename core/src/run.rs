@@ -24,6 +24,11 @@ pub struct Terms {
     pub ttl_seconds: u32,
     /// Whether it may be written to disk. Default: true.
     pub persist: bool,
+    /// Unix seconds that `ttl_seconds` counts from: when its KV was first stored, in whatever tier. It goes with the run from tier
+    /// to tier. 0 for what is not stored yet (the store that takes it stamps it) and for what has no limit.
+    pub born: u64,
+    /// Whether its bytes came out of a lossy codec: they are never encoded again. Default: false.
+    pub decoded: bool,
 }
 
 impl Default for Terms {
@@ -33,7 +38,33 @@ impl Default for Terms {
             tenant: 0,
             ttl_seconds: 0,
             persist: true,
+            born: 0,
+            decoded: false,
         }
+    }
+}
+
+/// A time that never comes.
+pub const NEVER: u64 = u64::MAX;
+
+impl Terms {
+    /// The unix second from which on the run is a miss; [`NEVER`] without a limit.
+    pub fn expires(&self) -> u64 {
+        match self.ttl_seconds {
+            0 => NEVER,
+            seconds => self.born.saturating_add(u64::from(seconds)),
+        }
+    }
+
+    /// These terms for a run that is stored at `now`, unless it was stored before.
+    #[must_use]
+    pub fn stamped(self, now: u64) -> Self {
+        let born = match (self.ttl_seconds, self.born) {
+            (0, _) => 0,
+            (_, 0) => now,
+            (_, born) => born,
+        };
+        Self { born, ..self }
     }
 }
 
@@ -55,6 +86,13 @@ pub struct RunHeader {
 }
 
 impl RunHeader {
+    /// What this run of L3 is above it: decoded, if it went through a lossy codec.
+    pub fn decoded(&self) -> Self {
+        let mut header = self.clone();
+        header.terms.decoded |= header.terms.codec.is_lossy();
+        header
+    }
+
     /// Payload bytes in all.
     pub fn payload_bytes(&self) -> u64 {
         self.slices.iter().map(|&len| u64::from(len)).sum()
@@ -63,7 +101,7 @@ impl RunHeader {
     /// Checks sizes.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for an empty or over-long list of keys or slices, or an empty slice.
+    /// [`Error::InvalidArgument`] for an empty or over-long list of keys or slices, an empty slice, or one that its codec cannot take.
     pub fn validate(&self) -> Result<()> {
         if self.keys.is_empty() || self.keys.len() > MAX_RUN_BLOCKS {
             return Err(Error::invalid(format!(
@@ -79,6 +117,12 @@ impl RunHeader {
         }
         if self.slices.contains(&0) {
             return Err(Error::invalid("a slice of a run is empty"));
+        }
+        let codec = self.terms.codec;
+        if let Some(len) = self.slices.iter().find(|&&len| !codec.takes(len)) {
+            return Err(Error::invalid(format!(
+                "a slice of {len} bytes cannot be stored by {codec:?}; use Codec::int8 of its layout, or Codec::Raw"
+            )));
         }
         Ok(())
     }

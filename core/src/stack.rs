@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::cache::{CacheConfig, CacheStats, PrefixCache};
 use crate::config::StoreConfig;
@@ -111,7 +111,7 @@ impl Store {
         self.blocks.flush(timeout.saturating_sub(start.elapsed()))
     }
 
-    /// Waits until every commit is in L1 and every accepted write in L3.
+    /// Waits until every commit is in L1 and every accepted write in L3, and writes the learnt costs down.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Timeout`].
@@ -120,7 +120,9 @@ impl Store {
         for cache in self.caches()? {
             cache.flush(timeout.saturating_sub(start.elapsed()))?;
         }
-        self.blocks.flush(timeout.saturating_sub(start.elapsed()))
+        self.blocks.flush(timeout.saturating_sub(start.elapsed()))?;
+        self.blocks.costs().save();
+        Ok(())
     }
 
     /// Forgets everything in every tier, for good.

@@ -206,11 +206,11 @@ fn a_newer_or_foreign_directory_is_refused_and_untouched() {
     let directory = tempfile::tempdir().expect("a directory");
     let newer = directory.path().join("newer");
     fs::create_dir(&newer).expect("made");
-    fs::write(newer.join("FORMAT"), "kvlab-l3 2 00000000000000aa\n").expect("written");
+    fs::write(newer.join("FORMAT"), "kvlab-l3 3 00000000000000aa\n").expect("written");
     let foreign = directory.path().join("foreign");
     fs::create_dir(&foreign).expect("made");
     fs::write(foreign.join("thesis.tex"), "\\end").expect("written");
-    for (path, word) in [(&newer, "version 2"), (&foreign, "thesis.tex")] {
+    for (path, word) in [(&newer, "version 3"), (&foreign, "thesis.tex")] {
         let refused = DiskTier::open(&config(path)).expect_err("refused");
         assert!(matches!(refused, Error::Format { .. }), "{refused}");
         assert!(refused.to_string().contains(word), "{refused}");

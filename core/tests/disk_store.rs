@@ -4,10 +4,11 @@ mod disk_support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use disk_support::{Shape, check, check_key, config, crash_image, header, namespace, open, source};
 use kvlab_core::Error;
-use kvlab_core::tier::disk::DroppedCounts;
+use kvlab_core::tier::disk::{DiskTier, DroppedCounts};
 use kvlab_core::tier::{Put, Refusal, Tier};
 
 const SLICES: &[u32] = &[8192, 4096, 1024];
@@ -106,7 +107,7 @@ fn files_are_private_and_a_second_opener_is_told_who_holds_the_store() {
             assert_eq!(mode(&entry), 0o600, "{}", entry.display());
         }
     }
-    let refused = kvlab_core::tier::disk::DiskTier::open(&config(&path));
+    let refused = DiskTier::open(&config(&path));
     let Err(Error::Locked { holder, .. }) = refused else {
         panic!("a second opener got in: {refused:?}");
     };
@@ -191,4 +192,35 @@ fn a_run_is_refused_for_the_right_reason() {
     assert_eq!(put, Put::Refused(Refusal::NoSpace));
     assert_eq!(check_key(&tier, &root.keys[0]), Some(Ok(())));
     tier.validate().expect("sound");
+}
+
+#[test]
+fn limits_slow_reads_and_writes_down_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut config = config(directory.path());
+    let names = namespace("limited");
+    let run = header(names, names, 1, 2, &[400_000, 400_000]);
+    for limits in [(Some(4 << 20), None), (None, Some(4 << 20))] {
+        (config.read_limit, config.write_limit) = limits;
+        let (tier, _) = open(&config);
+        let least = |limited: Option<u64>| {
+            limited.map_or(Duration::ZERO, |limit| {
+                Duration::from_secs_f64(800_000.0 / limit as f64)
+            })
+        };
+        let start = Instant::now();
+        assert_eq!(tier.put(&run, &source(&run)).expect("valid"), Put::Stored);
+        assert!(start.elapsed() >= least(limits.1));
+        let start = Instant::now();
+        assert_eq!(check_key(&tier, &run.keys[0]), Some(Ok(())));
+        assert!(start.elapsed() >= least(limits.0));
+        assert_eq!(tier.clear(None).expect("cleared"), 1);
+        tier.close().expect("closed");
+    }
+    config.read_limit = Some(0);
+    let refused = DiskTier::open(&config).expect_err("refused");
+    assert!(
+        refused.to_string().contains("l3_read_limit = 0"),
+        "{refused}"
+    );
 }

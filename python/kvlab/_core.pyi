@@ -14,11 +14,14 @@ from typing_extensions import Buffer
 from kvlab._types import (
     BlockStoreStats,
     CacheStats,
+    Choice,
+    CostStats,
     PoolStats,
     PrefetchProgress,
     RadixStats,
     RecoveryReport,
     Restored,
+    RestoreMode,
     StoreStats,
     Tier,
 )
@@ -403,6 +406,43 @@ class CacheBuffer(Buffer):
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
+class KvCodec:
+    """How L3 stores the KV of a layout.
+
+    `exact` stores the bytes as they are. `int8` stores symmetric 8-bit integers and one scale for each
+    token and head, in the format of the elements: 64 elements of float32 take 68 bytes instead of 256, of
+    the 16-bit dtypes 66 instead of 128. An element comes back within half a scale, which is the largest
+    magnitude of its head and token divided by 127; a head and token with an infinity or a NaN comes back
+    as NaN.
+
+    Args:
+        name: `exact` or `int8`.
+        layout: What is stored.
+        dtype: Of the elements: `float32`, `float16` or `bfloat16`.
+
+    Raises:
+        ConfigError: another name; for int8 another dtype, one of another length than the layout's, or head
+            dimensions without a common divisor of 16 or more.
+    """
+
+    def __new__(cls, name: str, layout: KvLayout, *, dtype: str) -> Self: ...
+    def stored_bytes(self, raw: int) -> int:
+        """Bytes that `raw` bytes of a layer take on L3, padding excluded."""
+
+    def measure(self, payload: bytes, rounds: int = 5) -> tuple[float, float]:
+        """Seconds that encoding and decoding take, by one thread in memory; the best of `rounds`.
+
+        For `exact` both are a copy. The GIL is released.
+
+        Args:
+            payload: Elements, whole heads of tokens.
+            rounds: How often.
+
+        Raises:
+            InvalidArgumentError: no bytes, or no whole number of heads and tokens.
+        """
+
+@final
 class PrefixCache:
     """The prefix cache of one KV layout: token ids to the longest cached prefix, in all tiers.
 
@@ -439,6 +479,20 @@ class PrefixCache:
             ForkedProcessError: the store is a parent process's.
         """
 
+    def set_codec(self, namespace: bytes, codec: KvCodec) -> None:
+        """Says how L3 stores the runs of a namespace from now on.
+
+        The codec should be part of what the namespace is a digest of, so that no name stands for two
+        sets of bytes. What was stored before is read as it was stored.
+
+        Args:
+            namespace: 32 bytes.
+            codec: Made for the layout of this cache.
+
+        Raises:
+            InvalidArgumentError: a namespace of another length.
+        """
+
     def lease(self, tokens: int, *, spare: int = 0) -> CacheBuffer:
         """A cache buffer. The GIL is released.
 
@@ -456,11 +510,20 @@ class PrefixCache:
             StoreClosedError: the store is closed.
         """
 
-    def prefetch(self, tokens: _Tokens, namespace: bytes) -> PrefetchTicket:
-        """Starts to pull what L3 has of the prompt beyond L1 into L2, best effort; at most half of L2 is held.
+    def prefetch(
+        self, tokens: _Tokens, namespace: bytes, *, stop: str | None = None
+    ) -> PrefetchTicket:
+        """Starts to pull what L3 has of the prompt beyond L1 into L2, as far as there is room; at most half is held.
+
+        Args:
+            tokens: The prompt, as for `begin`.
+            namespace: 32 bytes.
+            stop: `"best_effort"`, `"timeout"` or `"wait_complete"`, as the `prefetch_policy` of
+                `Store.open`, which is the default.
 
         Raises:
             InvalidArgumentError: as for `begin`.
+            ConfigError: an unknown `stop`.
             StoreClosedError: the store is closed.
         """
 
@@ -513,6 +576,49 @@ class Request:
     @property
     def found(self) -> tuple[int, int, int]:
         """Tokens found, as `(l1, l2, l3)`."""
+
+    def choose(self, restore: RestoreMode, model: bytes) -> Choice:
+        """Decides how much of what was found a restore brings; without this call, all of it.
+
+        The cut with the least predicted time of reading and computing, from what the store has
+        learnt (`Store.costs`). Cuts lie on the grid and at the ends of runs, which are read whole.
+
+        Args:
+            restore: `"always"`, `"auto"` or `"never"`.
+            model: 32 bytes that stand for all that the time of a forward depends on.
+
+        Raises:
+            ConfigError: another mode.
+            InvalidArgumentError: a model that is not 32 bytes.
+            StoreClosedError: the request is closed.
+        """
+
+    def computed(self, model: bytes, tokens: int, context: int, seconds: float) -> None:
+        """Notes how long a forward of this request took; `choose` learns from it.
+
+        Args:
+            model: As for `choose`.
+            tokens: How many it computed.
+            context: How many were before them.
+            seconds: Wall time, waits for a restore not counted.
+
+        Raises:
+            InvalidArgumentError: a number that cannot be.
+            StoreClosedError: the request is closed.
+        """
+
+    def overlapped(self, read: float, computed: float, waited: float) -> None:
+        """Notes how a restore went on beside a forward; `choose` learns from it.
+
+        Args:
+            read: Seconds until the last byte from L2 or L3 was there.
+            computed: Seconds that the forward computed.
+            waited: Seconds that it waited for layers on top.
+
+        Raises:
+            InvalidArgumentError: a number that cannot be.
+            StoreClosedError: the request is closed.
+        """
 
     def start_restore(self, buffer: CacheBuffer) -> Restore:
         """Begins to bring what was found into the buffer, from its first token on, the first layers first.
@@ -702,8 +808,11 @@ class Store:
         durable: bool = False,
         direct: bool = True,
         free_reserve: int | str = "1GiB",
+        l3_read_limit: int | str | None = None,
+        l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
+        prefetch_policy: str = "best_effort",
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
 
@@ -713,13 +822,22 @@ class Store:
             l2: Bytes of L2; 0 for none.
             l3: Bytes of L3 on disk; 0 for none, 1 MiB at least.
             policy: Which runs and blocks go first: `"lru"`.
-            write_policy: `"write_through"` writes to L3 at once, in the background; `"write_back"`
-                when L2 gives a run up.
+            write_policy: `"write_through"` writes to L3 at once, in the background;
+                `"write_through_selective"` at the second use, and never what was used once;
+                `"write_back"` when L2 gives a run up, and at the close what is still above L3.
+                The names are those of SGLang's HiCache.
             durable: Wait for stable storage before a write counts as done.
             direct: Bypass the page cache where the file system allows it.
             free_reserve: Bytes of the file system to leave free.
+            l3_read_limit: Bytes of L3 that may be read in a second, for a disk that is shared; None for no limit.
+            l3_write_limit: The same for writes.
             io_workers: Threads that read, 1 to 64.
             prefetch_timeout: Seconds that a prefetched run is held for.
+            prefetch_policy: What a request does that meets a prefetch of its prompt under way.
+                `"best_effort"` takes what has arrived, waits for the runs that are being read at
+                that moment and reads the others itself; `"wait_complete"` waits for all of it;
+                `"timeout"` waits at most 1 s and 0.25 s for each 1,024 tokens, then goes on like
+                `"best_effort"`. The names and times are SGLang's.
 
         Raises:
             ConfigError: an unknown policy, or a setting that cannot be used.
@@ -810,6 +928,13 @@ class Store:
             StoreClosedError: the store is closed.
         """
 
+    def costs(self) -> CostStats:
+        """What reads and forwards were learnt to cost. Kept in the store's directory by `flush` and `close`.
+
+        Raises:
+            ForkedProcessError: the store is a parent process's.
+        """
+
     def recovery(self) -> RecoveryReport | None:
         """What opening found on disk; None without L3."""
 
@@ -836,8 +961,11 @@ class BlockStore:
         durable: bool = False,
         direct: bool = True,
         free_reserve: int | str = "1GiB",
+        l3_read_limit: int | str | None = None,
+        l3_write_limit: int | str | None = None,
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
+        prefetch_policy: str = "best_effort",
     ) -> BlockStore:
         """Opens a block store; arguments and errors are those of `Store.open`."""
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use kvlab_core::Error;
 use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
+use kvlab_core::config::StopPolicy;
+use kvlab_core::cost::RestoreMode;
 use kvlab_core::key::BlockKey;
 use kvlab_core::layout::{LayerLayout, Layout};
 use kvlab_core::stack::Store;
@@ -15,6 +17,7 @@ use pyo3::types::PyDict;
 
 use crate::argument::{Int, seconds};
 use crate::buffer::PyCacheBuffer;
+use crate::codec::PyKvCodec;
 use crate::error::OrRaise;
 use crate::exit::Unlocked;
 use crate::stats;
@@ -106,10 +109,23 @@ impl PyPrefixCache {
         signature = (tokens, namespace, *, grid=Int::from(0)),
         text_signature = "($self, tokens, namespace, *, grid=0)"
     )]
-    fn begin(&self, tokens: Tokens, namespace: &[u8], grid: Int) -> PyResult<PyRequest> {
+    fn begin(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        namespace: &[u8],
+        grid: Int,
+    ) -> PyResult<PyRequest> {
         let grid = grid.get("grid")?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let request = self.inner.begin(namespace, tokens.0, grid).or_raise()?;
+        let begin = || self.inner.begin(namespace, tokens.0, grid);
+        // It takes microseconds, unless a prefetch is waited for.
+        let request = if self.inner.store().plan_may_wait() {
+            py.detach(begin)
+        } else {
+            begin()
+        };
+        let request = request.or_raise()?;
         let prompt_tokens = request.prompt_tokens();
         let found = request.found();
         Ok(PyRequest {
@@ -119,6 +135,13 @@ impl PyPrefixCache {
         })
     }
 
+    /// Says how L3 stores the runs of a namespace from now on.
+    fn set_codec(&self, namespace: &[u8], codec: &PyKvCodec) -> PyResult<()> {
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        self.inner.set_codec(namespace, codec.inner);
+        Ok(())
+    }
+
     /// A cache buffer for so many tokens, and for `spare` more where that costs nothing.
     #[pyo3(
         signature = (tokens, *, spare=Int::from(0)),
@@ -126,16 +149,31 @@ impl PyPrefixCache {
     )]
     fn lease(&self, py: Python<'_>, tokens: Int, spare: Int) -> PyResult<PyCacheBuffer> {
         let (tokens, spare) = (tokens.get("tokens")?, spare.get("spare")?);
-        let lease = py.detach(|| self.inner.lease(tokens, spare)).or_raise()?;
+        let lease = py
+            .detach(|| self.inner.lease_with_spare(tokens, spare))
+            .or_raise()?;
         Ok(PyCacheBuffer { lease })
     }
 
-    /// Starts to pull what L3 has of the prompt into L2.
-    fn prefetch(&self, tokens: &Bound<'_, PyAny>, namespace: &[u8]) -> PyResult<PyPrefetchTicket> {
+    /// Starts to pull what L3 has of the prompt into L2; `stop` says what a request does that meets it before it is done.
+    #[pyo3(signature = (tokens, namespace, *, stop=None))]
+    fn prefetch(
+        &self,
+        tokens: &Bound<'_, PyAny>,
+        namespace: &[u8],
+        stop: Option<&str>,
+    ) -> PyResult<PyPrefetchTicket> {
         let mut ids = Vec::new();
         read_into(tokens, &mut ids)?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let inner = self.inner.prefetch(namespace, &ids).or_raise()?;
+        let inner = match stop {
+            None => self.inner.prefetch(namespace, &ids),
+            Some(stop) => {
+                let stop = StopPolicy::by_name(stop).or_raise()?;
+                self.inner.prefetch_with(namespace, &ids, stop)
+            }
+        };
+        let inner = inner.or_raise()?;
         Ok(PyPrefetchTicket { inner })
     }
 
@@ -202,6 +240,46 @@ impl PyRequest {
         (self.found.l1, self.found.l2, self.found.l3)
     }
 
+    /// Decides how much of what was found is restored; `model` is 32 bytes that stand for what a forward's time depends on.
+    fn choose<'py>(
+        &self,
+        py: Python<'py>,
+        restore: &str,
+        model: &[u8],
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let mode = RestoreMode::by_name(restore).or_raise()?;
+        let model = BlockKey::from_slice(model).or_raise()?;
+        let choice = self.with(py, |request| Ok(request.choose(mode, &model)))?;
+        stats::choice(py, &choice)
+    }
+
+    /// Notes how long a forward of this request took.
+    fn computed(
+        &self,
+        py: Python<'_>,
+        model: &[u8],
+        tokens: Int,
+        context: Int,
+        seconds: f64,
+    ) -> PyResult<()> {
+        let model = BlockKey::from_slice(model).or_raise()?;
+        let (tokens, context) = (tokens.get("tokens")?, context.get("context")?);
+        let time = crate::argument::seconds(seconds)?;
+        self.with(py, |request| {
+            request.computed(&model, tokens, context, time);
+            Ok(())
+        })
+    }
+
+    /// Notes how a restore went on beside a forward.
+    fn overlapped(&self, py: Python<'_>, read: f64, computed: f64, waited: f64) -> PyResult<()> {
+        let (read, computed, waited) = (seconds(read)?, seconds(computed)?, seconds(waited)?);
+        self.with(py, |request| {
+            request.overlapped(read, computed, waited);
+            Ok(())
+        })
+    }
+
     /// Begins to bring what was found into the buffer, first layers first.
     fn start_restore(&self, py: Python<'_>, buffer: &PyCacheBuffer) -> PyResult<PyRestore> {
         let restore = self.with(py, |request| request.start_restore(&buffer.lease))?;
@@ -244,7 +322,11 @@ impl PyRequest {
         resident: bool,
     ) -> PyResult<()> {
         self.with(py, |request| {
-            request.commit(tokens.0, &buffer.lease, resident)
+            if resident {
+                request.commit_resident(tokens.0, &buffer.lease)
+            } else {
+                request.commit(tokens.0, &buffer.lease)
+            }
         })
     }
 

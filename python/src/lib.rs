@@ -12,6 +12,7 @@ mod allocator;
 mod argument;
 mod buffer;
 mod cache;
+mod codec;
 mod error;
 mod exit;
 mod logging;
@@ -36,6 +37,8 @@ mod _core {
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
     use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
+    #[pymodule_export]
+    use crate::codec::PyKvCodec;
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]

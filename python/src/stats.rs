@@ -3,6 +3,7 @@
 use kvlab_core::block::PoolStats;
 use kvlab_core::buffer::BufferStats;
 use kvlab_core::cache::{CacheStats, L1Stats, Restored};
+use kvlab_core::cost::{Choice, CostStats, Cut, Reason};
 use kvlab_core::store::{PrefetchProgress, StoreStats, TierStats};
 use kvlab_core::tier::disk::RecoveryReport;
 use pyo3::prelude::*;
@@ -96,6 +97,78 @@ pub(crate) fn restored<'py>(py: Python<'py>, restored: &Restored) -> PyResult<Bo
     Ok(dict)
 }
 
+fn cut<'py>(py: Python<'py>, cut: &Cut) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("tokens", cut.tokens)?;
+    dict.set_item("restore_ms", cut.restore * 1e3)?;
+    dict.set_item("prefill_ms", cut.prefill * 1e3)?;
+    dict.set_item("ms", cut.total * 1e3)?;
+    Ok(dict)
+}
+
+/// What is restored, and why.
+pub(crate) fn choice<'py>(py: Python<'py>, choice: &Choice) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("tokens", choice.tokens)?;
+    let reason = match choice.reason {
+        Reason::Asked => "asked",
+        Reason::NotMeasured => "not_measured",
+        Reason::Trial => "trial",
+        _ => "cheapest",
+    };
+    dict.set_item("reason", reason)?;
+    let cuts = [("predicted", &choice.predicted), ("all", &choice.all)];
+    for (name, side) in cuts {
+        let side = side.as_ref().map(|side| cut(py, side)).transpose()?;
+        dict.set_item(name, side)?;
+    }
+    dict.set_item("left", choice.left.map(|tier| tier.to_string()))?;
+    Ok(dict)
+}
+
+/// What reads and forwards were learnt to cost.
+pub(crate) fn costs<'py>(py: Python<'py>, stats: &CostStats) -> PyResult<Bound<'py, PyDict>> {
+    let reads = PyDict::new(py);
+    for read in &stats.reads {
+        let dict = fields!(py, read, [observations, learnt]);
+        dict.set_item("latency_us", read.latency * 1e6)?;
+        // A tier that takes no time by the byte has no rate.
+        let rate = (read.per_byte > 0.0).then(|| 1e-9 / read.per_byte);
+        dict.set_item("gb_per_s", rate)?;
+        reads.set_item(read.tier.to_string(), dict)?;
+    }
+    let prefills = PyDict::new(py);
+    for prefill in &stats.prefills {
+        let dict = fields!(py, prefill, [observations, learnt]);
+        dict.set_item("fixed_ms", prefill.fixed * 1e3)?;
+        let rate = (prefill.per_token > 0.0).then(|| 1.0 / prefill.per_token);
+        dict.set_item("tokens_per_s", rate)?;
+        // Microseconds a token, for each 1,000 tokens before it.
+        let slope = prefill.per_token_and_context * 1e9;
+        dict.set_item("us_per_1k_context", slope)?;
+        prefills.set_item(prefill.model.to_string(), dict)?;
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("read", reads)?;
+    dict.set_item("prefill", prefills)?;
+    dict.set_item("overlap", stats.overlap)?;
+    let choices = fields!(
+        py,
+        stats.choices,
+        [
+            all,
+            part,
+            none,
+            trials,
+            not_measured,
+            asked,
+            recomputed_tokens
+        ]
+    );
+    dict.set_item("choices", choices)?;
+    Ok(dict)
+}
+
 /// What a prefetch has done so far.
 pub(crate) fn prefetch<'py>(
     py: Python<'py>,
@@ -151,7 +224,12 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
             write_failed,
             queue_full,
             parent_missing,
-            unavailable
+            too_few_uses,
+            decoded,
+            unavailable,
+            expired,
+            not_persisted,
+            over_quota
         ]
     );
     dict.set_item("refusals", refusals)?;
@@ -159,7 +237,17 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
         py,
         stats.prefetch,
         [
-            issued, loaded, claimed, stolen, cancelled, timed_out, failed, refused, held_bytes
+            issued,
+            loaded,
+            claimed,
+            stolen,
+            cancelled,
+            timed_out,
+            failed,
+            refused,
+            waits,
+            expired_waits,
+            held_bytes
         ]
     );
     dict.set_item("prefetch", prefetch)?;
@@ -197,7 +285,7 @@ pub(crate) fn recovery<'py>(
     let dropped = fields!(
         py,
         report.rows_dropped,
-        [damaged, no_segment, no_record, overlapping]
+        [damaged, no_segment, no_record, overlapping, expired]
     );
     dict.set_item("rows_dropped", dropped)?;
     Ok(Some(dict))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvlab_core::Error;
-use kvlab_core::config::{DiskConfig, StoreConfig, WritePolicy};
+use kvlab_core::config::{DiskConfig, StopPolicy, StoreConfig, WritePolicy};
 use kvlab_core::key::BlockKey;
 use kvlab_core::stack::Store;
 use kvlab_core::store::BlockStore;
@@ -32,8 +32,11 @@ struct Settings {
     durable: bool,
     direct: bool,
     free_reserve: ByteSize,
+    read_limit: Option<ByteSize>,
+    write_limit: Option<ByteSize>,
     io_workers: Int,
     prefetch_timeout: f64,
+    prefetch_policy: String,
 }
 
 impl Settings {
@@ -45,6 +48,8 @@ impl Settings {
             direct: self.direct,
             durable: self.durable,
             policy: self.policy.clone(),
+            read_limit: self.read_limit.map(|limit| limit.0),
+            write_limit: self.write_limit.map(|limit| limit.0),
             ..DiskConfig::new(path)
         });
         Ok(StoreConfig {
@@ -54,6 +59,7 @@ impl Settings {
             policy: self.policy,
             io_workers,
             prefetch_timeout: seconds(self.prefetch_timeout)?,
+            prefetch_policy: StopPolicy::by_name(&self.prefetch_policy).or_raise()?,
             ..StoreConfig::default()
         })
     }
@@ -84,9 +90,12 @@ impl PyStore {
     #[pyo3(signature = (
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=Int::from(4), prefetch_timeout=30.0
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
-        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0)")]
+        durable=False, direct=True, free_reserve=\"1GiB\", \
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -99,8 +108,11 @@ impl PyStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
+        l3_read_limit: Option<ByteSize>,
+        l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
+        prefetch_policy: String,
     ) -> PyResult<Self> {
         let l1_policy = policy.clone();
         let settings = Settings {
@@ -112,8 +124,11 @@ impl PyStore {
             durable,
             direct,
             free_reserve,
+            read_limit: l3_read_limit,
+            write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
+            prefetch_policy,
         };
         let config = settings.config()?;
         let inner = cls
@@ -207,6 +222,12 @@ impl PyStore {
         Ok(dict)
     }
 
+    /// What reads and forwards were learnt to cost.
+    fn costs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.inner.blocks().check_process().or_raise()?;
+        stats::costs(py, &self.inner.blocks().costs().stats())
+    }
+
     /// What opening found on disk; None without L3.
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         stats::recovery(py, self.inner.blocks().recovery())
@@ -235,9 +256,12 @@ impl PyBlockStore {
     #[pyo3(signature = (
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        io_workers=Int::from(4), prefetch_timeout=30.0
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
+        prefetch_policy="best_effort".to_owned()
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
-        durable=False, direct=True, free_reserve=\"1GiB\", io_workers=4, prefetch_timeout=30.0)")]
+        durable=False, direct=True, free_reserve=\"1GiB\", \
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
+        prefetch_policy=\"best_effort\")")]
     #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn open(
         cls: &Bound<'_, PyType>,
@@ -249,8 +273,11 @@ impl PyBlockStore {
         durable: bool,
         direct: bool,
         free_reserve: ByteSize,
+        l3_read_limit: Option<ByteSize>,
+        l3_write_limit: Option<ByteSize>,
         io_workers: Int,
         prefetch_timeout: f64,
+        prefetch_policy: String,
     ) -> PyResult<Self> {
         let settings = Settings {
             path: expand(path)?,
@@ -261,8 +288,11 @@ impl PyBlockStore {
             durable,
             direct,
             free_reserve,
+            read_limit: l3_read_limit,
+            write_limit: l3_write_limit,
             io_workers,
             prefetch_timeout,
+            prefetch_policy,
         };
         let config = settings.config()?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;

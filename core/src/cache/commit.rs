@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
+use crate::sync::mpsc::{self, Receiver, Sender};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 use super::Shared;
 use super::copy::{BlockSpan, buffer_to_block};
 use super::l1::HoldId;
+use super::lend::Lender;
+use super::lend::alike;
 use super::resident;
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
@@ -18,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::RunWindow;
 use crate::radix::Evicted;
-use crate::run::{RunHeader, RunSource};
+use crate::run::{NEVER, RunSource};
 use crate::tier::Put;
 
 /// A request's tokens whose KV stands in a buffer.
@@ -27,11 +29,17 @@ pub(super) struct Job {
     pub(super) namespace: BlockKey,
     pub(super) hold: HoldId,
     pub(super) tokens: Vec<u32>,
+    /// When the time of each whole block is over.
+    pub(super) expiries: Vec<u64>,
     pub(super) buffer: Arc<CacheBuffer>,
     /// Leading tokens whose rows in the buffer are those of L1; told anew in the end.
     pub(super) standing: Arc<AtomicUsize>,
     /// Whether the buffer is to become resident.
     pub(super) resident: bool,
+    /// Leading tokens whose use an earlier commit of the request has counted.
+    pub(super) counted: usize,
+    /// Which of the leading blocks came out of a lossy codec; none of those behind did.
+    pub(super) decoded: Vec<bool>,
     /// Raised when the job is done.
     pub(super) done: Arc<Done>,
 }
@@ -71,10 +79,11 @@ struct Pending {
 /// How long dropping a [`Committer`] waits for its queue.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Owns the worker thread; dropping it drains the queue, within limits.
+/// Owns the worker thread; dropping it drains the queue and writes L1 back if that is the policy, within limits.
 #[derive(Debug)]
 pub(super) struct Committer {
     owner: u32,
+    shared: Arc<Shared>,
     sender: Mutex<Option<Sender<Job>>>,
     pending: Arc<Pending>,
     worker: Option<JoinHandle<()>>,
@@ -82,15 +91,16 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn start(shared: Arc<Shared>) -> Result<Self> {
-        let (sender, jobs) = crossbeam_channel::unbounded();
+        let (sender, jobs) = mpsc::channel();
         let pending = Arc::new(Pending::default());
-        let count = Arc::clone(&pending);
-        let worker = std::thread::Builder::new()
+        let (count, worker_shared) = (Arc::clone(&pending), Arc::clone(&shared));
+        let worker = thread::Builder::new()
             .name("kvlab-commit".to_owned())
-            .spawn(move || work(&shared, &jobs, &count))
+            .spawn(move || work(&worker_shared, &jobs, &count))
             .map_err(|error| Error::io("starting the commit worker", error))?;
         Ok(Self {
             owner: std::process::id(),
+            shared,
             sender: Mutex::new(Some(sender)),
             pending,
             worker: Some(worker),
@@ -153,6 +163,11 @@ impl Drop for Committer {
         {
             log::error!("the commit worker panicked; what it had queued is lost");
         }
+        // L1 ends here: with write-back, what only it has goes down. A store that is closed asked for it itself.
+        match self.shared.store.write_back_above(DRAIN) {
+            Ok(()) | Err(Error::Closed) => {}
+            Err(error) => log::warn!("what L1 held was not written back: {error}"),
+        }
     }
 }
 
@@ -187,18 +202,18 @@ fn work(shared: &Arc<Shared>, jobs: &Receiver<Job>, pending: &Pending) {
 
 /// Evicted blocks on their way down; dropping the last reference frees them.
 struct Leaving {
-    shared: Arc<Shared>,
+    lender: Arc<Lender>,
     blocks: Vec<BlockId>,
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
         // Logged without the lock: a log record may wait for Python, which may wait for the lock.
-        let finished = self.shared.l1.lock().finish_eviction(&self.blocks);
+        let finished = self.lender.l1.lock().finish_eviction(&self.blocks);
         if let Err(error) = finished {
             log::error!("evicted blocks could not be freed: {error}");
         }
-        self.shared.blocks_freed.notify_all();
+        self.lender.blocks_freed.notify_all();
     }
 }
 
@@ -206,8 +221,8 @@ impl Shared {
     fn commit(self: &Arc<Self>, job: &Job) -> Result<()> {
         let block_tokens = self.layout.block_tokens();
         let whole = job.tokens.len() / block_tokens * block_tokens;
-        self.fill_l1(job, whole)?;
         let keys = self.keys(job.namespace, &job.tokens[..whole]);
+        self.fill_l1(job, &keys)?;
         let held = {
             let mut l1 = self.l1.lock();
             l1.remember_key(job.hold, &keys)?;
@@ -224,11 +239,19 @@ impl Shared {
         l1.release(hold)
     }
 
-    fn fill_l1(self: &Arc<Self>, job: &Job, whole: usize) -> Result<()> {
+    fn fill_l1(self: &Arc<Self>, job: &Job, keys: &[BlockKey]) -> Result<()> {
         let block_tokens = self.layout.block_tokens();
+        let whole = keys.len() * block_tokens;
         self.l1.lock().adopt(job.hold, &job.tokens[..whole])?;
         let appended = self.append(job)?;
         let mut at = appended.from;
+        {
+            let mut l1 = self.l1.lock();
+            for index in at / block_tokens..appended.to.div_ceil(block_tokens) {
+                let decoded = job.decoded.get(index).copied().unwrap_or(false);
+                l1.set_decoded(appended.blocks[index], decoded);
+            }
+        }
         while at < appended.to {
             let first = at % block_tokens;
             let tokens = (block_tokens - first).min(appended.to - at);
@@ -244,7 +267,7 @@ impl Shared {
         }
         let (published, before) = {
             let mut l1 = self.l1.lock();
-            l1.publish(job.hold, &job.tokens[..whole])?
+            l1.publish(job.hold, &job.tokens[..whole], keys, &job.expiries)?
         };
         let standing = job.standing.load(Ordering::Acquire);
         if before > standing {
@@ -271,7 +294,7 @@ impl Shared {
                 self.demote(evicted);
                 continue;
             }
-            if l1.in_flight() > 0 {
+            if l1.is_draining() {
                 // Blocks that wait for the disk: better a short wait than a prefix cut short.
                 self.blocks_freed
                     .wait_for(&mut l1, Duration::from_millis(50));
@@ -304,15 +327,11 @@ impl Shared {
         Ok(gone)
     }
 
-    fn demote(self: &Arc<Self>, mut evicted: Vec<Evicted>) {
-        if !self.store.tiers().0 {
-            // L3 takes a run only behind its parent, and leaves were evicted first.
-            evicted.reverse();
-        }
+    fn demote(&self, evicted: Vec<Evicted>) {
         for part in evicted {
             let blocks = part.blocks().iter().copied().map(BlockId).collect();
             let leaving = Arc::new(Leaving {
-                shared: Arc::clone(self),
+                lender: Arc::clone(&self.lender),
                 blocks,
             });
             // A partial block has no key: it goes nowhere.
@@ -322,26 +341,15 @@ impl Shared {
             let namespace = *part.namespace();
             let keys = self.keys(parent, part.tokens());
             let mut parent = parent;
-            let run_blocks = self.layout.max_run_blocks();
-            for (keys, blocks) in keys
-                .chunks(run_blocks)
-                .zip(leaving.blocks.chunks(run_blocks))
-            {
-                let offsets = blocks
-                    .iter()
-                    .map(|block| self.offset(*block))
-                    .collect::<Vec<_>>();
-                let source = RunSource {
-                    region: Arc::clone(&self.arena),
-                    lease: Some(leaving.clone()),
-                    slices: (0..self.layout.layers().len())
-                        .map(|layer| self.layout.block_pieces(&offsets, layer))
-                        .collect(),
-                };
-                match self
-                    .store
-                    .demote(self.header(namespace, parent, keys), source)
-                {
+            let decoded = self.l1.lock().decoded(leaving.blocks.iter());
+            for (run, decoded) in alike(&decoded, self.layout.max_run_blocks()) {
+                let (keys, blocks) = (&keys[run.clone()], &leaving.blocks[run]);
+                let lease = Some(leaving.clone() as _);
+                let source = self.lender.source(blocks.iter().copied(), lease);
+                let expires = self.l1.lock().earliest_expiry(blocks.iter());
+                let lender = &self.lender;
+                let header = lender.header(namespace, parent, keys, decoded, expires);
+                match self.store.demote(header, source) {
                     Ok(Put::Refused(reason)) => {
                         log::debug!("{} blocks were not demoted: {reason:?}", keys.len());
                         break;
@@ -357,18 +365,22 @@ impl Shared {
         }
     }
 
-    /// Writes what L3 lacks of the job's blocks, in runs, until one is refused: nothing behind it could be reached.
+    /// Writes what L3 lacks of the job's blocks and should have by now, in runs, until one is refused: nothing behind it could be reached.
     fn write_through(&self, job: &Job, keys: &[BlockKey]) -> Result<()> {
-        if !self.store.writes_through() {
-            return Ok(());
-        }
         let block_tokens = self.layout.block_tokens();
+        let counted = (job.counted / block_tokens).min(keys.len());
+        let due = self.store.due_for_l3(keys, counted)?;
+        let keys = &keys[..due];
         let stored = self.store.leading_in_l3(keys)?;
         let mut parent = stored
             .checked_sub(1)
             .map_or(job.namespace, |last| keys[last]);
         let mut at = stored;
-        for keys in keys[stored..].chunks(self.layout.max_run_blocks()) {
+        let mut decoded = job.decoded.clone();
+        decoded.resize(keys.len(), false);
+        let keys = &keys[stored..];
+        for (run, decoded) in alike(&decoded[stored..], self.layout.max_run_blocks()) {
+            let keys = &keys[run];
             let tokens = keys.len() * block_tokens;
             let window = RunWindow {
                 run_tokens: tokens,
@@ -385,7 +397,10 @@ impl Shared {
                     })
                     .collect(),
             };
-            let header = self.header(job.namespace, parent, keys);
+            let expires = job.expiries.iter().skip(at).take(keys.len());
+            let expires = expires.copied().min().unwrap_or(NEVER);
+            let lender = &self.lender;
+            let header = lender.header(job.namespace, parent, keys, decoded, expires);
             if let Put::Refused(reason) = self.store.write_through(header, source)? {
                 log::debug!("{} blocks were not written through: {reason:?}", keys.len());
                 break;
@@ -396,19 +411,8 @@ impl Shared {
         Ok(())
     }
 
-    fn header(&self, namespace: BlockKey, parent: BlockKey, keys: &[BlockKey]) -> RunHeader {
-        RunHeader {
-            namespace,
-            parent,
-            keys: keys.into(),
-            block_tokens: self.layout.block_tokens() as u32,
-            slices: self.layout.slice_lengths(keys.len()),
-            terms: self.terms(&namespace),
-        }
-    }
-
     pub(super) fn offset(&self, block: BlockId) -> usize {
-        block.0 as usize * self.layout.block_bytes()
+        self.lender.offset(block)
     }
 }
 

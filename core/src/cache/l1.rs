@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::radix::{Evicted, LockId, Match, RadixTree};
+use crate::run::NEVER;
+
+use super::lend::{KeyIndex, Keyed};
 
 /// A request's claim on L1: its sequence, and the lock on the path that the sequence was forked from.
 pub(super) type HoldId = u64;
@@ -68,6 +72,17 @@ pub(super) struct L1 {
     next_idle: u64,
     /// Evicted from the tree, their bytes still being copied down.
     in_flight: HashSet<BlockId>,
+    clock: Clock,
+    /// When each block's time is over, by block id; stale for blocks that are not in the tree.
+    expiries: Vec<u64>,
+    /// Whether any block ever had a limit.
+    mortal: bool,
+    /// The whole blocks of the tree, and those in flight, by their keys.
+    index: KeyIndex,
+    /// Blocks that the store is writing or will write, with how often each was lent.
+    lent: HashMap<BlockId, u32>,
+    /// Blocks whose bytes came out of a lossy codec.
+    decoded: HashSet<BlockId>,
     reused_blocks: u64,
     evicted_blocks: u64,
     refused_blocks: u64,
@@ -85,10 +100,13 @@ pub(super) struct Appended {
 }
 
 impl L1 {
-    pub(super) fn new(pool: BlockPool, tree: RadixTree) -> Result<Self> {
+    pub(super) fn new(pool: BlockPool, tree: RadixTree, clock: Clock) -> Result<Self> {
         let block_tokens = tree.block_tokens();
         Ok(Self {
             sequences: SequenceTable::new(&pool, block_tokens)?,
+            expiries: vec![NEVER; pool.blocks()],
+            mortal: false,
+            clock,
             pool,
             tree,
             block_tokens,
@@ -97,6 +115,9 @@ impl L1 {
             idle: BTreeMap::new(),
             next_idle: 0,
             in_flight: HashSet::new(),
+            index: KeyIndex::default(),
+            lent: HashMap::new(),
+            decoded: HashSet::new(),
             reused_blocks: 0,
             evicted_blocks: 0,
             refused_blocks: 0,
@@ -125,7 +146,7 @@ impl L1 {
     }
 
     fn claim(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<(Claim, Vec<BlockId>)> {
-        let found = self.tree.match_prefix(namespace, tokens);
+        let found = self.live_prefix(namespace, tokens)?;
         let lock = self.tree.lock(&found)?;
         // The match itself may name a node that goes further, and may be evicted.
         let path = self.tree.locked(lock)?;
@@ -143,6 +164,61 @@ impl L1 {
                 Err(error)
             }
         }
+    }
+
+    /// The longest prefix in the tree whose time is not over. What is over stays until it is evicted or stored again.
+    fn live_prefix(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<Match> {
+        let found = self.tree.match_prefix(namespace, tokens);
+        if !self.mortal {
+            return Ok(found);
+        }
+        let mut blocks = Vec::with_capacity(found.blocks());
+        self.tree.blocks_of(&found, &mut blocks)?;
+        let now = self.clock.now();
+        let over = |block: &u32| self.expiry(*block) <= now;
+        match blocks.iter().position(over) {
+            Some(live) => Ok(self
+                .tree
+                .match_prefix(namespace, &tokens[..live * self.block_tokens])),
+            None => Ok(found),
+        }
+    }
+
+    fn expiry(&self, block: u32) -> u64 {
+        self.expiries.get(block as usize).copied().unwrap_or(NEVER)
+    }
+
+    /// When the time of the earliest of these blocks is over.
+    pub(super) fn earliest_expiry<'a>(&self, blocks: impl Iterator<Item = &'a BlockId>) -> u64 {
+        let expiries = blocks.map(|block| self.expiry(block.0));
+        expiries.min().unwrap_or(NEVER)
+    }
+
+    /// When the time of each block of a hold's sequence is over.
+    pub(super) fn expiries(&self, id: HoldId) -> Vec<u64> {
+        let blocks = self.sequence(id).map_or(&[][..], |(blocks, _)| blocks);
+        blocks.iter().map(|block| self.expiry(block.0)).collect()
+    }
+
+    /// Notes when the time of published blocks is over. Those that the tree had already were stored again: the later end holds.
+    fn set_expiries(&mut self, path: &Match, had: usize, expiries: &[u64]) -> Result<()> {
+        self.mortal |= expiries.iter().any(|expires| *expires != NEVER);
+        if !self.mortal {
+            return Ok(());
+        }
+        let mut blocks = Vec::with_capacity(path.blocks());
+        self.tree.blocks_of(path, &mut blocks)?;
+        for (position, block) in blocks.into_iter().enumerate() {
+            let new = expiries.get(position).copied().unwrap_or(NEVER);
+            if let Some(expires) = self.expiries.get_mut(block as usize) {
+                *expires = if position < had {
+                    new.max(*expires)
+                } else {
+                    new
+                };
+            }
+        }
+        Ok(())
     }
 
     fn sequence_over(&mut self, path: &Match) -> Result<(SequenceId, Vec<BlockId>)> {
@@ -215,6 +291,20 @@ impl L1 {
             hold.copies -= 1;
         }
         self.release(id)
+    }
+
+    /// Notes of a block that is being filled whether its bytes came out of a lossy codec.
+    pub(super) fn set_decoded(&mut self, block: BlockId, decoded: bool) {
+        if decoded {
+            self.decoded.insert(block);
+        } else {
+            self.decoded.remove(&block);
+        }
+    }
+
+    /// Which of these blocks hold what came out of a lossy codec.
+    pub(super) fn decoded<'a>(&self, blocks: impl Iterator<Item = &'a BlockId>) -> Vec<bool> {
+        blocks.map(|block| self.decoded.contains(block)).collect()
     }
 
     /// Gives up the hold that has been idle longest.
@@ -338,9 +428,16 @@ impl L1 {
         }
     }
 
-    /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead. Gives back
-    /// how many leading tokens the tree has of it now, and how many it had before.
-    pub(super) fn publish(&mut self, id: HoldId, tokens: &[u32]) -> Result<(usize, usize)> {
+    /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead. `keys` are
+    /// the keys of the blocks of `tokens`, and `expiries` says when the time of each is over. Gives back how many leading tokens
+    /// the tree has of it now, and how many it had before.
+    pub(super) fn publish(
+        &mut self,
+        id: HoldId,
+        tokens: &[u32],
+        keys: &[BlockKey],
+        expiries: &[u64],
+    ) -> Result<(usize, usize)> {
         let Some(hold) = self.holds.get(&id) else {
             return Ok((0, 0));
         };
@@ -355,12 +452,19 @@ impl L1 {
         let blocks = &self.sequences.blocks(claim.sequence)?[..whole];
         let ids = blocks.iter().map(|block| block.0).collect::<Vec<_>>();
         let inserted = self.tree.insert(&namespace, tokens, &ids)?;
-        for block in &blocks[inserted.duplicates..] {
+        for (at, block) in blocks.iter().enumerate().skip(inserted.duplicates) {
             self.pool.retain(*block)?;
+            self.index.insert(Keyed {
+                namespace,
+                parent: at.checked_sub(1).map_or(namespace, |before| keys[before]),
+                key: keys[at],
+                block: *block,
+            });
         }
         if let Some(displaced) = inserted.displaced {
             self.pool.release(BlockId(displaced))?;
         }
+        self.set_expiries(&inserted.path, inserted.duplicates, expiries)?;
         let lock = self.tree.lock(&inserted.path)?;
         let path = self.tree.locked(lock)?;
         let Some(claim) = self.holds.get_mut(&id).and_then(|hold| hold.claim.as_mut()) else {
@@ -390,13 +494,44 @@ impl L1 {
     pub(super) fn finish_eviction(&mut self, blocks: &[BlockId]) -> Result<()> {
         for block in blocks {
             self.in_flight.remove(block);
+            self.index.remove(*block);
             self.pool.release(*block)?;
         }
         Ok(())
     }
 
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+    /// Whether blocks wait for the tiers below, and will be free without anyone's doing.
+    pub(super) fn is_draining(&self) -> bool {
+        !self.in_flight.is_empty() || !self.lent.is_empty()
+    }
+
+    /// The blocks up to and with `key`, the first one first, which stay as they are until [`Self::take_back`]. None if L1 does
+    /// not have the block.
+    pub(super) fn lend(&mut self, key: &BlockKey) -> Result<Vec<Keyed>> {
+        let chain = self.index.chain(key);
+        for entry in &chain {
+            self.pool.retain(entry.block)?;
+            *self.lent.entry(entry.block).or_insert(0) += 1;
+        }
+        Ok(chain)
+    }
+
+    pub(super) fn take_back(&mut self, blocks: &[BlockId]) -> Result<()> {
+        for block in blocks {
+            if let Some(times) = self.lent.get_mut(block) {
+                *times -= 1;
+                if *times == 0 {
+                    self.lent.remove(block);
+                }
+            }
+            self.pool.release(*block)?;
+        }
+        Ok(())
+    }
+
+    /// Keys of the last blocks of all chains.
+    pub(super) fn chain_ends(&self) -> Vec<BlockKey> {
+        self.index.ends()
     }
 
     pub(super) fn count_refused(&mut self, blocks: usize) {
@@ -413,6 +548,7 @@ impl L1 {
         let mut gone = 0;
         for namespace in &namespaces {
             for block in self.tree.remove_namespace(namespace).blocks {
+                self.index.remove(BlockId(block));
                 self.pool.release(BlockId(block))?;
                 gone += 1;
             }
@@ -426,7 +562,7 @@ impl L1 {
         namespace: &BlockKey,
         tokens: &[u32],
     ) -> Result<(usize, BlockKey)> {
-        let found = self.tree.match_prefix(namespace, tokens);
+        let found = self.live_prefix(namespace, tokens)?;
         Ok((found.tokens(), self.tree.path_key(&found)?))
     }
 
@@ -495,6 +631,18 @@ impl L1 {
             .chain(self.in_flight.iter().copied())
         {
             *external.entry(block).or_default() += 1;
+        }
+        self.index.validate()?;
+        let keyed = self.index.blocks().collect::<HashSet<_>>();
+        if let Some(block) = keyed.iter().find(|block| !external.contains_key(block)) {
+            return Err(format!("block {block} has a key and is not in the tree"));
+        }
+        let known = |block: &u32| keyed.contains(&BlockId(*block));
+        if let Some(block) = self.tree.all_blocks().find(|block| !known(block)) {
+            return Err(format!("block {block} of the tree has no key"));
+        }
+        for (block, times) in &self.lent {
+            *external.entry(*block).or_default() += times;
         }
         self.sequences
             .validate(&self.pool, |block| {

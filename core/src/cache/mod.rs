@@ -8,20 +8,22 @@
 mod commit;
 mod copy;
 mod l1;
+mod lend;
 mod request;
 mod resident;
 mod restore;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use crate::block::BlockPool;
 use crate::buffer::{BufferPool, BufferStats};
+use crate::codec::Codec;
+use crate::config::StopPolicy;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::Layout;
@@ -33,6 +35,7 @@ use crate::store::{BlockStore, PrefetchTicket};
 
 use commit::Committer;
 use l1::L1;
+use lend::Lender;
 use resident::Residents;
 
 pub use l1::L1Stats;
@@ -82,21 +85,11 @@ pub(crate) struct Shared {
     buffers: BufferPool,
     residents: Residents,
     arena: Arc<Region>,
-    l1: Mutex<L1>,
-    /// Told whenever evicted blocks are free again.
-    blocks_freed: Condvar,
-    /// What namespaces ask of the tiers below; the default for those that are not here.
-    terms: Mutex<HashMap<BlockKey, Terms>>,
-}
-
-impl Shared {
-    fn terms(&self, namespace: &BlockKey) -> Terms {
-        self.terms
-            .lock()
-            .get(namespace)
-            .copied()
-            .unwrap_or_default()
-    }
+    l1: Arc<Mutex<L1>>,
+    /// Told whenever evicted or lent blocks are free again.
+    blocks_freed: Arc<Condvar>,
+    /// The same L1, for the store below.
+    lender: Arc<Lender>,
 }
 
 impl PrefixCache {
@@ -119,15 +112,26 @@ impl PrefixCache {
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
         let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
-        let shared = Arc::new(Shared {
-            l1: Mutex::new(L1::new(pool, tree)?),
-            blocks_freed: Condvar::new(),
+        let clock = store.clock().clone();
+        let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock)?));
+        let blocks_freed = Arc::new(Condvar::new());
+        let lender = Arc::new(Lender {
+            l1: Arc::clone(&l1),
+            blocks_freed: Arc::clone(&blocks_freed),
+            arena: Arc::clone(&arena),
+            layout: layout.clone(),
             terms: Mutex::default(),
+        });
+        store.set_above(&lender);
+        let shared = Arc::new(Shared {
             residents: Residents::new(config.residents, layout.block_tokens()),
             layout,
             store,
             buffers: BufferPool::new(config.buffer_bytes),
             arena,
+            l1,
+            blocks_freed,
+            lender,
         });
         let committer = Arc::new(Committer::start(Arc::clone(&shared))?);
         Ok(Self { shared, committer })
@@ -145,7 +149,13 @@ impl PrefixCache {
 
     /// Says what the tiers below are asked for with the runs of a namespace; holds for what is stored from now on.
     pub fn set_terms(&self, namespace: BlockKey, terms: Terms) {
-        self.shared.terms.lock().insert(namespace, terms);
+        self.shared.lender.terms.lock().insert(namespace, terms);
+    }
+
+    /// Says how L3 stores the runs of a namespace from now on; the codec should be part of what the namespace is a digest of.
+    pub fn set_codec(&self, namespace: BlockKey, codec: Codec) {
+        let mut terms = self.shared.lender.terms.lock();
+        terms.entry(namespace).or_default().codec = codec;
     }
 
     /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down
@@ -158,16 +168,27 @@ impl PrefixCache {
         Request::begin(self, namespace, tokens, grid)
     }
 
-    /// A cache buffer for `tokens` tokens, with room for up to `spare` more where that costs nothing. Residents make way for
-    /// it, and if commits and writes under way hold the memory, it waits for them.
+    /// A cache buffer for `tokens` tokens. Residents make way for it, and if commits and writes under way hold the memory, it
+    /// waits for them.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if buffers in use leave too little, [`Error::Closed`].
-    pub fn lease(&self, tokens: usize, spare: usize) -> Result<Lease> {
+    pub fn lease(&self, tokens: usize) -> Result<Lease> {
+        self.lease_with_spare(tokens, 0)
+    }
+
+    /// [`Self::lease`], with room for up to `spare` tokens more where that costs nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::lease`].
+    pub fn lease_with_spare(&self, tokens: usize, spare: usize) -> Result<Lease> {
         self.check_open()?;
         let shared = &self.shared;
         let lease = || loop {
-            match shared.buffers.lease(&shared.layout, tokens, spare) {
+            match shared
+                .buffers
+                .lease_with_spare(&shared.layout, tokens, spare)
+            {
                 Err(Error::OutOfMemory { .. }) if shared.residents.reclaim() => {}
                 other => break other,
             }
@@ -191,6 +212,21 @@ impl PrefixCache {
         self.check_open()?;
         let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
         self.shared.store.prefetch(&keys)
+    }
+
+    /// As [`Self::prefetch`], with a policy of its own for the request that meets it before it is done.
+    ///
+    /// # Errors
+    /// As [`Self::prefetch`].
+    pub fn prefetch_with(
+        &self,
+        namespace: BlockKey,
+        tokens: &[u32],
+        stop: StopPolicy,
+    ) -> Result<PrefetchTicket> {
+        self.check_open()?;
+        let keys = self.shared.keys_beyond_l1(namespace, tokens)?;
+        self.shared.store.prefetch_with(&keys, stop)
     }
 
     /// Gives up to `blocks` evictable L1 blocks to the tiers below, and all residents; gives back how many blocks went. Waits

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::PrefixCache;
 use super::commit::{Done, Job};
 use super::l1::HoldId;
@@ -11,10 +13,11 @@ use super::resident::{Lease, Wanted, commit_begins, commit_ends};
 use super::restore::{Restore, Restored};
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
+use crate::cost::{Choice, Part, Question, RestoreMode};
 use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
 use crate::layout::{BufferLayout, RunWindow};
-use crate::run::RunTarget;
+use crate::run::{NEVER, RunTarget};
 use crate::store::{ReadRequest, Step};
 use crate::tier::TierId;
 
@@ -36,7 +39,7 @@ impl HitTokens {
     }
 }
 
-/// What a request found: L1's part, and what the tiers below have after it.
+/// What a request restores: L1's part, and what the tiers below have after it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     pub(super) tokens: HitTokens,
@@ -64,6 +67,17 @@ impl Found {
         }
         hit
     }
+
+    /// Leaves the tokens beyond the first `tokens` alone: their runs lose their pins.
+    fn cut(&mut self, tokens: usize, block_tokens: usize) {
+        self.tokens = self.part(tokens, block_tokens);
+        let mut left = (self.tokens.total() - self.tokens.l1) / block_tokens;
+        self.steps.retain_mut(|step| {
+            step.blocks = step.blocks.min(left);
+            left -= step.blocks;
+            step.blocks > 0
+        });
+    }
 }
 
 /// A request: its L1 path is locked and forked as a sequence until it is dropped. Once restored or committed, that may be
@@ -76,9 +90,20 @@ pub struct Request {
     /// Leading tokens that the hold's sequence may have: what is committed must begin with them.
     held: usize,
     hold: HoldId,
+    /// When the time of each held block is over.
+    expiries: Vec<u64>,
+    /// Leading tokens whose use a commit has counted.
+    counted: usize,
+    /// What was there when the request began.
+    there: HitTokens,
+    /// What of it is restored.
     found: Found,
     /// Leading tokens whose rows in the buffer are those of L1: restored, taken over or committed first by this request.
     standing: Arc<AtomicUsize>,
+    /// Which of the leading blocks of the buffer came out of a lossy codec, as far as they were restored.
+    decoded: Arc<Mutex<Vec<bool>>>,
+    /// Whether the rest of the prompt is computed in forwards that end on the grid.
+    chunked: bool,
     last_commit: Option<Arc<Done>>,
 }
 
@@ -96,7 +121,8 @@ impl Request {
                 "the prompt is empty; a request needs 1 token or more",
             ));
         }
-        let grid = if grid <= 1 { block_tokens } else { grid };
+        let chunked = grid > 1;
+        let grid = if chunked { grid } else { block_tokens };
         if !grid.is_multiple_of(block_tokens) {
             return Err(Error::invalid(format!(
                 "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens; use 0 or a multiple"
@@ -104,18 +130,27 @@ impl Request {
         }
         // The last token is always computed: its logits are what the caller is after.
         let usable = (tokens.len() - 1) / grid * grid;
-        let (hold, held) = shared.l1.lock().begin(namespace, &tokens[..usable])?;
+        let (hold, held, expiries) = {
+            let mut l1 = shared.l1.lock();
+            let (hold, held) = l1.begin(namespace, &tokens[..usable])?;
+            (hold, held, l1.expiries(hold))
+        };
         let mut request = Self {
             cache: cache.clone(),
             namespace,
             tokens,
             held,
             hold,
+            expiries,
+            counted: 0,
+            there: HitTokens::default(),
             found: Found {
                 grid,
                 ..Found::default()
             },
             standing: Arc::default(),
+            decoded: Arc::default(),
+            chunked,
             last_commit: None,
         };
         if held < usable {
@@ -126,19 +161,53 @@ impl Request {
         let found = &mut request.found;
         found.tokens.l1 = held;
         let below = found.steps.iter().map(|step| step.blocks).sum::<usize>();
-        found.tokens = found.part(held + below * block_tokens, block_tokens);
-        let mut left = (found.tokens.l2 + found.tokens.l3) / block_tokens;
-        found.steps.retain_mut(|step| {
-            step.blocks = step.blocks.min(left);
-            left -= step.blocks;
-            step.blocks > 0
-        });
+        found.cut(held + below * block_tokens, block_tokens);
+        request.there = found.tokens;
         Ok(request)
+    }
+
+    /// Decides how much of what was found a restore brings, before it starts; without this, all of it. What is cut off is for
+    /// the caller to compute. `model` stands for all that the time of a forward depends on.
+    pub fn choose(&mut self, mode: RestoreMode, model: &BlockKey) -> Choice {
+        let block_tokens = self.cache.shared.layout.block_tokens();
+        let parts = self.found.steps.iter().map(|step| Part {
+            tier: step.tier,
+            bytes: step.run.header().payload_bytes(),
+            tokens: step.blocks * block_tokens,
+        });
+        let question = Question {
+            prompt: self.tokens.len(),
+            l1: self.found.tokens.l1,
+            parts: &parts.collect::<Vec<_>>(),
+            grid: self.found.grid,
+            chunked: self.chunked,
+        };
+        let costs = self.cache.shared.store.costs();
+        let choice = costs.choose(mode, model, &question);
+        self.found.cut(choice.tokens, block_tokens);
+        choice
+    }
+
+    /// Notes how long a forward of this request took: `tokens` tokens after `context` others, waits for a restore not
+    /// counted. It teaches [`Self::choose`].
+    pub fn computed(&self, model: &BlockKey, tokens: usize, context: usize, time: Duration) {
+        let costs = self.cache.shared.store.costs();
+        costs.note_prefill(model, tokens, context, time);
+    }
+
+    /// Notes that a restore of `read` ([`Restored::below_time`]) went on beside a forward, which computed for `computed` and
+    /// waited for `waited` on top. It teaches [`Self::choose`].
+    pub fn overlapped(&self, read: Duration, computed: Duration, waited: Duration) {
+        self.cache
+            .shared
+            .store
+            .costs()
+            .note_overlap(read, computed, waited);
     }
 
     /// Tokens found, by tier, in whole blocks.
     pub fn found(&self) -> HitTokens {
-        self.found.tokens
+        self.there
     }
 
     /// The prompt's length in tokens.
@@ -173,13 +242,16 @@ impl Request {
             ..HitTokens::default()
         };
         self.held = self.held.max(tokens);
+        let blocks = tokens / shared.layout.block_tokens();
+        self.expiries.resize(blocks, NEVER);
         self.standing.store(tokens, Ordering::Release);
         // Nothing is copied from them: whoever needs the blocks may have them.
         shared.l1.lock().set_idle(self.hold);
         Ok(Some((Lease::new(buffer, shared), tokens)))
     }
 
-    /// Begins to bring what was found into `buffer`, from its first token on, the first layers first. L1 memory that was given
+    /// Begins to bring what was found, or [`Self::choose`] left of it, into `buffer`, from its first token on, the first layers
+    /// first. L1 memory that was given
     /// up since (after a commit or fork) is restored no more, which is no error. What the tiers below gave is read once: a
     /// second call brings L1's part only.
     ///
@@ -195,8 +267,19 @@ impl Request {
         if restore.is_there() && !self.found.steps.is_empty() {
             restore.reads(shared.store.read(self.read_requests(buffer))?);
         }
-        self.found.steps.clear();
-        self.held = self.held.max(restore.tokens().total());
+        let steps = std::mem::take(&mut self.found.steps);
+        if restore.tokens().total() > self.held {
+            self.held = restore.tokens().total();
+            let below = steps.iter().flat_map(|step| {
+                let expires = step.run.header().terms.expires();
+                std::iter::repeat_n(expires, step.blocks)
+            });
+            let block_tokens = shared.layout.block_tokens();
+            self.expiries.truncate(self.found.tokens.l1 / block_tokens);
+            self.expiries.extend(below);
+            self.expiries.truncate(self.held / block_tokens);
+        }
+        self.decoded = restore.decoded();
         Ok(restore)
     }
 
@@ -238,13 +321,25 @@ impl Request {
     }
 
     /// Hands over `tokens`, whose KV stands in `buffer` from its first token on: a worker puts them into L1 and below. The
-    /// buffer's rows of these tokens must not change until then (see [`Self::wait_committed`]). With `resident` they stay as
-    /// they are even longer: until the lease is dropped, when they become resident, or until [`Lease::forget`].
+    /// buffer's rows of these tokens must not change until then (see [`Self::wait_committed`]).
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if the tokens are not a continuation of what this request found in L1, restored or
     /// committed, if they do not fit, or for a buffer of another layout; [`Error::Closed`].
-    pub fn commit(
+    pub fn commit(&mut self, tokens: Vec<u32>, buffer: &Arc<CacheBuffer>) -> Result<()> {
+        self.hand_over(tokens, buffer, false)
+    }
+
+    /// [`Self::commit`] of rows that stay as they are even longer: until the lease is dropped, when they become resident, or
+    /// until [`Lease::forget`].
+    ///
+    /// # Errors
+    /// As for [`Self::commit`].
+    pub fn commit_resident(&mut self, tokens: Vec<u32>, lease: &Lease) -> Result<()> {
+        self.hand_over(tokens, lease, true)
+    }
+
+    fn hand_over(
         &mut self,
         tokens: Vec<u32>,
         buffer: &Arc<CacheBuffer>,
@@ -258,7 +353,17 @@ impl Request {
                 tokens.len()
             )));
         }
-        self.cache.shared.l1.lock().retain(self.hold);
+        let shared = &self.cache.shared;
+        let now = shared.store.clock().now();
+        let terms = shared.lender.terms(&self.namespace).stamped(now);
+        self.expiries
+            .resize(tokens.len() / shared.layout.block_tokens(), terms.expires());
+        shared.l1.lock().retain(self.hold);
+        // A resident is taken without a look at times and codecs: only rows that never end, as they were computed, become one.
+        let decoded = self.decoded.lock().clone();
+        let resident = resident
+            && self.expiries.iter().all(|expires| *expires == NEVER)
+            && !decoded.contains(&true);
         if resident {
             commit_begins(buffer, self.namespace, tokens.clone());
         }
@@ -267,9 +372,12 @@ impl Request {
             namespace: self.namespace,
             hold: self.hold,
             tokens: tokens.clone(),
+            expiries: self.expiries.clone(),
             buffer: Arc::clone(buffer),
             standing: Arc::clone(&self.standing),
             resident,
+            counted: self.counted,
+            decoded: decoded,
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
@@ -281,6 +389,7 @@ impl Request {
         }
         self.last_commit = Some(done);
         self.held = tokens.len();
+        self.counted = tokens.len();
         self.tokens = tokens;
         Ok(())
     }
@@ -313,17 +422,23 @@ impl Request {
                 tokens: self.tokens.clone(),
                 held,
                 hold,
+                expiries: self.expiries.clone(),
+                counted: 0,
+                there: HitTokens::default(),
                 found: Found {
                     grid: self.found.grid,
                     ..Found::default()
                 },
                 standing: Arc::default(),
+                decoded: Arc::default(),
+                chunked: self.chunked,
                 last_commit: None,
             };
             let usable = held.min(self.tokens.len() - 1);
             fork.found.tokens.l1 = usable;
             let block_tokens = self.cache.shared.layout.block_tokens();
-            fork.found.tokens = fork.found.part(usable, block_tokens);
+            fork.found.cut(usable, block_tokens);
+            fork.there = fork.found.tokens;
             fork
         }))
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::Shared;
 use crate::buffer::CacheBuffer;

@@ -10,6 +10,8 @@ use super::Shared;
 use super::copy::layer_to_buffer;
 use super::l1::HoldId;
 use super::request::{Found, HitTokens};
+use parking_lot::Mutex;
+
 use crate::buffer::CacheBuffer;
 use crate::store::{ReadFailed, ReadTicket};
 
@@ -52,6 +54,8 @@ pub struct Restore {
     copied_at: Option<Instant>,
     l1_time: Duration,
     ticket: Option<ReadTicket>,
+    /// Which of the leading blocks came or will come out of a lossy codec.
+    decoded: Arc<Mutex<Vec<bool>>>,
 }
 
 impl Restore {
@@ -78,16 +82,30 @@ impl Restore {
             copied_at: None,
             l1_time: Duration::ZERO,
             ticket: None,
+            decoded: Arc::default(),
         };
+        let mut decoded = Vec::new();
         if wanted > 0 {
-            let blocks = shared.l1.lock().start_copy(hold);
+            let mut l1 = shared.l1.lock();
+            let blocks = l1.start_copy(hold);
+            decoded = l1.decoded(blocks.iter().flatten().take(wanted));
+            drop(l1);
             restore.there = blocks.as_ref().is_some_and(|ids| ids.len() >= wanted);
             restore.blocks = blocks.map(|ids| {
                 let wanted = ids.iter().take(wanted);
                 wanted.map(|block| shared.offset(*block)).collect()
             });
         }
+        for step in &restore.found.steps {
+            decoded.extend(std::iter::repeat_n(step.is_decoded(), step.blocks));
+        }
+        *restore.decoded.lock() = decoded;
         restore
+    }
+
+    /// Which of the leading blocks came or will come out of a lossy codec; cut short if fewer arrive.
+    pub(super) fn decoded(&self) -> Arc<Mutex<Vec<bool>>> {
+        Arc::clone(&self.decoded)
     }
 
     /// Whether L1's part is there; without it what lies below is of no use.
@@ -156,6 +174,7 @@ impl Restore {
         }
         let tokens = restored.tokens.total();
         self.standing.store(tokens, Ordering::Release);
+        self.decoded.lock().truncate(tokens / block_tokens);
         restored.time = end - self.start;
         restored
     }

@@ -58,7 +58,7 @@ impl Fixture {
     }
 
     fn lease(&self, tokens: usize) -> Lease {
-        self.cache.lease(tokens, 0).expect("room")
+        self.cache.lease(tokens).expect("room")
     }
 
     /// Commits `tokens` tokens with their pattern.
@@ -67,9 +67,11 @@ impl Fixture {
         let buffer = self.lease(tokens + BLOCK);
         request.restore(&buffer).expect("nothing fails");
         fill(&buffer, 0..tokens);
-        request
-            .commit(ids(tokens), &buffer, resident)
-            .expect("taken");
+        let committed = match resident {
+            true => request.commit_resident(ids(tokens), &buffer),
+            false => request.commit(ids(tokens), &buffer),
+        };
+        committed.expect("taken");
         drop((request, buffer));
         self.cache.flush(LONG).expect("written");
     }

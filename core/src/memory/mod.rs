@@ -1,4 +1,5 @@
-//! The one module that holds `unsafe`: page-aligned memory, vectored I/O into it, and the page-cache query.
+//! The one module that holds `unsafe`: page-aligned memory, vectored I/O into it, the page-cache query, and the two
+//! things that processors differ in: prefetches and vector instructions.
 //!
 //! Its callers see safe, bounds-checked calls only.
 #![expect(
@@ -6,12 +7,16 @@
     reason = "the audited module; every block has its SAFETY note"
 )]
 
+mod checksum;
 mod page_cache;
 mod prefetch;
 mod region;
+mod simd;
 mod vectored;
 
+pub use checksum::Checksum;
 pub use page_cache::resident_bytes;
 pub(crate) use prefetch::prefetch;
 pub use region::{PAGE, Region, page_align};
-pub use vectored::{Piece, Regions, read_pieces, write_pieces};
+pub(crate) use simd::vectorised;
+pub use vectored::{Piece, Regions, Vectors, read_pieces, write_pieces};

@@ -1,8 +1,7 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
-use xxhash_rust::xxh3::Xxh3;
-
+use super::Checksum;
 use crate::error::{Error, Result};
 
 /// The unit of alignment of every region and of direct I/O, in bytes.
@@ -12,6 +11,11 @@ pub const PAGE: usize = 4096;
 pub const fn page_align(len: usize) -> usize {
     len.div_ceil(PAGE) * PAGE
 }
+
+/// Regions at least this long, in bytes, ask for huge pages: first touches, copies and checksums cost less, and the disk gets
+/// few long pieces of memory instead of many pages.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Page-aligned anonymous memory of fixed size that is only ever touched through copies.
 ///
@@ -58,6 +62,11 @@ impl Region {
                 format!("mapping {len} bytes of memory"),
                 io::Error::last_os_error(),
             ));
+        }
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_PAGE {
+            // SAFETY: the range is the mapping made above. It is advice: without huge pages there are small ones.
+            unsafe { libc::madvise(base, len, libc::MADV_HUGEPAGE) };
         }
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| Error::invalid("the system mapped memory at address 0"))?;
@@ -145,12 +154,12 @@ impl Region {
     ///
     /// # Panics
     /// If the range is not inside the region.
-    pub fn hash_into(&self, hasher: &mut Xxh3, offset: usize, len: usize) {
+    pub fn hash_into(&self, checksum: &mut Checksum, offset: usize, len: usize) {
         self.check(offset, len);
         // SAFETY: the range was checked. The slice lives for this call only, over a range that the caller has pinned
         // against writers (a leased buffer, a pinned run, a worker's own spare memory).
         let bytes = unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len) };
-        hasher.update(bytes);
+        checksum.update(bytes);
     }
 
     pub(super) fn pointer(&self, offset: usize, len: usize) -> *mut u8 {

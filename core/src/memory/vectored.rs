@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
 
 use super::Region;
@@ -34,98 +35,149 @@ impl<'a> Regions<'a> {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
-    Read,
-    Write,
+/// The memory that one transfer has still to fill or to write out, in order.
+#[derive(Clone, Debug)]
+pub struct Vectors<'a> {
+    list: Vec<libc::iovec>,
+    /// How many at the head of the list are done.
+    done: usize,
+    _regions: PhantomData<Regions<'a>>,
 }
 
-/// Fills `pieces`, in order, with the bytes of `file` from `file_offset` on. Short reads go on, interrupted ones are
-/// repeated.
+impl<'a> Vectors<'a> {
+    fn new(regions: Regions<'a>, pieces: &[Piece]) -> Self {
+        let pieces = pieces.iter().filter(|piece| piece.len > 0);
+        let list = pieces.map(|piece| libc::iovec {
+            iov_base: regions.of(piece).pointer(piece.offset, piece.len).cast(),
+            iov_len: piece.len,
+        });
+        Self {
+            list: list.collect(),
+            done: 0,
+            _regions: PhantomData,
+        }
+    }
+
+    fn rest(&self) -> &[libc::iovec] {
+        self.list.get(self.done..).unwrap_or_default()
+    }
+
+    /// How many bytes one system call would move now: it takes 1,024 ranges at most.
+    pub fn bytes(&self) -> usize {
+        let now = self.rest().iter().take(MAX_PIECES);
+        now.map(|vector| vector.iov_len).sum()
+    }
+
+    /// The first `bytes` bytes of it, or all.
+    #[must_use]
+    pub fn first(&self, mut bytes: usize) -> Self {
+        let mut first = self.clone();
+        let mut end = self.done;
+        for vector in first.list.iter_mut().skip(self.done) {
+            if bytes == 0 {
+                break;
+            }
+            // A range that gets shorter stays inside its piece.
+            vector.iov_len = vector.iov_len.min(bytes);
+            bytes -= vector.iov_len;
+            end += 1;
+        }
+        first.list.truncate(end);
+        first
+    }
+
+    /// Reads from byte `offset` of `file` on, by one system call; how many bytes came.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn read(&self, file: &File, offset: u64) -> io::Result<usize> {
+        let (vectors, count, offset) = self.arguments(offset)?;
+        // SAFETY: every vector was bounds-checked against its region, which outlives this call by the borrow in
+        // `Regions`; the descriptor is open for as long as `file` is borrowed.
+        let done = unsafe { libc::preadv(file.as_raw_fd(), vectors, count, offset) };
+        usize::try_from(done).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes to byte `offset` of `file` on, by one system call; how many bytes went.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn write(&self, file: &File, offset: u64) -> io::Result<usize> {
+        let (vectors, count, offset) = self.arguments(offset)?;
+        // SAFETY: as in `read`.
+        let done = unsafe { libc::pwritev(file.as_raw_fd(), vectors, count, offset) };
+        usize::try_from(done).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn arguments(&self, offset: u64) -> io::Result<(*const libc::iovec, libc::c_int, libc::off_t)> {
+        let rest = self.rest();
+        let offset = libc::off_t::try_from(offset)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "file offset beyond 2^63"))?;
+        let count = rest.len().min(MAX_PIECES) as libc::c_int;
+        Ok((rest.as_ptr(), count, offset))
+    }
+
+    /// Drops the first `bytes` bytes.
+    fn advance(&mut self, mut bytes: usize) {
+        while let Some(vector) = self.list.get_mut(self.done) {
+            if bytes < vector.iov_len {
+                // SAFETY: `bytes` is less than this vector's length, so the sum stays inside the piece.
+                vector.iov_base = unsafe { vector.iov_base.cast::<u8>().add(bytes).cast() };
+                vector.iov_len -= bytes;
+                return;
+            }
+            bytes -= vector.iov_len;
+            self.done += 1;
+        }
+    }
+}
+
+/// Fills `pieces`, in order, with the bytes of a file from `file_offset` on. `call` reads once, from the given offset into
+/// what is left, as [`Vectors::read`] does: short reads go on, interrupted ones are repeated.
 ///
 /// # Errors
-/// The system's error; `UnexpectedEof` if the file ends first.
+/// The error of `call`; `UnexpectedEof` if the file ends first.
 pub fn read_pieces(
-    file: &File,
     file_offset: u64,
     regions: Regions<'_>,
     pieces: &[Piece],
+    call: impl FnMut(&Vectors<'_>, u64) -> io::Result<usize>,
 ) -> io::Result<()> {
-    transfer(Direction::Read, file, file_offset, regions, pieces)
+    let end = io::ErrorKind::UnexpectedEof;
+    transfer(file_offset, Vectors::new(regions, pieces), end, call)
 }
 
-/// Writes `pieces`, in order, to `file` from `file_offset` on. Short writes go on, interrupted ones are repeated.
+/// Writes `pieces`, in order, to a file from `file_offset` on. `call` writes once, from what is left to the given offset, as
+/// [`Vectors::write`] does: short writes go on, interrupted ones are repeated.
 ///
 /// # Errors
-/// The system's error; `WriteZero` if the system accepts nothing.
+/// The error of `call`; `WriteZero` if it accepts nothing.
 pub fn write_pieces(
-    file: &File,
     file_offset: u64,
     regions: Regions<'_>,
     pieces: &[Piece],
+    call: impl FnMut(&Vectors<'_>, u64) -> io::Result<usize>,
 ) -> io::Result<()> {
-    transfer(Direction::Write, file, file_offset, regions, pieces)
+    let end = io::ErrorKind::WriteZero;
+    transfer(file_offset, Vectors::new(regions, pieces), end, call)
 }
 
 fn transfer(
-    direction: Direction,
-    file: &File,
     mut file_offset: u64,
-    regions: Regions<'_>,
-    pieces: &[Piece],
+    mut vectors: Vectors<'_>,
+    end: io::ErrorKind,
+    mut call: impl FnMut(&Vectors<'_>, u64) -> io::Result<usize>,
 ) -> io::Result<()> {
-    let mut vectors = pieces
-        .iter()
-        .filter(|piece| piece.len > 0)
-        .map(|piece| libc::iovec {
-            iov_base: regions.of(piece).pointer(piece.offset, piece.len).cast(),
-            iov_len: piece.len,
-        })
-        .collect::<Vec<_>>();
-    let mut rest = vectors.as_mut_slice();
-    while !rest.is_empty() {
-        let count = rest.len().min(MAX_PIECES) as libc::c_int;
-        let offset = libc::off_t::try_from(file_offset)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "file offset beyond 2^63"))?;
-        // SAFETY: every vector was bounds-checked against its region, which outlives this call by the borrow in
-        // `regions`; the descriptor is open for as long as `file` is borrowed.
-        let done = unsafe {
-            match direction {
-                Direction::Read => libc::preadv(file.as_raw_fd(), rest.as_ptr(), count, offset),
-                Direction::Write => libc::pwritev(file.as_raw_fd(), rest.as_ptr(), count, offset),
+    while !vectors.rest().is_empty() {
+        match call(&vectors, file_offset) {
+            Ok(0) => return Err(end.into()),
+            Ok(done) => {
+                file_offset += done as u64;
+                vectors.advance(done);
             }
-        };
-        if done < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
-            }
-            return Err(error);
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        if done == 0 {
-            return Err(match direction {
-                Direction::Read => io::ErrorKind::UnexpectedEof.into(),
-                Direction::Write => io::ErrorKind::WriteZero.into(),
-            });
-        }
-        file_offset += done as u64;
-        rest = advance(rest, done as usize);
     }
     Ok(())
-}
-
-/// Drops the first `done` bytes of `vectors`.
-fn advance(vectors: &mut [libc::iovec], mut done: usize) -> &mut [libc::iovec] {
-    let mut first = 0;
-    while first < vectors.len() && done >= vectors[first].iov_len {
-        done -= vectors[first].iov_len;
-        first += 1;
-    }
-    let rest = &mut vectors[first..];
-    if let (Some(vector), true) = (rest.first_mut(), done > 0) {
-        // SAFETY: `done` is less than this vector's length, so the sum stays inside the piece.
-        vector.iov_base = unsafe { vector.iov_base.cast::<u8>().add(done).cast() };
-        vector.iov_len -= done;
-    }
-    rest
 }

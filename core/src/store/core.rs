@@ -2,18 +2,23 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::above::Uppers;
 use super::moves::{Born, Moves};
 use super::plan::{Lookup, Plan, Step, covered};
-use super::prefetch::{Admitted, End, Load, PrefetchTicket, Prefetcher, Source, wanted};
+use super::prefetch::{Admitted, End, Load, Patience, PrefetchTicket, Prefetcher, Source, wanted};
 use super::schedule::{Scheduler, Work};
 use super::stats::{Counters, StoreStats};
+use super::uses::Uses;
 use super::write::Writer;
-use crate::config::{StoreConfig, WritePolicy};
+use crate::clock::Clock;
+use crate::config::{StopPolicy, StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
-use crate::run::{RunHeader, RunSource};
+use crate::run::{NEVER, RunHeader, RunSource, Terms};
 use crate::tier::memory::{MemoryTier, Reservation, VictimRun};
 use crate::tier::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
 
@@ -31,14 +36,32 @@ pub(super) struct Core {
     pub(super) counters: Arc<Counters>,
     pub(super) moves: Moves,
     pub(super) write_policy: WritePolicy,
+    pub(super) costs: Arc<CostBook>,
+    /// What runs expire by, in every tier.
+    pub(super) clock: Clock,
+    /// There with `write_through_selective`.
+    pub(super) uses: Option<Uses>,
+    pub(super) above: Uppers,
+    pub(super) patience: Patience,
+    /// Whether a prefetch was ordered that plans wait for.
+    pub(super) may_wait: AtomicBool,
 }
 
 impl Core {
-    pub(super) fn new(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
+    pub(super) fn new(
+        config: &StoreConfig,
+        l3: Option<Arc<dyn DurableTier>>,
+        costs: CostBook,
+    ) -> Result<Self> {
         let counters = Arc::new(Counters::default());
+        let clock = l3.as_ref().map_or_else(Clock::default, |l3| l3.clock());
         let l2 = match config.l2_bytes {
             0 => None,
-            bytes => Some(MemoryTier::new(bytes, &config.policy)?),
+            bytes => Some(MemoryTier::with_clock(
+                bytes,
+                &config.policy,
+                clock.clone(),
+            )?),
         };
         let writer = l3
             .clone()
@@ -59,10 +82,17 @@ impl Core {
             counters,
             moves: Moves::default(),
             write_policy: config.write_policy,
+            costs: Arc::new(costs),
+            clock,
+            uses: (config.write_policy == WritePolicy::WriteThroughSelective)
+                .then(|| Uses::new(config.selective_uses)),
+            above: Uppers::default(),
+            patience: Patience::of(config),
+            may_wait: AtomicBool::new(false),
         })
     }
 
-    /// The writer thread.
+    /// A writer thread.
     pub(super) fn write(&self) {
         if let Some(writer) = &self.writer {
             writer.run();
@@ -114,7 +144,32 @@ impl Core {
             || self.l3.as_ref().is_some_and(|l3| l3.contains(key))
     }
 
+    /// How many leading blocks the write policy wants in L3 by now; counts a use of those from `counted` on.
+    pub(super) fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> usize {
+        if self.l3.is_none() || self.write_policy == WritePolicy::WriteBack {
+            return 0;
+        }
+        let Some(uses) = &self.uses else {
+            return keys.len();
+        };
+        for key in &keys[counted.min(keys.len())..] {
+            uses.count(key);
+        }
+        let due = |key: &&BlockKey| uses.enough(key) || self.reaches_l3(key);
+        keys.iter().take_while(due).count()
+    }
+
+    /// Counts a use of a block that was read from L2, and says whether `write_through_selective` wants it in L3 by now.
+    pub(super) fn is_due_after_use(&self, key: &BlockKey) -> bool {
+        self.uses.as_ref().is_some_and(|uses| uses.count(key))
+    }
+
     pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+        if self.may_wait.load(Ordering::Acquire)
+            && let Some(board) = &self.prefetcher
+        {
+            board.await_loads(keys, &self.patience, &self.counters.prefetch);
+        }
         let mut plan = Plan::default();
         let mut rest = keys;
         while let Some(key) = rest.first() {
@@ -152,6 +207,8 @@ impl Core {
                 let (run, first) = self.l3.as_ref()?.find(key)?;
                 Some((TierId::L3, run, first))
             })
+            // A prefetch may hold a run beyond its time.
+            .filter(|(_, run, _)| !self.is_over(&run.header().terms))
     }
 
     pub(super) fn claim(&self, keys: &[BlockKey]) {
@@ -169,7 +226,20 @@ impl Core {
         }
     }
 
-    pub(super) fn queue_write(&self, header: RunHeader, source: RunSource) -> Put {
+    /// Whether the time of a run is over.
+    fn is_over(&self, terms: &Terms) -> bool {
+        terms.expires() != NEVER && terms.expires() <= self.clock.now()
+    }
+
+    pub(super) fn queue_write(&self, mut header: RunHeader, source: RunSource) -> Put {
+        header.terms = header.terms.stamped(self.clock.now());
+        if self.is_over(&header.terms) {
+            return self.counters.refusals.note(Put::Refused(Refusal::Expired));
+        }
+        if !header.terms.persist && self.l3.is_some() {
+            let put = Put::Refused(Refusal::NotPersisted);
+            return self.counters.refusals.note(put);
+        }
         match &self.writer {
             Some(writer) => writer.enqueue(header, source),
             None => self
@@ -180,10 +250,21 @@ impl Core {
     }
 
     /// Into L2, or else into the queue for L3.
-    pub(super) fn take_in(&self, header: RunHeader, source: RunSource) -> Result<Put> {
+    pub(super) fn take_in(&self, mut header: RunHeader, source: RunSource) -> Result<Put> {
         crate::tier::memory::check_source(&header, &source)?;
+        header.terms = header.terms.stamped(self.clock.now());
+        if self.is_over(&header.terms) {
+            let put = Put::Refused(Refusal::Expired);
+            return Ok(self.counters.refusals.note(put));
+        }
+        let born = self.moves.born();
         match self.take_into_l2(&header, &source)? {
-            Put::Refused(_) if self.writer.is_some() => Ok(self.queue_write(header, source)),
+            Put::Refused(_) if self.writer.is_some() => {
+                Ok(self.send_down(header, source, born, None))
+            }
+            Put::Refused(reason) if self.l2.is_none() => {
+                Ok(self.counters.refusals.note(Put::Refused(reason)))
+            }
             put => Ok(put),
         }
     }
@@ -214,41 +295,92 @@ impl Core {
         l2.reserve(header, &mut |victim| self.demote_victim(victim, born, None))
     }
 
-    /// Sends a run that L2 evicted on to L3, if L3 lacks it. L3 takes no run without its parent, and L2 gives up leaves
-    /// first, so what is missing above the victim goes along, root first; it stays in L2, and is free to leave later.
+    /// Sends a run that L2 evicted on to L3, if L3 lacks it.
     fn demote_victim(&self, victim: VictimRun, born: Born, room_by: Option<Instant>) {
         self.counters.l2.evictions.add(1);
-        let (Some(writer), Some(l3), Some(l2)) = (&self.writer, &self.l3, &self.l2) else {
-            self.counters.dropped_victims.add(1);
-            return;
-        };
-        let known = |key: &BlockKey| writer.is_pending(key) || l3.contains(key);
         let header = victim.header().clone();
-        if header.keys.iter().all(known) {
-            return;
-        }
-        let mut above = Vec::new();
-        let (mut parent, namespace) = (header.parent, header.namespace);
-        while parent != namespace && !known(&parent) && above.len() < MAX_ANCESTORS {
-            let Some((run, _)) = l2.find_run(&parent) else {
-                break;
-            };
-            parent = run.header().parent;
-            above.push(run);
-        }
-        let mut put = Put::Present;
-        for run in above.iter().rev() {
-            put = self.arrive(born, run.header().clone(), run.source(), room_by);
-            if matches!(put, Put::Refused(_)) {
-                break;
-            }
-        }
-        if !matches!(put, Put::Refused(_)) {
-            put = self.arrive(born, header, victim.into_source(), room_by);
-        }
+        let put = match &self.writer {
+            Some(_) => self.send_down(header, victim.into_source(), born, room_by),
+            None => Put::Refused(Refusal::Unavailable),
+        };
         if matches!(put, Put::Refused(_)) {
             self.counters.dropped_victims.add(1);
         }
+    }
+
+    /// Queues a run for L3 that the tiers above give up. L3 takes no run without its parent, and leaves are given up first, so
+    /// what is missing above the run goes along, root first; it stays where it is, in L2 or above.
+    pub(super) fn send_down(
+        &self,
+        header: RunHeader,
+        source: RunSource,
+        born: Born,
+        room_by: Option<Instant>,
+    ) -> Put {
+        if header.keys.iter().all(|key| self.reaches_l3(key)) {
+            return Put::Present;
+        }
+        if self
+            .uses
+            .as_ref()
+            .is_some_and(|uses| !header.keys.iter().all(|key| uses.enough(key)))
+        {
+            return self
+                .counters
+                .refusals
+                .note(Put::Refused(Refusal::TooFewUses));
+        }
+        let mut runs = self.missing_before(&header);
+        runs.push((header, source));
+        self.queue_in_order(runs, born, room_by)
+    }
+
+    /// Queues the runs of one chain, up to the first refusal; gives back what became of the last.
+    fn queue_in_order(
+        &self,
+        runs: Vec<(RunHeader, RunSource)>,
+        born: Born,
+        room_by: Option<Instant>,
+    ) -> Put {
+        let mut last = Put::Present;
+        for (header, source) in runs {
+            last = self.arrive(born, header, source, room_by);
+            if matches!(last, Put::Refused(_)) {
+                break;
+            }
+        }
+        last
+    }
+
+    /// What L3 lacks of a run's chain before it, as far as L2 and what lies above hold it; the first run comes first.
+    fn missing_before(&self, header: &RunHeader) -> Vec<(RunHeader, RunSource)> {
+        let mut runs = Vec::new();
+        let mut parent = header.parent;
+        while parent != header.namespace && !self.reaches_l3(&parent) && runs.len() < MAX_ANCESTORS
+        {
+            // It may be on its way down from one place to the next: what was missed once is met at the second look.
+            let found = self
+                .ending_with(&parent)
+                .or_else(|| self.ending_with(&parent));
+            let Some((first, _)) = found.as_ref().and_then(|found| found.first()) else {
+                break;
+            };
+            parent = first.parent;
+            runs.extend(found.into_iter().flatten().rev());
+        }
+        runs.reverse();
+        runs
+    }
+
+    /// The run that holds a block, or, from above, the runs up to it; wherever they are, but for L3.
+    fn ending_with(&self, key: &BlockKey) -> Option<Vec<(RunHeader, RunSource)>> {
+        let l2 = self.l2.as_ref();
+        l2.and_then(|l2| l2.find_run(key))
+            .map(|(run, _)| (run.header().clone(), run.source()))
+            // Another thread evicted it a moment ago.
+            .or_else(|| l2.and_then(|l2| l2.find_leaving(key)))
+            .map(|run| vec![run])
+            .or_else(|| self.above.lend(key, &|key| self.reaches_l3(key)))
     }
 
     fn arrive(
@@ -258,17 +390,37 @@ impl Core {
         source: RunSource,
         room_by: Option<Instant>,
     ) -> Put {
-        // Waiting for room comes first: nothing waits under the lock of the moves.
-        if let (Some(deadline), Some(writer)) = (room_by, &self.writer) {
-            writer.wait_room(header.payload_bytes(), deadline);
-        }
-        self.moves.settle(born, |fresh| {
-            if fresh {
-                self.queue_write(header, source)
-            } else {
-                Put::Refused(Refusal::Unavailable)
+        let settle = |header, source| {
+            self.moves.settle(born, |fresh| {
+                if fresh {
+                    self.queue_write(header, source)
+                } else {
+                    Put::Refused(Refusal::Unavailable)
+                }
+            })
+        };
+        let (Some(deadline), Some(writer)) = (room_by, &self.writer) else {
+            return settle(header, source);
+        };
+        // Waiting for room comes first, nothing waits under the lock of the moves; others may be quicker then.
+        while writer.wait_room(&header, deadline) {
+            let put = settle(header.clone(), source.clone());
+            if put != Put::Refused(Refusal::QueueFull) {
+                return put;
             }
-        })
+        }
+        settle(header, source)
+    }
+
+    /// Sends down what lies above as far as L3 lacks it; it stays there, too.
+    pub(super) fn write_back_above(&self, deadline: Instant) {
+        let born = self.moves.born();
+        for upper in self.above.all() {
+            for end in upper.ends() {
+                let runs = Arc::clone(&upper).lend(&end, &|key| self.reaches_l3(key));
+                self.queue_in_order(runs, born, Some(deadline));
+            }
+        }
     }
 
     /// Empties L2 as far as it is not pinned.
@@ -283,14 +435,17 @@ impl Core {
         evicted
     }
 
-    pub(super) fn prefetch(&self, keys: &[BlockKey]) -> PrefetchTicket {
+    pub(super) fn prefetch(&self, keys: &[BlockKey], stop: StopPolicy) -> PrefetchTicket {
         let (Some(board), Some(l2), Some(l3)) = (&self.prefetcher, &self.l2, &self.l3) else {
             return PrefetchTicket::new(None, Vec::new());
         };
+        if stop != StopPolicy::BestEffort {
+            self.may_wait.store(true, Ordering::Release);
+        }
         let (mut loads, mut queued) = (Vec::new(), Vec::new());
         let mut rest = keys;
         while let Some(key) = rest.first() {
-            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key) else {
+            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key, stop) else {
                 break;
             };
             queued.extend(to_read.then(|| Arc::clone(&load)));
@@ -312,15 +467,16 @@ impl Core {
         l2: &MemoryTier,
         l3: &dyn DurableTier,
         key: &BlockKey,
+        stop: StopPolicy,
     ) -> Option<(Arc<Load>, bool)> {
-        if let Some(load) = board.join(key) {
+        if let Some(load) = board.join(key, stop) {
             return Some((load, false));
         }
         let source = match l2.find_run(key) {
             Some((run, _)) => Source::Memory(run),
             None => Source::Disk(l3.find(key)?.0),
         };
-        match board.admit(key, source, &self.counters.prefetch) {
+        match board.admit(key, source, stop, &self.counters.prefetch) {
             Admitted::Joined(load) | Admitted::Held(load) => Some((load, false)),
             Admitted::Queued(load) => Some((load, true)),
             Admitted::Full => None,
@@ -336,13 +492,19 @@ impl Core {
         if !board.is_queued(load) {
             return;
         }
+        // What was found when the load was ordered may have been removed since, and written anew.
+        let found = self.l3.as_ref().and_then(|l3| l3.find(load.wanted()));
+        let Some((source, _)) = found.filter(|(run, _)| run.header() == load.header()) else {
+            board.failed(load, End::Cancelled, ReadFailure::Io, counters);
+            return;
+        };
         let Ok(room) = self.reserve(l2, load.header()) else {
             board.failed(load, End::Refused, ReadFailure::Io, counters);
             return;
         };
-        let Some(source) = board.start(load) else {
+        if !board.start(load) {
             return;
-        };
+        }
         let start = Instant::now();
         let target = room.target();
         let slices = 0..load.header().slices.len();

@@ -5,8 +5,9 @@
 //! [`BlockStore::plan`] and [`BlockStore::read`], or ahead of time by [`BlockStore::prefetch`]. Other engines put single
 //! opaque blocks.
 //!
-//! Threads: `io_workers` that read, one that writes. No lock is held over I/O, a copy or a wait.
+//! Threads: `io_workers` that read, two that write. No lock is held over I/O, a copy or a wait.
 
+mod above;
 mod core;
 mod moves;
 mod opaque;
@@ -18,24 +19,27 @@ mod schedule;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod write;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
-use parking_lot::Mutex;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
-use crate::config::{StoreConfig, WritePolicy};
+use crate::clock::Clock;
+use crate::config::{StopPolicy, StoreConfig, WritePolicy};
+use crate::cost::CostBook;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::run::{RunHeader, RunSource};
+use crate::run::{RunHeader, RunSource, Terms};
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, Put};
 
+pub use above::Above;
 pub use plan::{Lookup, Plan, Step};
 pub use prefetch::{PrefetchProgress, PrefetchTicket};
 pub use read::{ReadFailed, ReadOutcome, ReadRequest, ReadTicket, TierRead};
@@ -46,6 +50,8 @@ use read::Transfer;
 
 /// How long dropping the last handle of a store waits for writes.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
+/// Threads that write: while one waits for the disk, the other computes checksums.
+const WRITERS: usize = 2;
 /// The most I/O workers that make sense on one disk.
 const MAX_WORKERS: usize = 64;
 
@@ -62,8 +68,42 @@ struct Handle {
     owner: u32,
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Disconnected once all threads have ended.
-    ended: Receiver<()>,
+    running: Arc<Running>,
+}
+
+/// How many threads of a store run.
+#[derive(Default)]
+struct Running {
+    threads: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// One of them.
+struct Alive(Arc<Running>);
+
+impl Running {
+    fn start(self: &Arc<Self>) -> Alive {
+        *self.threads.lock() += 1;
+        Alive(Arc::clone(self))
+    }
+
+    /// Waits until none runs; false if `deadline` came first.
+    fn wait_ended(&self, deadline: Instant) -> bool {
+        let mut threads = self.threads.lock();
+        while *threads > 0 {
+            if self.ended.wait_until(&mut threads, deadline).timed_out() {
+                return *threads == 0;
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        *self.0.threads.lock() -= 1;
+        self.0.ended.notify_all();
+    }
 }
 
 impl BlockStore {
@@ -72,13 +112,14 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
-        Self::build(config, l3, None)
+        Self::build(config, l3, None, CostBook::in_memory())
     }
 
     fn build(
         config: &StoreConfig,
         l3: Option<Arc<dyn DurableTier>>,
         disk: Option<(Arc<DiskTier>, RecoveryReport)>,
+        costs: CostBook,
     ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
@@ -87,26 +128,26 @@ impl BlockStore {
                 remedy: format!("use 1 to {MAX_WORKERS}"),
             });
         }
-        let core = Arc::new(Core::new(config, l3)?);
-        let (alive, ended) = crossbeam_channel::bounded(0);
+        let core = Arc::new(Core::new(config, l3, costs)?);
+        let running = Arc::new(Running::default());
         let handle = Handle {
             core: Arc::clone(&core),
             disk,
             owner: std::process::id(),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
-            ended,
+            running,
         };
         // From here on an early return drops the handle, which ends the threads that did start.
-        for index in 0..=config.io_workers {
-            let writes = index == config.io_workers;
+        for index in 0..config.io_workers + WRITERS {
+            let writes = index >= config.io_workers;
             let name = if writes {
-                "kvlab-write".to_owned()
+                format!("kvlab-write-{}", index - config.io_workers)
             } else {
                 format!("kvlab-read-{index}")
             };
-            let (core, alive) = (Arc::clone(&core), alive.clone());
-            let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let (core, alive) = (Arc::clone(&core), handle.running.start());
+            let thread = thread::Builder::new().name(name).spawn(move || {
                 if writes {
                     core.write();
                 } else {
@@ -157,8 +198,9 @@ impl BlockStore {
         Ok(keys.iter().map(|key| core.lookup(key)).collect())
     }
 
-    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. A run that a
-    /// prefetch is reading into L2 just now is waited for when it is read; one that a prefetch has not begun is taken over.
+    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. Waits for
+    /// prefetches as their [`StopPolicy`] says. After that, a run that a prefetch is reading into L2 just now is waited for when
+    /// it is read; one that a prefetch has not begun is taken over.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
@@ -176,7 +218,7 @@ impl BlockStore {
         core.claim_steps(requests.iter().map(|request| &request.step));
         let transfer = Arc::new(Transfer::new(requests)?);
         core.scheduler.read(&transfer);
-        Ok(ReadTicket { transfer })
+        Ok(ReadTicket::new(transfer, Arc::clone(&core.costs)))
     }
 
     /// Takes a run that L1 gives up. It is copied into L2 before this returns; what L2 evicts for it goes to L3 if L3 lacks
@@ -211,7 +253,22 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
     pub fn prefetch(&self, keys: &[BlockKey]) -> Result<PrefetchTicket> {
-        Ok(self.core()?.prefetch(keys))
+        let core = self.core()?;
+        Ok(core.prefetch(keys, core.patience.policy))
+    }
+
+    /// As [`BlockStore::prefetch`], with a policy of its own for the plan that meets it before it is done. Where several
+    /// tickets want a run, the most patient one holds.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn prefetch_with(&self, keys: &[BlockKey], stop: StopPolicy) -> Result<PrefetchTicket> {
+        Ok(self.core()?.prefetch(keys, stop))
+    }
+
+    /// Whether [`BlockStore::plan`] may have to wait for a prefetch: whether one was ordered with a policy that waits.
+    pub fn plan_may_wait(&self) -> bool {
+        self.handle.core.may_wait.load(Ordering::Acquire)
     }
 
     /// Ends the hold of prefetches on these blocks' runs, as reading a plan over them does.
@@ -287,7 +344,37 @@ impl BlockStore {
     /// # Errors
     /// [`Error::InvalidArgument`] for no bytes or 4 GiB and more, [`Error::Closed`], [`Error::Forked`], [`Error::Io`].
     pub fn put_bytes(&self, key: BlockKey, parent: Option<BlockKey>, bytes: &[u8]) -> Result<Put> {
-        opaque::put(self.core()?, key, parent, bytes)
+        self.put_bytes_with(key, parent, bytes, Terms::default())
+    }
+
+    /// As [`BlockStore::put_bytes`], on terms of its own: a time to live, a tenant, memory only.
+    ///
+    /// # Errors
+    /// As [`BlockStore::put_bytes`].
+    pub fn put_bytes_with(
+        &self,
+        key: BlockKey,
+        parent: Option<BlockKey>,
+        bytes: &[u8],
+        terms: Terms,
+    ) -> Result<Put> {
+        opaque::put(self.core()?, key, parent, bytes, terms)
+    }
+
+    /// Sets how many bytes the records of a tenant may take in L3, for as long as the store is open; more than that evicts the
+    /// tenant's own leaves. None for no limit. Nothing to do without L3.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for tenant 0, [`Error::ReadOnly`], [`Error::Closed`], [`Error::Forked`].
+    pub fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.core()?;
+        self.disk()
+            .map_or(Ok(()), |disk| disk.set_quota(tenant, quota))
+    }
+
+    /// The clock by which runs expire.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.handle.core.clock
     }
 
     /// The bytes of an opaque block; none on a miss or damage. What came from L3 is in L2 afterwards, if there is room.
@@ -317,10 +404,37 @@ impl BlockStore {
         Ok(keys.iter().take_while(|key| core.reaches_l3(key)).count())
     }
 
-    /// Whether what L1 takes in is to be written to L3 at once.
-    pub fn writes_through(&self) -> bool {
-        let core = &self.handle.core;
-        core.l3.is_some() && core.write_policy == WritePolicy::WriteThrough
+    /// What reads and forwards were learnt to cost. Reads are noted here when their tickets are waited for; it is written down
+    /// by [`CostBook::save`] and when the store closes.
+    pub fn costs(&self) -> &CostBook {
+        &self.handle.core.costs
+    }
+
+    /// How many of `keys`, which are a chain from its beginning, are to be written to L3 now that they were used. The uses of
+    /// the first `counted` were counted before.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> Result<usize> {
+        Ok(self.core()?.due_for_l3(keys, counted))
+    }
+
+    /// Tells the store of a tier above it, whose chains may go on below: what L3 lacks of their beginnings is asked for there.
+    pub fn set_above<A: Above + 'static>(&self, above: &Arc<A>) {
+        let above: Arc<dyn Above> = Arc::clone(above) as _;
+        self.handle.core.above.add(Arc::downgrade(&above));
+    }
+
+    /// With write-back, queues all that the tiers above hold and L3 lacks, waiting for room until `timeout` is over.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn write_back_above(&self, timeout: Duration) -> Result<()> {
+        let core = self.core()?;
+        if core.write_policy == WritePolicy::WriteBack {
+            core.write_back_above(Instant::now() + timeout);
+        }
+        Ok(())
     }
 
     /// Whether L2 and L3 exist.
@@ -337,8 +451,8 @@ impl BlockStore {
         self.handle.core.validate()
     }
 
-    /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 holds
-    /// is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
+    /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 and
+    /// the caches above hold is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
     /// an earlier close left behind.
     ///
     /// # Errors
@@ -381,7 +495,9 @@ impl Handle {
         let core = &self.core;
         if !self.closed.swap(true, Ordering::AcqRel) && core.write_policy == WritePolicy::WriteBack
         {
+            // L2 first: what is written last is given up last.
             core.evict_l2(deadline);
+            core.write_back_above(deadline);
         }
         core.scheduler.stop();
         core.cancel_prefetches(|_| true);
@@ -390,14 +506,15 @@ impl Handle {
             writer.stop();
             drained
         });
-        let wait = self.ended.recv_deadline(deadline);
-        if wait == Err(RecvTimeoutError::Timeout) {
+        if !self.running.wait_ended(deadline) {
             return Err(timed_out("closing the store", timeout));
         }
         for thread in std::mem::take(&mut *self.threads.lock()) {
             // A thread's panic was contained where it could harm; there is nothing left to do about it here.
             let _ = thread.join();
         }
+        // While the directory is still this process's.
+        core.costs.save();
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }

@@ -3,7 +3,7 @@
 //! A victim between L2 and the write queue, or a run between L3 and L2, is in no tier for a moment. A clear that passes in
 //! that moment would miss it, so a move that overlaps a clear in time is dropped, whatever it carries.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 #[derive(Debug, Default)]
 struct State {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::core::Core;
 use super::plan::Step;
 use super::read::{ReadRequest, ReadTicket, Transfer};
-use crate::config::WritePolicy;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::memory::{Piece, Region};
@@ -20,6 +19,7 @@ pub(super) fn put(
     key: BlockKey,
     parent: Option<BlockKey>,
     bytes: &[u8],
+    terms: Terms,
 ) -> Result<Put> {
     let len = match u32::try_from(bytes.len()) {
         Ok(len) if len > 0 => len,
@@ -36,7 +36,7 @@ pub(super) fn put(
         keys: [key].into(),
         block_tokens: 0,
         slices: [len].into(),
-        terms: Terms::default(),
+        terms: terms.stamped(core.clock.now()),
     };
     let region = Arc::new(Region::new(bytes.len())?);
     region.write(0, bytes);
@@ -45,10 +45,7 @@ pub(super) fn put(
         lease: None,
         slices: vec![whole(bytes.len())],
     };
-    if core.l2.is_none() {
-        return Ok(core.queue_write(header, source));
-    }
-    if core.write_policy == WritePolicy::WriteBack || core.writer.is_none() {
+    if core.due_for_l3(&[key], 0) == 0 {
         return core.take_in(header, source);
     }
     let below = core.queue_write(header.clone(), source.clone());
@@ -78,9 +75,10 @@ pub(super) fn get(core: &Core, key: &BlockKey) -> Result<Option<Vec<u8>>> {
             "block {key} is part of a model's run, not an opaque block"
         )));
     }
+    let (header, tier) = (header.clone(), step.tier);
     let len = header.payload_bytes() as usize;
     let room = match (&core.l2, step.tier) {
-        (Some(l2), TierId::L3) => core.reserve(l2, header).ok().map(|room| (l2, room)),
+        (Some(l2), TierId::L3) => core.reserve(l2, &header).ok().map(|room| (l2, room)),
         _ => None,
     };
     let target = match &room {
@@ -105,6 +103,15 @@ pub(super) fn get(core: &Core, key: &BlockKey) -> Result<Option<Vec<u8>>> {
     if let Some((l2, room)) = room {
         drop(core.commit(l2, room, born));
     }
+    if tier == TierId::L2 && core.is_due_after_use(key) {
+        let source = RunSource {
+            region: target.region,
+            lease: None,
+            slices: target.slices,
+        };
+        // A refusal is counted; the caller has its bytes.
+        core.send_down(header, source, born, None);
+    }
     Ok(Some(bytes))
 }
 
@@ -113,5 +120,8 @@ fn read(core: &Core, step: Step, target: RunTarget) -> Result<bool> {
     core.claim_steps(std::iter::once(&step));
     let transfer = Arc::new(Transfer::new(vec![ReadRequest { step, target }])?);
     core.scheduler.read(&transfer);
-    Ok(ReadTicket { transfer }.wait().steps_ok == 1)
+    Ok(ReadTicket::new(transfer, Arc::clone(&core.costs))
+        .wait()
+        .steps_ok
+        == 1)
 }

@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use super::BlockStore;
+use crate::clock::Clock;
 use crate::config::StoreConfig;
+use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
+use crate::run::{RunHeader, RunSource};
 use crate::tier::disk::{DiskTier, RecoveryReport};
-use crate::tier::{DurableTier, TierUsage};
+use crate::tier::{DurableTier, Put, TierUsage};
+
+/// Beside the disk tier's own files, and under the same lock.
+const COSTS_FILE: &str = "COSTS";
 
 impl BlockStore {
     /// Opens a store: L2 unless `config.l2_bytes` is 0, L3 if `config.disk` is given, repaired if it was not closed cleanly.
@@ -19,10 +25,16 @@ impl BlockStore {
         let Some(disk) = &config.disk else {
             return Self::with_l3(config, None);
         };
+        let costs = disk.path.join(COSTS_FILE);
+        let how = format!(
+            "{} workers, direct {}, limit {:?}",
+            config.io_workers, disk.direct, disk.read_limit
+        );
         let (disk, report) = DiskTier::open(disk)?;
+        let costs = CostBook::open(costs, &how);
         let disk = Arc::new(disk);
         let l3 = Arc::clone(&disk) as Arc<dyn DurableTier>;
-        Self::build(config, Some(l3), Some((disk, report)))
+        Self::build(config, Some(l3), Some((disk, report)), costs)
     }
 
     /// What opening found and repaired on disk; none without a disk.
@@ -47,6 +59,15 @@ impl BlockStore {
 }
 
 impl DurableTier for DiskTier {
+    fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        Self::put_ahead(self, header, source, admitted)
+    }
+
     fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
         Self::clear(self, namespace)
     }
@@ -57,6 +78,10 @@ impl DurableTier for DiskTier {
 
     fn close(&self) -> Result<()> {
         Self::close(self)
+    }
+
+    fn clock(&self) -> Clock {
+        Self::clock(self).clone()
     }
 
     fn usage(&self) -> TierUsage {

@@ -37,6 +37,14 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+impl Step {
+    /// Whether the bytes that it brings have been through a lossy codec.
+    pub(crate) fn is_decoded(&self) -> bool {
+        let terms = &self.run.header().terms;
+        terms.decoded || self.tier == TierId::L3 && terms.codec.is_lossy()
+    }
+}
+
 impl Plan {
     /// Blocks in all.
     pub fn blocks(&self) -> usize {

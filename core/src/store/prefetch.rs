@@ -9,10 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use super::plan::covered;
 use super::stats::{Counter, PrefetchCounters};
+use crate::config::{StopPolicy, StoreConfig};
 use crate::key::{BlockKey, KeyMap};
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::memory::{MemoryRun, MemoryTier};
@@ -57,6 +58,8 @@ struct Inner {
     loaded: bool,
     /// Tickets that want it.
     owners: usize,
+    /// The most patient of their policies.
+    stop: StopPolicy,
     /// The run in L3, while it has to be read.
     source: Option<Arc<dyn PinnedRun>>,
     /// The run in L2, while it is held.
@@ -64,10 +67,43 @@ struct Inner {
     waiters: Vec<Arc<Arrival>>,
 }
 
+impl Inner {
+    /// One more ticket.
+    fn adopt(&mut self, stop: StopPolicy) {
+        self.owners += 1;
+        self.stop = self.stop.max(stop);
+    }
+
+    fn is_under_way(&self) -> bool {
+        matches!(self.phase, Phase::Queued | Phase::Running)
+    }
+}
+
+/// How long plans wait for prefetches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Where a ticket has no policy of its own.
+    pub(super) policy: StopPolicy,
+    base: Duration,
+    per_token: Duration,
+}
+
+impl Patience {
+    pub(super) fn of(config: &StoreConfig) -> Self {
+        Self {
+            policy: config.prefetch_policy,
+            base: config.prefetch_wait,
+            per_token: config.prefetch_wait_per_token,
+        }
+    }
+}
+
 /// One run on its way into L2. Its state changes only under the board's lock.
 #[derive(Debug)]
 pub(super) struct Load {
     header: RunHeader,
+    /// The block of it that was asked for first.
+    wanted: BlockKey,
     arena_bytes: u64,
     inner: Mutex<Inner>,
 }
@@ -75,6 +111,10 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn header(&self) -> &RunHeader {
         &self.header
+    }
+
+    pub(super) fn wanted(&self) -> &BlockKey {
+        &self.wanted
     }
 }
 
@@ -128,10 +168,10 @@ impl Prefetcher {
     }
 
     /// The load that covers a block, for one more ticket.
-    pub(super) fn join(&self, key: &BlockKey) -> Option<Arc<Load>> {
+    pub(super) fn join(&self, key: &BlockKey, stop: StopPolicy) -> Option<Arc<Load>> {
         let board = self.board.lock();
         let load = board.by_key.get(key)?;
-        load.inner.lock().owners += 1;
+        load.inner.lock().adopt(stop);
         Some(Arc::clone(load))
     }
 
@@ -140,11 +180,12 @@ impl Prefetcher {
         &self,
         key: &BlockKey,
         source: Source,
+        stop: StopPolicy,
         counters: &PrefetchCounters,
     ) -> Admitted {
         let (header, phase) = match &source {
             Source::Memory(run) => (run.header().clone(), Phase::Held),
-            Source::Disk(run) => (run.header().clone(), Phase::Queued),
+            Source::Disk(run) => (run.header().decoded(), Phase::Queued),
         };
         let (disk, memory) = match source {
             Source::Memory(run) => (None, Some(Arc::new(run))),
@@ -153,11 +194,13 @@ impl Prefetcher {
         let arena_bytes = MemoryTier::arena_bytes(&header);
         let load = Arc::new(Load {
             header,
+            wanted: *key,
             arena_bytes,
             inner: Mutex::new(Inner {
                 phase,
                 loaded: phase == Phase::Held,
                 owners: 1,
+                stop,
                 source: disk,
                 held: memory,
                 waiters: Vec::new(),
@@ -165,7 +208,7 @@ impl Prefetcher {
         });
         let mut board = self.board.lock();
         if let Some(other) = board.by_key.get(key) {
-            other.inner.lock().owners += 1;
+            other.inner.lock().adopt(stop);
             let other = Arc::clone(other);
             drop(board);
             return Admitted::Joined(other);
@@ -219,6 +262,50 @@ impl Prefetcher {
         (inner.source.take(), inner.held.take())
     }
 
+    /// For a plan, before it looks: waits for the loads of these blocks as their tickets' policies say.
+    pub(super) fn await_loads(
+        &self,
+        keys: &[BlockKey],
+        patience: &Patience,
+        counters: &PrefetchCounters,
+    ) {
+        let mut board = self.board.lock();
+        let mut loads: Vec<Arc<Load>> = Vec::new();
+        let mut tokens = 0;
+        for load in keys.iter().filter_map(|key| board.by_key.get(key)) {
+            if loads.last().is_none_or(|last| !Arc::ptr_eq(last, load)) {
+                let header = &load.header;
+                tokens += header.keys.len() as u32 * header.block_tokens;
+                loads.push(Arc::clone(load));
+            }
+        }
+        let deadline = Instant::now() + patience.base + patience.per_token * tokens;
+        let mut waited = false;
+        loop {
+            let late = Instant::now() >= deadline;
+            let mut most = StopPolicy::BestEffort;
+            for load in &loads {
+                let inner = load.inner.lock();
+                if inner.is_under_way() {
+                    most = most.max(inner.stop);
+                }
+            }
+            let expired = most == StopPolicy::Timeout && late;
+            if most == StopPolicy::BestEffort || expired {
+                counters.waits.add(u64::from(waited));
+                counters.expired_waits.add(u64::from(expired));
+                break;
+            }
+            waited = true;
+            if most == StopPolicy::Timeout {
+                self.changed.wait_until(&mut board, deadline);
+            } else {
+                self.changed.wait(&mut board);
+            }
+        }
+        drop(board);
+    }
+
     /// For a plan: the block's run if a worker is reading it just now. A load that has not begun is taken off the board.
     pub(super) fn attach(
         &self,
@@ -267,15 +354,18 @@ impl Prefetcher {
         load.inner.lock().phase == Phase::Queued
     }
 
-    /// Begins a load; none if it was given up meanwhile.
-    pub(super) fn start(&self, load: &Load) -> Option<Arc<dyn PinnedRun>> {
-        let _board = self.board.lock();
+    /// Begins a load; false if it was given up meanwhile. Its worker has a pin of its own from here on.
+    pub(super) fn start(&self, load: &Load) -> bool {
+        let board = self.board.lock();
         let mut inner = load.inner.lock();
         if inner.phase != Phase::Queued {
-            return None;
+            return false;
         }
         inner.phase = Phase::Running;
-        inner.source.take()
+        let pin = inner.source.take();
+        drop((inner, board));
+        drop(pin);
+        true
     }
 
     /// Ends a load's transfer: the run is held from now on, unless nobody wants it any more.
@@ -496,10 +586,8 @@ impl PrefetchTicket {
         let deadline = Instant::now() + timeout;
         let mut board = prefetcher.board.lock();
         loop {
-            let busy = self.loads.iter().any(|(load, _)| {
-                let phase = load.inner.lock().phase;
-                matches!(phase, Phase::Queued | Phase::Running)
-            });
+            let mut loads = self.loads.iter();
+            let busy = loads.any(|(load, _)| load.inner.lock().is_under_way());
             if !busy {
                 return true;
             }

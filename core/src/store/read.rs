@@ -6,10 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 use super::plan::Step;
 use super::stats::Counters;
+use crate::cost::CostBook;
 use crate::error::Result;
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::memory::check_target;
@@ -265,9 +266,18 @@ impl Progress {
 /// no more.
 pub struct ReadTicket {
     pub(super) transfer: Arc<Transfer>,
+    /// Learns how long it took, once.
+    costs: Mutex<Option<Arc<CostBook>>>,
 }
 
 impl ReadTicket {
+    pub(super) fn new(transfer: Arc<Transfer>, costs: Arc<CostBook>) -> Self {
+        Self {
+            transfer,
+            costs: Mutex::new(Some(costs)),
+        }
+    }
+
     /// Waits until slice `index` (a layer) of all runs has arrived and was verified.
     ///
     /// # Errors
@@ -308,11 +318,20 @@ impl ReadTicket {
                 tier.micros = (end - start).as_micros() as u64;
             }
         }
+        drop(progress);
         for (tier, blocks) in &self.transfer.steps[..steps_ok] {
             match tier {
                 TierId::L3 => outcome.l3.blocks += blocks,
                 TierId::L1 | TierId::L2 => outcome.l2.blocks += blocks,
             }
+        }
+        // A read that was cut short says nothing of what a whole one takes.
+        if outcome.failure.is_none()
+            && let Some(costs) = self.costs.lock().take()
+        {
+            let seen =
+                |tier, read: TierRead| (tier, read.bytes, Duration::from_micros(read.micros));
+            costs.note_read(&[seen(TierId::L2, outcome.l2), seen(TierId::L3, outcome.l3)]);
         }
         outcome
     }

@@ -62,7 +62,12 @@ pub(super) struct RefusalCounters {
     write_failed: Counter,
     queue_full: Counter,
     parent_missing: Counter,
+    decoded: Counter,
+    too_few_uses: Counter,
     unavailable: Counter,
+    expired: Counter,
+    not_persisted: Counter,
+    over_quota: Counter,
 }
 
 impl RefusalCounters {
@@ -75,7 +80,12 @@ impl RefusalCounters {
                 Refusal::WriteFailed => &self.write_failed,
                 Refusal::QueueFull => &self.queue_full,
                 Refusal::ParentMissing => &self.parent_missing,
+                Refusal::Decoded => &self.decoded,
+                Refusal::TooFewUses => &self.too_few_uses,
                 Refusal::Unavailable => &self.unavailable,
+                Refusal::Expired => &self.expired,
+                Refusal::NotPersisted => &self.not_persisted,
+                Refusal::OverQuota => &self.over_quota,
             }
             .add(1);
         }
@@ -90,7 +100,12 @@ impl RefusalCounters {
             write_failed: self.write_failed.get(),
             queue_full: self.queue_full.get(),
             parent_missing: self.parent_missing.get(),
+            decoded: self.decoded.get(),
+            too_few_uses: self.too_few_uses.get(),
             unavailable: self.unavailable.get(),
+            expired: self.expired.get(),
+            not_persisted: self.not_persisted.get(),
+            over_quota: self.over_quota.get(),
         }
     }
 }
@@ -105,6 +120,8 @@ pub(super) struct PrefetchCounters {
     pub(super) timed_out: Counter,
     pub(super) failed: Counter,
     pub(super) refused: Counter,
+    pub(super) waits: Counter,
+    pub(super) expired_waits: Counter,
 }
 
 impl PrefetchCounters {
@@ -118,6 +135,8 @@ impl PrefetchCounters {
             timed_out: self.timed_out.get(),
             failed: self.failed.get(),
             refused: self.refused.get(),
+            waits: self.waits.get(),
+            expired_waits: self.expired_waits.get(),
             held_bytes: 0,
         }
     }
@@ -222,8 +241,18 @@ pub struct Refusals {
     pub queue_full: u64,
     /// [`Refusal::ParentMissing`].
     pub parent_missing: u64,
+    /// [`Refusal::Decoded`].
+    pub decoded: u64,
+    /// [`Refusal::TooFewUses`].
+    pub too_few_uses: u64,
     /// [`Refusal::Unavailable`].
     pub unavailable: u64,
+    /// [`Refusal::Expired`].
+    pub expired: u64,
+    /// [`Refusal::NotPersisted`].
+    pub not_persisted: u64,
+    /// [`Refusal::OverQuota`].
+    pub over_quota: u64,
 }
 
 /// What became of prefetched runs.
@@ -245,6 +274,10 @@ pub struct PrefetchStats {
     pub failed: u64,
     /// No room in L2.
     pub refused: u64,
+    /// Plans that waited for prefetches, as their stop policies ask.
+    pub waits: u64,
+    /// Plans whose time to wait was over first (`timeout`).
+    pub expired_waits: u64,
     /// Bytes of L2 that are held or on their way now.
     pub held_bytes: u64,
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource, RunTarget};
@@ -64,8 +65,18 @@ pub enum Refusal {
     QueueFull,
     /// The block before it is not in this tier, so nothing could ever reach it.
     ParentMissing,
+    /// Not used often enough to be worth a write (`write_through_selective`).
+    TooFewUses,
+    /// Its bytes came out of a lossy codec: encoded a second time, they would lose more.
+    Decoded,
     /// The tier is read-only, closed or configured away.
     Unavailable,
+    /// Its time to live was over.
+    Expired,
+    /// It must not be written to disk.
+    NotPersisted,
+    /// Its tenant has no more to give up, and its quota is taken.
+    OverQuota,
 }
 
 /// Why the bytes of a run could not be used.
@@ -133,6 +144,21 @@ pub struct TierUsage {
 
 /// A tier that outlives the process: what a store needs of L3 beside [`Tier`].
 pub trait DurableTier: Tier {
+    /// As [`Tier::put`]. Calls `admitted` once the run that follows this one may be put, too: it then becomes visible after
+    /// this one, or is refused with it. A tier that writes one run of a chain after the other never calls it.
+    ///
+    /// # Errors
+    /// As for [`Tier::put`].
+    fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        let _ = admitted;
+        self.put(header, source)
+    }
+
     /// Drops the runs of a namespace, or all, so that they do not come back after a crash; gives back how many.
     ///
     /// # Errors
@@ -153,4 +179,9 @@ pub trait DurableTier: Tier {
 
     /// What is in use.
     fn usage(&self) -> TierUsage;
+
+    /// The clock by which its runs expire; the tiers above go by it, too.
+    fn clock(&self) -> Clock {
+        Clock::default()
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use std::collections::{HashMap, HashSet};
 
@@ -243,6 +243,12 @@ impl FakeDisk {
     pub(crate) fn damage(&self, key: &BlockKey) {
         let shelf = self.shelf.lock();
         shelf.rows[key].broken.store(true, Ordering::SeqCst);
+    }
+
+    /// The first keys of all runs, in the order of storing.
+    pub(crate) fn stored(&self) -> Vec<BlockKey> {
+        let shelf = self.shelf.lock();
+        shelf.runs.iter().map(|run| run.header.keys[0]).collect()
     }
 
     pub(crate) fn keys(&self) -> HashSet<BlockKey> {

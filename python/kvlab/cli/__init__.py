@@ -2,7 +2,7 @@
 
 Sub-commands are modules of this package, imported only when they are called, so that `kvlab size`
 does not pay for what `kvlab demo` needs. A sub-command `name` is the click command `name` of the
-module `kvlab.cli.name`.
+module `kvlab.cli.name`, with `_` for `-`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LazyGroup", "app", "main"]
 
 COMMANDS: Mapping[str, str] = {
+    "codec-bench": "What int8 on disk saves, and what it does to a model's answers.",
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "version": "What is installed.",
@@ -45,8 +46,9 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in self.lazy:
             return None
-        module = importlib.import_module(f"kvlab.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"kvlab.cli.{name}")
+        command: click.Command = getattr(module, name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -118,7 +118,7 @@ def restore(plan: Plan, done: Callable[[], None]) -> list[dict[str, Any]]:
 def _session(model: PreTrainedModel, store: Store, length: int) -> Session:
     # One salt a length: shorter prefixes would otherwise lend the longer ones their first blocks,
     # which were computed in a forward of another shape.
-    return attach(model, store, salt=f"demo-{length}")
+    return attach(model, store, salt=f"demo-{length}", restore="always")
 
 
 @torch.inference_mode()

@@ -67,6 +67,19 @@ def fingerprint(model: PreTrainedModel, layout: ModelLayout, *, chunk_tokens: in
     return digest.digest()
 
 
+def forward_key(model: PreTrainedModel, layout: ModelLayout) -> bytes:
+    """Return 32 bytes that stand for all that the time of a forward depends on, of this machine and process.
+
+    Unlike the fingerprint it leaves the weights' values out: they change no time.
+    """
+    digest = hashlib.sha256(b"kvlab forward 1")
+    digest.update(f"{type(model).__module__}.{type(model).__qualname__}\0".encode())
+    digest.update(_canonical(_without_volatile(model.config.to_dict())))
+    attention = model.config._attn_implementation
+    digest.update(repr((attention, layout, numerics(), adapter_state(model))).encode())
+    return digest.digest()
+
+
 def _fields(
     model: PreTrainedModel, layout: ModelLayout, chunk_tokens: int
 ) -> Iterator[tuple[str, bytes]]:

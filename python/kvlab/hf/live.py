@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvlab._core import CacheBuffer, PrefixCache, Request, Restore
-    from kvlab._types import Restored
+    from kvlab._types import Choice, Restored, RestoreMode
     from kvlab.hf.layout import ModelLayout
 
 _log = logging.getLogger(__name__)
@@ -36,11 +37,22 @@ class LayerMissing(Exception):  # noqa: N818 - not an error of the caller's, who
     """A layer of the prefix will not arrive whole: the forward that needs it ends here."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """A forward of this request; seconds of computing and of waiting for layers."""
+
+    tokens: int
+    context: int
+    computed: float
+    waited: float
+
+
 class LiveRequest:
     """A prompt looked up, its prefix on its way; lives as long as anybody may go on with its cache.
 
     Attributes:
         request: The hold on the matched blocks.
+        found: Tokens that were there to be restored, by tier.
         hits: Tokens restored, by tier; until the restore is settled, those that it will bring if
             nothing fails.
         computed_on_grid: With a chunk grid, the tokens that may be kept: what the grid covers. None
@@ -57,8 +69,10 @@ class LiveRequest:
         capacity: int,
         grid: int,
         keep: bool = True,
+        restore: RestoreMode,
+        forward_key: bytes,
     ) -> None:
-        """Look up and begin to restore.
+        """Look up, decide how much to restore, and begin to.
 
         Args:
             cache: Of this layout.
@@ -69,6 +83,8 @@ class LiveRequest:
             grid: The chunk grid in tokens, 0 for none.
             keep: Whether its tokens are to be committed. Without, no resident sequence loses rows
                 to it.
+            restore: How much of what is found to restore.
+            forward_key: 32 bytes that stand for what a forward's time depends on.
 
         Raises:
             CapacityError: Cache buffers in use leave too little memory.
@@ -78,33 +94,39 @@ class LiveRequest:
         self._cache = cache
         self._layout = layout
         self._grid = grid
+        self._forward_key = forward_key
+        self._forwards: list[_Forward] = []
+        self._under_way = (0, 0, 0.0, 0.0)
         self._missing_layers = set(range(len(layout.layers)))
         self._aborted = 0
         self._waited = 0.0
         self._restored: Restored | None = None
         began = time.perf_counter()
         self.request: Request = cache.begin(ids, namespace, grid=grid)
-        self._lookup_ms = _milliseconds_since(began)
+        self.found = HitTokens(*self.request.found)
         try:
             self._restore: Restore | None = None
-            self.hits = self._find_prefix(capacity, keep=keep)
+            self._choice: Choice | None = None
+            taken = None
+            if restore != "never":
+                taken = self.request.take_resident(capacity, cut=keep)
+            self._resident = taken is not None
+            if taken is not None:
+                self._buffer: CacheBuffer = taken[0]
+                self.hits = HitTokens(l1=taken[1])
+                self._lookup_ms = _milliseconds_since(began)
+            else:
+                self._choice = self.request.choose(restore, forward_key)
+                self._lookup_ms = _milliseconds_since(began)
+                # With spare room the next turn still fits, and can go on in place.
+                spare = max(capacity // 2, _SPARE_TOKENS)
+                self._buffer = cache.lease(capacity, spare=spare)
+                self._restore = self.request.start_restore(self._buffer)
+                self.hits = HitTokens(*self._restore.tokens)
         except BaseException:
             self.request.close()
             raise
         self._computing = time.perf_counter()
-
-    def _find_prefix(self, capacity: int, *, keep: bool) -> HitTokens:
-        """Get a buffer: one in which the prefix stands already, or a new one and a restore into it."""
-        taken = self.request.take_resident(capacity, cut=keep)
-        self._buffer: CacheBuffer
-        self._resident = taken is not None
-        if taken is not None:
-            self._buffer, tokens = taken
-            return HitTokens(l1=tokens)
-        # With spare room the next turn still fits, and can go on in place.
-        self._buffer = self._cache.lease(capacity, spare=max(capacity // 2, _SPARE_TOKENS))
-        self._restore = self.request.start_restore(self._buffer)
-        return HitTokens(*self._restore.tokens)
 
     def run(self, compute: Callable[[PreallocatedCache], T]) -> tuple[PreallocatedCache, T]:
         """Compute on the prefix, layer by layer as it arrives.
@@ -127,6 +149,7 @@ class LiveRequest:
             except LayerMissing as missing:
                 _log.warning("computing again with a shorter prefix: %s", missing)
                 self._aborted += 1
+                self._forwards.clear()
                 torch.set_rng_state(random)
                 self._finish()
                 kv = self._new_cache()
@@ -135,7 +158,30 @@ class LiveRequest:
             self._restore = None  # waits for reads under way: the buffer is written to no more
             self.request.close()
             raise
+        self._learn(self._restored or _NOTHING)
         return kv, result
+
+    def begin_forward(self, tokens: int, context: int) -> None:
+        """Begin to time a forward of ``tokens`` tokens after ``context`` others."""
+        self._under_way = (tokens, context, time.perf_counter(), self._waited)
+
+    def end_forward(self) -> None:
+        """Its logits are there."""
+        tokens, context, began, waited_before = self._under_way
+        waited = self._waited - waited_before
+        computed = max(time.perf_counter() - began - waited, 0.0)
+        self._forwards.append(_Forward(tokens, context, computed, waited))
+
+    def _learn(self, restored: Restored) -> None:
+        for forward in self._forwards:
+            self.request.computed(
+                self._forward_key, forward.tokens, forward.context, forward.computed
+            )
+        if self._forwards and restored["l2_bytes"] + restored["l3_bytes"] > 0:
+            # Copying L1's part is done where it is waited for: it overlaps with nothing.
+            first = self._forwards[0]
+            waited = max(first.waited - restored["l1_ms"] / 1e3, 0.0)
+            self.request.overlapped(restored["below_ms"] / 1e3, first.computed, waited)
 
     def settle(self) -> None:
         """Wait for the whole restore.
@@ -204,8 +250,10 @@ class LiveRequest:
             not_kept: Why nothing was committed, or None.
         """
         restored = self._restored or _NOTHING
+        predicted = self._choice["predicted"] if self._choice is not None else None
         return Report(
             prompt_tokens=prompt,
+            found_tokens=self.found,
             hit_tokens=self.hits,
             computed_tokens=prompt - self.hits.total,
             blocks_reused=self.hits.total // self._cache.layout.block_tokens,
@@ -215,10 +263,28 @@ class LiveRequest:
             restore_wait_ms=self._waited * 1e3,
             prefill_ms=(first - self._computing) * 1e3,
             ttft_ms=(first - start) * 1e3,
+            predicted_ms=predicted["ms"] if predicted is not None else None,
+            recomputed=self._recomputed(),
             missed=self._missed(prompt, restored["failure"]),
             not_kept=not_kept,
             resident=self._resident,
             aborted_forwards=self._aborted,
+        )
+
+    def _recomputed(self) -> str | None:
+        if self._choice is None:
+            return None
+        left = self.found.total - self._choice["tokens"]
+        if left == 0:
+            return None
+        part, whole = self._choice["predicted"], self._choice["all"]
+        if part is None or whole is None:
+            return f"restore='never': {left} tokens were found and not restored"
+        restore_ms = whole["restore_ms"] - part["restore_ms"]
+        compute_ms = part["prefill_ms"] - whole["prefill_ms"]
+        return (
+            f"restoring the last {left} tokens from {self._choice['left']} is predicted to take "
+            f"{restore_ms:.0f} ms, computing them {compute_ms:.0f} ms"
         )
 
     def _missed(self, prompt: int, failure: str | None) -> str:
@@ -226,6 +292,9 @@ class LiveRequest:
         hit = self.hits.total
         if failure is not None:
             return f"what follows token {hit} was found but could not be read: {failure}"
+        recomputed = self._recomputed()
+        if recomputed is not None:
+            return recomputed
         if prompt <= step:
             return f"the prompt has no {step} tokens before its last one, and less is not reused"
         if hit >= (prompt - 1) // step * step:

@@ -26,6 +26,7 @@ class Report:
 
     Attributes:
         prompt_tokens: Tokens of the prompt.
+        found_tokens: Tokens that were there to be restored, by tier.
         hit_tokens: Tokens restored, by tier.
         computed_tokens: Prompt tokens the model computed; with ``hit_tokens`` they add up to the
             prompt.
@@ -40,6 +41,9 @@ class Report:
             waits and an aborted forward included.
         ttft_ms: From the call to the first token's logits: lookup, ``prefill_ms`` and the checks
             around them.
+        predicted_ms: What ``prefill_ms`` was predicted to be; None where too little was measured
+            yet, or where `attach` was told what to do.
+        recomputed: Why found tokens were computed again instead of restored, or None if none were.
         missed: Why the tokens that were not restored had to be computed.
         fallback: Why the request was left to plain transformers, or None.
         not_kept: Why its tokens were not handed over to be cached, or None.
@@ -50,6 +54,7 @@ class Report:
     """
 
     prompt_tokens: int
+    found_tokens: HitTokens = field(default_factory=HitTokens)
     hit_tokens: HitTokens = field(default_factory=HitTokens)
     computed_tokens: int = 0
     blocks_reused: int = 0
@@ -59,6 +64,8 @@ class Report:
     restore_wait_ms: float = 0.0
     prefill_ms: float = 0.0
     ttft_ms: float = 0.0
+    predicted_ms: float | None = None
+    recomputed: str | None = None
     missed: str = ""
     fallback: str | None = None
     not_kept: str | None = None

@@ -6,12 +6,12 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from kvlab._core import KvLayout
+from kvlab._core import KvCodec, KvLayout
 from kvlab.errors import (
     ConfigError,
     ForkedProcessError,
@@ -19,7 +19,7 @@ from kvlab.errors import (
     StoreClosedError,
     UnsupportedRequestError,
 )
-from kvlab.hf.fingerprint import fingerprint
+from kvlab.hf.fingerprint import fingerprint, forward_key
 from kvlab.hf.layout import ModelLayout, read_layout
 from kvlab.hf.live import DRAIN_SECONDS, LiveRequest
 from kvlab.hf.output import GenerateOutput, OncePrompted, Prefilled, row
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from kvlab._core import PrefetchTicket, PrefixCache, Request, Store
+    from kvlab._types import RestoreMode
     from kvlab.hf.cache import PreallocatedCache
 
 _log = logging.getLogger(__name__)
 _DEFAULT_NEW_TOKENS = 256
+_RESTORE_MODES = ("always", "auto", "never")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class _Identity:
 
     stamp: Stamp
     namespace: bytes
+    forward_key: bytes
 
 
 class Session:
@@ -65,6 +68,8 @@ class Session:
         *,
         salt: str,
         chunk_tokens: int,
+        restore: RestoreMode,
+        codec: KvCodec | None,
     ) -> None:
         """Use `attach`."""
         self.model = model
@@ -72,6 +77,8 @@ class Session:
         self._layout = layout
         self._salt = salt
         self._chunk = chunk_tokens
+        self._restore = restore
+        self._codec = codec
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -88,6 +95,9 @@ class Session:
         Raises:
             UnsupportedModelError: The model was changed into one that cannot be served.
         """
+        return self._identify().namespace
+
+    def _identify(self) -> _Identity:
         if self._identity is None or not self._identity.stamp.matches(self.model):
             check_model(self.model)
             stamp = Stamp.take(self.model)
@@ -95,8 +105,13 @@ class Session:
             live = fingerprint(self.model, self._layout, chunk_tokens=self._chunk)
             for field in (live, self._cache.layout.describe(), self._salt.encode()):
                 digest.update(len(field).to_bytes(8, "little") + field)
-            self._identity = _Identity(stamp, digest.digest())
-        return self._identity.namespace
+            if self._codec is not None:
+                digest.update(b"codec int8")
+            key = forward_key(self.model, self._layout)
+            self._identity = _Identity(stamp, digest.digest(), key)
+            if self._codec is not None:
+                self._cache.set_codec(self._identity.namespace, self._codec)
+        return self._identity
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
         """Generate as ``model.generate`` does, reusing what is cached of the prompt.
@@ -131,7 +146,12 @@ class Session:
             raise
         except KvlabError as error:
             return self._plain(input_ids, kwargs, str(error), start)
-        clock = _FirstToken(live.settle)
+
+        def first_logits() -> None:
+            live.end_forward()
+            live.settle()
+
+        clock = _FirstToken(first_logits)
         kwargs["logits_processor"] = clock.before(kwargs.get("logits_processor"))
         if kwargs.get("attention_mask") is None:
             kwargs["attention_mask"] = torch.ones_like(input_ids, dtype=torch.long)
@@ -142,6 +162,8 @@ class Session:
             self._fill_grid(live, ids, kv)
             if stream is not None:
                 kwargs["streamer"] = stream.attempt()
+            context = kv.get_seq_length()
+            live.begin_forward(len(ids) - context, context)
             return _generate(self.model, input_ids, kwargs | {"past_key_values": kv})
 
         kv, out = live.run(compute)
@@ -187,7 +209,7 @@ class Session:
 
         def compute(kv: PreallocatedCache) -> Tensor:
             self._fill_grid(live, ids, kv)
-            return self._forward(ids[kv.get_seq_length() :], kv)
+            return self._forward(live, ids[kv.get_seq_length() :], kv)
 
         kv, logits = live.run(compute)
         first = time.perf_counter()
@@ -197,25 +219,37 @@ class Session:
         report = live.report(len(ids), start=start, first=first, not_kept=not_kept)
         return Prefilled(kv, logits, report, ids.copy(), live)
 
-    def prefetch(self, input_ids: Tensor) -> PrefetchTicket:
+    def prefetch(self, input_ids: Tensor, *, stop: str | None = None) -> PrefetchTicket:
         """Start pulling what L3 has of a prompt into L2, before the request comes.
 
         Args:
             input_ids: ``[1, tokens]`` or ``[tokens]``.
+            stop: What a request does that meets the prefetch before it is done:
+                ``"best_effort"``, ``"timeout"`` or ``"wait_complete"``, as in SGLang's HiCache;
+                by default the store's ``prefetch_policy``.
 
         Returns:
             A ticket with ``progress()``, ``wait(timeout)`` and ``cancel()``. What was loaded stays
             pinned until a request takes it, the ticket is cancelled, or the store's prefetch
             timeout ends.
+
+        Raises:
+            ConfigError: an unknown ``stop``.
         """
         self._check_open()
-        return self._cache.prefetch(row(input_ids), self.namespace)
+        return self._cache.prefetch(row(input_ids), self.namespace, stop=stop)
 
     def fork(self) -> Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
         self._check_open()
         child = Session(
-            self.model, self._cache, self._layout, salt=self._salt, chunk_tokens=self._chunk
+            self.model,
+            self._cache,
+            self._layout,
+            salt=self._salt,
+            chunk_tokens=self._chunk,
+            restore=self._restore,
+            codec=self._codec,
         )
         child._identity = self._identity
         if self._request is not None:
@@ -256,14 +290,17 @@ class Session:
         if self._request is not None:
             # The last turn is on its way to L1: milliseconds, and this one most likely goes on from it.
             self._request.wait_committed(DRAIN_SECONDS)
+        identity = self._identify()
         return LiveRequest(
             self._cache,
             self._layout,
-            self.namespace,
+            identity.namespace,
             ids,
             capacity=capacity,
             grid=self._chunk,
             keep=keep,
+            restore=self._restore,
+            forward_key=identity.forward_key,
         )
 
     @torch.inference_mode()
@@ -273,12 +310,13 @@ class Session:
             return
         while len(ids) - kv.get_seq_length() > self._chunk:
             at = kv.get_seq_length()
-            self._forward(ids[at : at + self._chunk], kv)
+            self._forward(live, ids[at : at + self._chunk], kv)
         # Rows behind the grid come out of forwards of other shapes, so their rounding differs from what a cold
         # prefill of a longer prompt would give: they are not kept.
         live.computed_on_grid = kv.get_seq_length()
 
-    def _forward(self, ids: NDArray[np.int64], kv: PreallocatedCache) -> Tensor:
+    def _forward(self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache) -> Tensor:
+        live.begin_forward(len(ids), kv.get_seq_length())
         out = self.model(
             input_ids=torch.from_numpy(ids).unsqueeze(0),
             past_key_values=kv,
@@ -286,6 +324,7 @@ class Session:
             logits_to_keep=1,
         )
         logits: Tensor = out.logits
+        live.end_forward()
         return logits[:, -1]
 
     def _plain(
@@ -359,6 +398,8 @@ def attach(
     chunk_tokens: int = 0,
     l1: int | str | None = None,
     residents: int = 4,
+    restore: RestoreMode = "auto",
+    codec: Literal["exact", "int8"] = "exact",
 ) -> Session:
     """Serve a model's prompts from a store.
 
@@ -377,6 +418,14 @@ def attach(
         residents: The most sequences that stay in their cache buffers, within that memory, so that
             the next turn goes on in place without a copy; 0 for none. The first session of a
             layout decides.
+        restore: How much of what is found is restored. ``"auto"`` (default): as much as is
+            predicted to pay, by the learnt costs of reading and computing (`Store.costs`); the rest
+            is computed again. ``"always"``: all of it. ``"never"``: nothing; for comparison.
+        codec: How L3 stores keys and values. ``exact`` (default): as they are. ``int8``: lossy, a
+            choice for capacity and slow disks; 3.8 times smaller in float32, 1.9 in the 16-bit
+            dtypes. What comes from disk then differs from what memory gives by up to 1/254 of the
+            largest magnitude of its token and head; ``kvlab codec-bench`` says what that does to
+            a model. Caches of different codecs never share anything.
 
     Returns:
         A session.
@@ -395,8 +444,19 @@ def attach(
             f"chunk_tokens = {chunk_tokens} is no multiple of block_tokens = {block_tokens}; "
             f"use 0 or e.g. {32 * block_tokens}"
         )
+    if restore not in _RESTORE_MODES:
+        raise ConfigError(f"restore = {restore!r}: use {', '.join(map(repr, _RESTORE_MODES))}")
     layout = read_layout(model)
     layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
+    stored = KvCodec(codec, kv_layout, dtype=str(layout.dtype).removeprefix("torch."))
     cache = store.prefix_cache(kv_layout, l1=l1, residents=residents)
-    return Session(model, cache, layout, salt=salt, chunk_tokens=chunk_tokens)
+    return Session(
+        model,
+        cache,
+        layout,
+        salt=salt,
+        chunk_tokens=chunk_tokens,
+        restore=restore,
+        codec=None if codec == "exact" else stored,
+    )

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use super::{LONG, config, demote, open, read, requests, until, write_all};
-use crate::config::StoreConfig;
+use crate::config::{StopPolicy, StoreConfig};
 use crate::key::BlockKey;
 use crate::run::RunHeader;
-use crate::store::BlockStore;
+use crate::store::{BlockStore, Plan};
 use crate::tier::TierId;
 use crate::tier::memory::ARENA_PAGE;
 use crate::tier::testing::{FakeDisk, arrived, chain, header, namespace};
@@ -219,4 +219,125 @@ fn a_clear_is_not_undone_by_a_load_under_way() {
         store.stats().expect("stats").l2.used == 0
     });
     assert!(store.plan(&keys).expect("plan").steps.is_empty());
+}
+
+/// Orders a prefetch of two runs behind a shut gate, and plans over them on another thread.
+fn plan_against_prefetch(
+    config: &StoreConfig,
+    stop: Option<StopPolicy>,
+    meanwhile: impl FnOnce(&FakeDisk, &std::thread::JoinHandle<Plan>),
+) -> (BlockStore, Plan) {
+    let disk = FakeDisk::new(1 << 30);
+    let store = open(config, &disk);
+    let (keys, _) = stored(&store, 2);
+    disk.reads.shut();
+    let ticket = match stop {
+        Some(stop) => store.prefetch_with(&keys, stop),
+        None => store.prefetch(&keys),
+    };
+    until("the first load", || disk.reads.waiting() == 1);
+    let planning = std::thread::spawn({
+        let store = store.clone();
+        move || store.plan(&keys).expect("plan")
+    });
+    meanwhile(&disk, &planning);
+    disk.reads.open();
+    let plan = planning.join().expect("a plan");
+    assert!(ticket.expect("prefetch").wait(LONG));
+    assert_eq!(plan.blocks(), 2);
+    (store, plan)
+}
+
+fn tiers(plan: &Plan) -> Vec<TierId> {
+    plan.steps.iter().map(|step| step.tier).collect()
+}
+
+#[test]
+fn best_effort_does_not_wait_for_what_has_not_begun() {
+    let config = StoreConfig {
+        io_workers: 2,
+        ..config(16)
+    };
+    let (store, plan) = plan_against_prefetch(&config, None, |_, planning| {
+        until("the plan", || planning.is_finished());
+    });
+    assert_eq!(tiers(&plan), [TierId::L2, TierId::L3]);
+    assert!(!store.plan_may_wait());
+    assert_eq!(store.stats().expect("stats").prefetch.waits, 0);
+}
+
+#[test]
+fn wait_complete_takes_all_from_memory() {
+    for own in [true, false] {
+        let config = StoreConfig {
+            io_workers: 2,
+            prefetch_policy: match own {
+                true => StopPolicy::BestEffort,
+                false => StopPolicy::WaitComplete,
+            },
+            ..config(16)
+        };
+        let stop = own.then_some(StopPolicy::WaitComplete);
+        let (store, plan) = plan_against_prefetch(&config, stop, |_, planning| {
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!planning.is_finished());
+        });
+        assert_eq!(tiers(&plan), [TierId::L2; 2]);
+        let stats = store.stats().expect("stats").prefetch;
+        assert_eq!((stats.waits, stats.expired_waits, stats.stolen), (1, 0, 0));
+    }
+}
+
+#[test]
+fn timeout_waits_no_longer_than_it_may() {
+    let patient = StoreConfig {
+        io_workers: 2,
+        prefetch_policy: StopPolicy::Timeout,
+        prefetch_wait: LONG,
+        ..config(16)
+    };
+    let (store, plan) = plan_against_prefetch(&patient, None, |_, _| {});
+    assert_eq!(tiers(&plan), [TierId::L2; 2]);
+    assert_eq!(store.stats().expect("stats").prefetch.expired_waits, 0);
+    let hurried = StoreConfig {
+        prefetch_wait: Duration::from_millis(1),
+        prefetch_wait_per_token: Duration::from_micros(1),
+        ..patient
+    };
+    let (store, plan) = plan_against_prefetch(&hurried, None, |_, planning| {
+        until("the plan", || planning.is_finished());
+    });
+    assert_eq!(tiers(&plan), [TierId::L2, TierId::L3]);
+    let stats = store.stats().expect("stats").prefetch;
+    assert_eq!((stats.waits, stats.expired_waits, stats.stolen), (1, 1, 1));
+}
+
+#[test]
+fn a_cancelled_prefetch_ends_the_wait_for_it() {
+    let disk = FakeDisk::new(1 << 30);
+    let two_workers = StoreConfig {
+        io_workers: 2,
+        ..config(16)
+    };
+    let store = open(&two_workers, &disk);
+    let (keys, _) = stored(&store, 2);
+    disk.reads.shut();
+    let ticket = store
+        .prefetch_with(&keys, StopPolicy::WaitComplete)
+        .expect("prefetch");
+    until("the first load", || disk.reads.waiting() == 1);
+    let planning = std::thread::spawn({
+        let store = store.clone();
+        move || store.plan(&keys).expect("plan")
+    });
+    std::thread::sleep(Duration::from_millis(5));
+    ticket.cancel();
+    let plan = planning.join().expect("a plan");
+    assert_eq!(tiers(&plan), [TierId::L3; 2]);
+    disk.reads.open();
+    drop(plan);
+    until("the load's end", || {
+        store.stats().expect("stats").prefetch.loaded == 1
+    });
+    l2_comes_free(&store);
 }

@@ -282,7 +282,7 @@ fn clearing_a_namespace_reaches_the_queue() {
             assert_eq!(write(&store, &run), Put::Queued);
         }
     }
-    until("the first write", || disk.writes.waiting() == 1);
+    until("the first writes", || disk.writes.waiting() == 2);
     let clearing = {
         let store = store.clone();
         std::thread::spawn(move || store.clear(Some(&namespace(0))))

@@ -3,17 +3,20 @@
 //! A row is 8 bytes in an open-addressed table beside the 32-byte key in its run: under 60 bytes a block in all. A key has one row
 //! however many runs hold it; the others are remembered as *shadows* and take over when the owner goes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
+use super::index;
 use super::run::{Place, Run};
+use super::tenants::{Rank, Tenants};
+use crate::clock::Clock;
 use crate::key::BlockKey;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot};
-use crate::run::RunHeader;
+use crate::run::NEVER;
 
 /// Where a block is: in which run, at which position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ struct Entry {
     /// Blocks before this run's first one, as far as they are known.
     depth: u32,
     last_use: u64,
+    /// Its place in its tenant's order of eviction.
+    rank: Rank,
     /// Whether `last_use` is newer than what the index holds.
     unsaved: bool,
 }
@@ -64,13 +69,19 @@ pub(super) struct Directory {
     touched: Vec<Slot>,
     /// Pins of runs that are gone already, by the run's number.
     doomed: HashMap<u64, u32, RandomState>,
+    /// Runs with a time to live, by the second at which it is over.
+    expiries: BTreeSet<(u64, Slot)>,
+    /// Who has how much.
+    pub(super) tenants: Tenants,
+    /// The time of day, for expiry.
+    time: Clock,
     pinned: usize,
     live_bytes: u64,
     clock: u64,
 }
 
 impl Directory {
-    pub(super) fn new(policy: Box<dyn EvictionPolicy>) -> Self {
+    pub(super) fn new(policy: Box<dyn EvictionPolicy>, tenants: Tenants, time: Clock) -> Self {
         Self {
             rows: HashTable::new(),
             entries: Vec::new(),
@@ -81,6 +92,9 @@ impl Directory {
             hasher: RandomState::default(),
             touched: Vec::new(),
             doomed: HashMap::default(),
+            expiries: BTreeSet::new(),
+            tenants,
+            time,
             pinned: 0,
             live_bytes: 0,
             clock: 1,
@@ -111,7 +125,37 @@ impl Directory {
         entry.run.header.keys.get(row.position as usize)
     }
 
-    /// Where a block is.
+    /// Where a block is that can still be read: its time is not over.
+    pub(super) fn live(&self, key: &BlockKey) -> Option<Row> {
+        let row = self.locate(key)?;
+        let expires = self.entry(row.slot)?.run.header.terms.expires();
+        (expires == NEVER || self.time.now() < expires).then_some(row)
+    }
+
+    /// The run that expired first, if one did.
+    pub(super) fn expired(&self) -> Option<Slot> {
+        let (expires, slot) = self.expiries.first()?;
+        (*expires <= self.time.now()).then_some(*slot)
+    }
+
+    /// Slots of expired runs that hold any of these blocks.
+    pub(super) fn expired_holders(&self, keys: &[BlockKey]) -> Vec<Slot> {
+        if self.expiries.is_empty() {
+            return Vec::new();
+        }
+        let now = self.time.now();
+        let over = |slot: &Slot| {
+            let entry = self.entry(*slot);
+            entry.is_some_and(|entry| entry.run.header.terms.expires() <= now)
+        };
+        let holders = keys.iter().flat_map(|key| self.holders(key));
+        let mut slots = holders.filter(over).collect::<Vec<_>>();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
+    /// Where a block is, be its time over or not.
     pub(super) fn locate(&self, key: &BlockKey) -> Option<Row> {
         let found = self.rows.find(self.hasher.hash_one(key), |row| {
             Self::key_at(&self.entries, *row) == Some(key)
@@ -134,14 +178,16 @@ impl Directory {
             .collect()
     }
 
-    /// Adds a run under all its keys, as just used, or as last used when the index says.
-    pub(super) fn insert(
-        &mut self,
-        serial: u64,
-        header: RunHeader,
-        place: Place,
-        last_use: Option<u64>,
-    ) -> Arc<Run> {
+    /// Adds a run, whose row in the index this is, under all its keys.
+    pub(super) fn insert(&mut self, row: index::Row, place: Place) -> Arc<Run> {
+        let index::Row {
+            serial,
+            last_use,
+            header,
+            header_bytes,
+            created,
+            ..
+        } = row;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             (self.entries.len() - 1) as Slot
@@ -155,23 +201,26 @@ impl Directory {
             slot,
             serial,
             header,
+            header_bytes,
+            created,
             place,
             sums: OnceLock::new(),
         });
-        let meta = EntryMeta {
-            bytes: run.place.extent.len,
-            tokens: (run.header.keys.len() as u32).saturating_mul(run.header.block_tokens),
-            depth,
-        };
-        let ghost = run.header.keys.first().map_or(0, BlockKey::short);
+        let (meta, ghost) = (Self::meta(&run, depth), Self::ghost(&run));
         self.policy.insert(slot, ghost, meta);
+        let terms = &run.header.terms;
+        let rank = self.tenants.insert(terms.tenant, slot, ghost, meta);
+        if terms.expires() != NEVER {
+            self.expiries.insert((terms.expires(), slot));
+        }
         if let Some(place) = self.entries.get_mut(slot as usize) {
             *place = Some(Entry {
                 run: Arc::clone(&run),
                 pins: 0,
                 children: 0,
                 depth,
-                last_use: last_use.unwrap_or(serial),
+                last_use,
+                rank,
                 unsaved: false,
             });
         }
@@ -229,7 +278,9 @@ impl Directory {
     fn refresh_candidate(&mut self, slot: Slot) {
         if let Some(entry) = self.entry(slot) {
             let candidate = entry.pins == 0 && entry.children == 0;
+            let (tenant, rank) = (entry.run.header.terms.tenant, entry.rank);
             self.policy.set_candidate(slot, candidate);
+            self.tenants.set_candidate(tenant, rank, candidate);
         }
     }
 
@@ -265,6 +316,10 @@ impl Directory {
         }
         let entry = self.entries.get_mut(slot as usize)?.take()?;
         self.policy.remove(slot);
+        let terms = &run.header.terms;
+        self.expiries.remove(&(terms.expires(), slot));
+        self.tenants
+            .remove(terms.tenant, entry.rank, run.place.extent.len);
         self.free.push(slot);
         self.live_bytes -= run.place.extent.len;
         if entry.pins > 0 {
@@ -346,9 +401,46 @@ impl Directory {
             return;
         };
         entry.last_use = now;
+        let (tenant, rank) = (entry.run.header.terms.tenant, entry.rank);
         if !std::mem::replace(&mut entry.unsaved, true) {
             self.touched.push(slot);
         }
+        self.tenants.touch(tenant, rank);
+    }
+
+    /// Sets what the runs of a tenant may take, in bytes. Looks at all runs, once.
+    pub(super) fn set_quota(&mut self, tenant: u64, quota: Option<u64>) {
+        self.tenants.set_quota(tenant, quota);
+        let entries = self.entries.iter().flatten();
+        let mut own = entries
+            .filter(|entry| entry.run.header.terms.tenant == tenant)
+            .map(|entry| (entry.last_use, entry.run.slot))
+            .collect::<Vec<_>>();
+        own.sort_unstable();
+        for (_, slot) in own {
+            let Some(entry) = self.entry(slot) else {
+                continue;
+            };
+            let (meta, ghost) = (Self::meta(&entry.run, entry.depth), Self::ghost(&entry.run));
+            let rank = self.tenants.insert(tenant, slot, ghost, meta);
+            if let Some(entry) = self.entry_mut(slot) {
+                entry.rank = rank;
+            }
+            self.refresh_candidate(slot);
+        }
+    }
+
+    fn meta(run: &Run, depth: u32) -> EntryMeta {
+        EntryMeta {
+            bytes: run.place.extent.len,
+            tokens: (run.header.keys.len() as u32).saturating_mul(run.header.block_tokens),
+            depth,
+        }
+    }
+
+    /// What stands for a run in a policy that remembers evicted ones.
+    fn ghost(run: &Run) -> u64 {
+        run.header.keys.first().map_or(0, BlockKey::short)
     }
 
     /// How many uses wait to be saved.
@@ -400,7 +492,8 @@ impl Directory {
         let mut places = 0;
         let mut candidates = 0;
         let mut pinned = self.doomed.len();
-        let mut live_bytes = 0;
+        let (mut live_bytes, mut mortal) = (0, 0);
+        let mut tenants: HashMap<u64, (u64, usize)> = HashMap::new();
         let mut child_counts: HashMap<BlockKey, u32> = HashMap::new();
         for entry in self.entries.iter().flatten() {
             *child_counts.entry(entry.run.header.parent).or_default() += 1;
@@ -434,7 +527,20 @@ impl Directory {
                     entry.children
                 ));
             }
-            candidates += usize::from(children == 0 && entry.pins == 0);
+            let leaf = children == 0 && entry.pins == 0;
+            candidates += usize::from(leaf);
+            let terms = &run.header.terms;
+            if terms.tenant != 0 {
+                let (bytes, leaves) = tenants.entry(terms.tenant).or_default();
+                *bytes += run.place.extent.len;
+                *leaves += usize::from(leaf);
+            }
+            if terms.expires() != NEVER {
+                mortal += 1;
+                if !self.expiries.contains(&(terms.expires(), slot as Slot)) {
+                    return Err(format!("run {slot} is not listed for its expiry"));
+                }
+            }
             pinned += usize::from(entry.pins > 0);
             live_bytes += run.place.extent.len;
         }
@@ -443,6 +549,7 @@ impl Directory {
             ("rows and shadows", self.rows.len() + shadows, places),
             ("candidates", self.policy.candidates(), candidates),
             ("pinned runs", self.pinned, pinned),
+            ("runs that expire", self.expiries.len(), mortal),
             ("parents", self.child_counts.len(), child_counts.len()),
         ] {
             if counted != found {
@@ -455,6 +562,7 @@ impl Directory {
                 self.live_bytes
             ));
         }
+        self.tenants.validate(&tenants)?;
         self.policy.validate()
     }
 }

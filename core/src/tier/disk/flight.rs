@@ -26,6 +26,11 @@ impl Flights {
         !self.keys.is_empty() && keys.iter().any(|key| self.keys.contains_key(key))
     }
 
+    /// The put of a key that is under way.
+    pub(super) fn of(&self, key: &BlockKey) -> Option<u64> {
+        self.keys.get(key).copied()
+    }
+
     /// A put begins; none of its keys may be under way.
     pub(super) fn begin(&mut self, namespace: BlockKey, keys: &[BlockKey]) -> u64 {
         self.next += 1;

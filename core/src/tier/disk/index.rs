@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use sled::{Batch, Db, Tree};
 
-use super::record::Fields;
+use super::record::stored_payload_bytes;
+use super::record::{Fields, MAX_HEADER_BYTES, codec_fields, header_bytes_1, parse_codec};
 use super::run::Run;
+use super::segment::Extent;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
+use crate::memory::PAGE;
 use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader, Terms};
 
 /// Part of the row that says where a run lies.
@@ -22,6 +25,10 @@ const PART_CHAIN: u16 = 1;
 const PART_KEYS: u16 = 2;
 /// Part of the row of the first slice lengths, where they differ.
 const PART_SLICES: u16 = 0x8000;
+/// Bytes of the row of part 0.
+const RUN_BYTES: usize = 60;
+/// The same in version 1.
+const RUN_BYTES_1: usize = 36;
 /// Slice lengths in a row.
 const SLICES_PER_ROW: usize = 16;
 
@@ -40,6 +47,20 @@ pub(super) struct Row {
     pub(super) segment: u32,
     pub(super) offset: u64,
     pub(super) header: RunHeader,
+    /// Bytes of the record's header.
+    pub(super) header_bytes: u32,
+    /// When the run was stored, in unix seconds; 0 where it is not known.
+    pub(super) created: u64,
+}
+
+impl Row {
+    /// Where the record lies in its segment.
+    pub(super) fn extent(&self) -> Extent {
+        Extent {
+            offset: self.offset,
+            len: u64::from(self.header_bytes) + stored_payload_bytes(&self.header),
+        }
+    }
 }
 
 /// All that the index holds.
@@ -61,6 +82,8 @@ pub(super) enum Meta {
     NextSegment,
     /// The next tick of the clock that numbers runs and uses.
     Clock,
+    /// The latest time of day that was seen, in unix seconds.
+    Time,
 }
 
 impl Meta {
@@ -70,6 +93,7 @@ impl Meta {
             Self::Checkpoint => "checkpoint",
             Self::NextSegment => "next_segment",
             Self::Clock => "clock",
+            Self::Time => "time",
         }
     }
 }
@@ -287,15 +311,86 @@ fn uniform(slices: &[u32]) -> Option<u32> {
 
 fn run_value(row: &Row) -> Vec<u8> {
     let header = &row.header;
-    let mut value = Vec::with_capacity(40);
-    value.extend_from_slice(&row.last_use.to_le_bytes());
-    value.extend_from_slice(&row.offset.to_le_bytes());
-    value.extend_from_slice(&row.segment.to_le_bytes());
-    value.extend_from_slice(&header.block_tokens.to_le_bytes());
-    value.extend_from_slice(&(header.keys.len() as u32).to_le_bytes());
-    value.extend_from_slice(&(header.slices.len() as u32).to_le_bytes());
-    value.extend_from_slice(&uniform(&header.slices).unwrap_or(0).to_le_bytes());
+    let terms = &header.terms;
+    let (codec, parameters) = codec_fields(terms.codec);
+    let mut value = Vec::with_capacity(RUN_BYTES);
+    for field in [row.last_use, row.offset, row.created, terms.tenant] {
+        value.extend_from_slice(&field.to_le_bytes());
+    }
+    let uniform = uniform(&header.slices).unwrap_or(0);
+    for field in [row.segment, terms.ttl_seconds, header.block_tokens, uniform] {
+        value.extend_from_slice(&field.to_le_bytes());
+    }
+    let pages = row.header_bytes as usize / PAGE;
+    for field in [header.keys.len(), header.slices.len(), pages] {
+        value.extend_from_slice(&(field as u16).to_le_bytes());
+    }
+    value.extend_from_slice(&codec.to_le_bytes());
+    value.extend_from_slice(&parameters.to_le_bytes());
     value
+}
+
+/// What the row of part 0 says.
+struct RunFields {
+    last_use: u64,
+    offset: u64,
+    created: u64,
+    segment: u32,
+    block_tokens: u32,
+    /// The length of every slice; 0 if they differ.
+    uniform: u32,
+    blocks: usize,
+    slices: usize,
+    header_bytes: usize,
+    terms: Terms,
+}
+
+fn parse_run(value: &[u8]) -> Option<RunFields> {
+    let mut fields = Fields(value);
+    let (last_use, offset) = (fields.u64()?, fields.u64()?);
+    if value.len() == RUN_BYTES_1 {
+        let (segment, block_tokens) = (fields.u32()?, fields.u32()?);
+        let (blocks, slices) = (fields.u32()? as usize, fields.u32()? as usize);
+        let uniform = fields.u32()?;
+        return Some(RunFields {
+            last_use,
+            offset,
+            created: 0,
+            segment,
+            block_tokens,
+            uniform,
+            blocks,
+            slices,
+            header_bytes: header_bytes_1(blocks, slices),
+            terms: Terms::default(),
+        });
+    }
+    let (created, tenant) = (fields.u64()?, fields.u64()?);
+    let (segment, ttl_seconds) = (fields.u32()?, fields.u32()?);
+    let (block_tokens, uniform) = (fields.u32()?, fields.u32()?);
+    let (blocks, slices) = (fields.u16()?.into(), fields.u16()?.into());
+    let header_bytes = usize::from(fields.u16()?) * PAGE;
+    let codec = parse_codec(fields.u16()?, fields.u32()?)?;
+    Some(RunFields {
+        last_use,
+        offset,
+        created,
+        segment,
+        block_tokens,
+        uniform,
+        blocks,
+        slices,
+        header_bytes,
+        terms: Terms {
+            codec,
+            tenant,
+            ttl_seconds,
+            persist: true,
+            born: 0,
+            decoded: false,
+        }
+        .stamped(created),
+    })
 }
 
 fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
@@ -304,21 +399,20 @@ fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
         let (part, value) = parts.next()?;
         (*part == expected).then_some(Fields(value))
     };
-    let mut run = next(PART_RUN)?;
-    let (last_use, offset) = (run.u64()?, run.u64()?);
-    let (segment, block_tokens) = (run.u32()?, run.u32()?);
-    let (blocks, slice_count) = (run.u32()? as usize, run.u32()? as usize);
-    let uniform_len = run.u32()?;
-    if blocks > MAX_RUN_BLOCKS || slice_count > MAX_RUN_SLICES {
+    let run = parse_run(next(PART_RUN)?.0)?;
+    if run.blocks > MAX_RUN_BLOCKS || run.slices > MAX_RUN_SLICES {
+        return None;
+    }
+    if run.header_bytes == 0 || run.header_bytes > MAX_HEADER_BYTES {
         return None;
     }
     let mut chain = next(PART_CHAIN)?;
     let (parent, namespace) = (BlockKey(chain.take()?), BlockKey(chain.take()?));
-    let keys = (0..blocks)
+    let keys = (0..run.blocks)
         .map(|position| next(PART_KEYS + position as u16)?.take().map(BlockKey))
         .collect::<Option<Box<[_]>>>()?;
-    let mut slices = vec![uniform_len; slice_count];
-    if uniform_len == 0 {
+    let mut slices = vec![run.uniform; run.slices];
+    if run.uniform == 0 {
         for (position, lengths) in slices.chunks_mut(SLICES_PER_ROW).enumerate() {
             let mut fields = next(PART_SLICES + position as u16)?;
             for len in lengths {
@@ -330,16 +424,75 @@ fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
         namespace,
         parent,
         keys,
-        block_tokens,
+        block_tokens: run.block_tokens,
         slices: slices.into(),
-        terms: Terms::default(),
+        terms: run.terms,
     };
     header.validate().ok()?;
     Some(Row {
         serial,
-        last_use,
-        segment,
-        offset,
+        last_use: run.last_use,
+        segment: run.segment,
+        offset: run.offset,
         header,
+        header_bytes: run.header_bytes as u32,
+        created: run.created,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Row, parse_run, run_value};
+    use crate::codec::{Codec, Element};
+    use crate::key::BlockKey;
+    use crate::run::{RunHeader, Terms};
+
+    #[test]
+    fn golden_run_row() {
+        let row = Row {
+            serial: 9,
+            last_use: 0x0102_0304_0506_0708,
+            segment: 0x0a0b_0c0d,
+            offset: 0x1122_3344_5566_7000,
+            header: RunHeader {
+                namespace: BlockKey([1; 32]),
+                parent: BlockKey([2; 32]),
+                keys: [BlockKey([3; 32]); 5].into(),
+                block_tokens: 16,
+                slices: [512; 7].into(),
+                terms: Terms {
+                    codec: Codec::Int8 {
+                        element: Element::Bf16,
+                        group: 64,
+                    },
+                    tenant: 0x0908_0706_0504_0302,
+                    ttl_seconds: 86_400,
+                    persist: true,
+                    born: 0x6553_f100,
+                    decoded: false,
+                },
+            },
+            header_bytes: 8192,
+            created: 0x6553_f100,
+        };
+        let value = run_value(&row);
+        let expected = [
+            &[8, 7, 6, 5, 4, 3, 2, 1][..],
+            &[0, 0x70, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11],
+            &[0, 0xf1, 0x53, 0x65, 0, 0, 0, 0],
+            &[2, 3, 4, 5, 6, 7, 8, 9],
+            &[0x0d, 0x0c, 0x0b, 0x0a],
+            &[0x80, 0x51, 1, 0],
+            &[16, 0, 0, 0],
+            &[0, 2, 0, 0],
+            &[5, 0, 7, 0, 2, 0, 1, 0],
+            &[2, 0, 64, 0],
+        ]
+        .concat();
+        assert_eq!(value, expected);
+        let fields = parse_run(&value).expect("sound");
+        assert_eq!(fields.terms, row.header.terms);
+        assert_eq!((fields.created, fields.header_bytes), (row.created, 8192));
+        assert_eq!((fields.blocks, fields.slices, fields.uniform), (5, 7, 512));
+    }
 }

@@ -2,12 +2,12 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::platform;
-use super::record::FORMAT_VERSION;
+use super::record::{FORMAT_VERSION, OLDEST_VERSION, is_readable};
 use crate::error::{Error, Result};
 
 const LOCK_FILE: &str = "LOCK";
@@ -22,12 +22,36 @@ pub(super) struct StoreDirectory {
     pub(super) path: PathBuf,
     /// The store's id, drawn when it was made.
     pub(super) store: u64,
-    _lock: File,
+    /// None where there is no lock file and none can be made.
+    _lock: Option<File>,
 }
 
 impl StoreDirectory {
+    /// Checks the directory and takes its lock together with others that only read. Nothing is written.
+    pub(super) fn open_read_only(path: &Path, allow_unsafe: bool) -> Result<Self> {
+        check_safe(path, allow_unsafe)?;
+        let Some((_, store)) = read_format(path)? else {
+            return Err(Error::Format {
+                path: path.to_owned(),
+                reason: "not a kvlab store: nothing to read; open it without read_only to make one"
+                    .to_owned(),
+            });
+        };
+        let lock = match File::open(path.join(LOCK_FILE)) {
+            Ok(file) => Some(lock(path, file, true)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(unusable(path, error)),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            store,
+            _lock: lock,
+        })
+    }
+
     /// Makes or checks the directory and takes its lock. What is not ours stays untouched.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, allow_unsafe: bool) -> Result<Self> {
+        check_safe(path, allow_unsafe)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -39,23 +63,49 @@ impl StoreDirectory {
         }
         let lock = take_lock(path)?;
         // Whoever held the lock before may have made the store in between.
-        let store = match read_format(path)? {
-            Some(store) => store,
-            None => create_format(path)?,
+        let (version, store) = match read_format(path)? {
+            Some(found) => found,
+            None => (0, draw_id()),
         };
+        // Before anything of this version is written: whatever happens next, only those who know this version look at it.
+        if version < FORMAT_VERSION {
+            write_format(path, store)?;
+        }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))
             .map_err(|error| unusable(path, error))?;
         Ok(Self {
             path: path.to_owned(),
             store,
-            _lock: lock,
+            _lock: Some(lock),
         })
     }
 }
 
-/// Makes names that were created in a directory durable.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// Refuses a directory that others can put files into.
+fn check_safe(path: &Path, allow_unsafe: bool) -> Result<()> {
+    // Without a slash at the end, which would follow a link.
+    let bare = path.components().collect::<PathBuf>();
+    let status = match fs::symlink_metadata(&bare) {
+        Ok(status) if !allow_unsafe => status,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(unusable(path, error));
+        }
+        Ok(_) | Err(_) => return Ok(()),
+    };
+    let owner = status.uid();
+    let reason = if status.is_symlink() {
+        "is a symbolic link".to_owned()
+    } else if status.mode() & 0o002 != 0 {
+        "may be written by everybody".to_owned()
+    } else if owner != rustix::process::geteuid().as_raw() {
+        format!("belongs to user {owner}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::UnsafeDirectory {
+        path: path.to_owned(),
+        reason,
+    })
 }
 
 fn unusable(path: &Path, error: io::Error) -> Error {
@@ -68,8 +118,8 @@ fn unusable(path: &Path, error: io::Error) -> Error {
     )
 }
 
-/// The store's id, if the directory has a format file.
-fn read_format(path: &Path) -> Result<Option<u64>> {
+/// The format version and the store's id, if the directory has a format file.
+fn read_format(path: &Path) -> Result<Option<(u32, u64)>> {
     let file = path.join(FORMAT_FILE);
     let text = match fs::read(&file) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -92,10 +142,10 @@ fn read_format(path: &Path) -> Result<Option<u64>> {
         version,
         store.and_then(|word| u64::from_str_radix(word, 16).ok()),
     ) {
-        (Some(FORMAT_VERSION), Some(store)) => Ok(Some(store)),
-        (Some(version), _) if version != FORMAT_VERSION => Err(refuse(format!(
-            "format version {version}, this kvlab reads version {FORMAT_VERSION}; use the kvlab that wrote it, or \
-             another directory"
+        (Some(version), Some(store)) if is_readable(version) => Ok(Some((version, store))),
+        (Some(version), _) if !is_readable(version) => Err(refuse(format!(
+            "format version {version}, this kvlab reads versions {OLDEST_VERSION} to {FORMAT_VERSION}; use the kvlab that \
+             wrote it, or another directory"
         ))),
         _ => Err(refuse(
             "the format file is damaged; delete the directory to start anew".to_owned(),
@@ -120,9 +170,13 @@ fn refuse_foreign(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn create_format(path: &Path) -> Result<u64> {
+fn draw_id() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    let store = RandomState::new().hash_one(std::process::id());
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// Makes or replaces the format file, durably and in one step.
+fn write_format(path: &Path, store: u64) -> Result<()> {
     let temporary = path.join(FORMAT_DRAFT);
     let write = || -> io::Result<()> {
         let mut file = OpenOptions::new()
@@ -134,14 +188,32 @@ fn create_format(path: &Path) -> Result<u64> {
         writeln!(file, "{FORMAT_MAGIC} {FORMAT_VERSION} {store:016x}")?;
         file.sync_all()?;
         fs::rename(&temporary, path.join(FORMAT_FILE))?;
-        sync_directory(path)
+        File::open(path)?.sync_all()
     };
-    write().map_err(|error| unusable(path, error))?;
-    Ok(store)
+    write().map_err(|error| unusable(path, error))
+}
+
+/// Takes the lock of an open lock file.
+fn lock(path: &Path, mut file: File, shared: bool) -> Result<File> {
+    if platform::try_lock(&file, shared).map_err(|error| unusable(path, error))? {
+        return Ok(file);
+    }
+    let mut holder = String::new();
+    // A holder that cannot be read is still a holder.
+    let _ = file.read_to_string(&mut holder);
+    let holder = holder.trim();
+    Err(Error::Locked {
+        path: path.to_owned(),
+        holder: if holder.is_empty() {
+            "(unknown)".to_owned()
+        } else {
+            holder.to_owned()
+        },
+    })
 }
 
 fn take_lock(path: &Path) -> Result<File> {
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -149,20 +221,7 @@ fn take_lock(path: &Path) -> Result<File> {
         .mode(0o600)
         .open(path.join(LOCK_FILE))
         .map_err(|error| unusable(path, error))?;
-    if !platform::try_lock(&file).map_err(|error| unusable(path, error))? {
-        let mut holder = String::new();
-        // A holder that cannot be read is still a holder.
-        let _ = file.read_to_string(&mut holder);
-        let holder = holder.trim();
-        return Err(Error::Locked {
-            path: path.to_owned(),
-            holder: if holder.is_empty() {
-                "(unknown)".to_owned()
-            } else {
-                holder.to_owned()
-            },
-        });
-    }
+    let mut file = lock(path, file, false)?;
     let program = std::env::current_exe()
         .ok()
         .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))

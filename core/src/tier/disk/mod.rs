@@ -5,9 +5,12 @@
 
 mod bounce;
 mod directory;
+mod files;
 mod flight;
 mod index;
+mod limited;
 mod lock;
+mod payload;
 mod platform;
 mod read;
 mod reclaim;
@@ -17,6 +20,7 @@ mod run;
 mod segment;
 mod space;
 mod stats;
+mod tenants;
 mod write;
 
 use std::ops::Deref;
@@ -36,10 +40,12 @@ use segment::Segment;
 use space::Space;
 use stats::Counters;
 
+pub use files::{Files, IoMode, OpenFile, OpenMode, SystemFiles};
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
 use super::{PinnedRun, Put, Tier, TierId};
+use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -50,6 +56,8 @@ use crate::run::{RunHeader, RunSource};
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Uses that wait in memory before a put saves them.
 const UNSAVED_USES: usize = 1024;
+/// Expired runs that a flush takes out of the directory at once.
+const SWEPT_BY_FLUSH: usize = 1024;
 
 /// The disk tier of one directory, which it alone uses until closed or dropped.
 #[derive(Debug)]
@@ -60,18 +68,23 @@ pub struct DiskTier {
 #[derive(Debug)]
 pub(super) struct Inner {
     path: PathBuf,
+    files: Arc<dyn Files>,
     store: u64,
     capacity: u64,
     segment_bytes: u64,
     free_reserve: u64,
     direct: bool,
     durable: bool,
+    read_only: bool,
+    clock: Clock,
     /// The process that opened it.
     owner: u32,
     bounces: BouncePool,
     counters: Counters,
     /// What `close` gives back: the index and the directory's lock.
     resources: Mutex<Option<Arc<Resources>>>,
+    /// What `close` gives back of a store that is only read: the lock of its directory.
+    reading: Mutex<Option<StoreDirectory>>,
     state: Mutex<State>,
     /// Signalled when a put ends or a segment becomes active.
     changed: Condvar,
@@ -113,12 +126,31 @@ impl DiskTier {
     /// if it cannot be made, read or written.
     pub fn open(config: &DiskConfig) -> Result<(Self, RecoveryReport)> {
         let (inner, report) = recovery::open(config)?;
-        let index = inner.index()?;
-        inner.trim(&index);
+        if !config.read_only {
+            let index = inner.index()?;
+            inner.trim(&index);
+            let over = inner.state.lock().directory.tenants.all_over();
+            for tenant in over {
+                inner.trim_tenant(&index, tenant);
+            }
+        }
         let tier = Self {
             inner: Arc::new(inner),
         };
         Ok((tier, report))
+    }
+
+    /// Stores a run, as [`Tier::put`] does; what follows it in its chain may be put as soon as `admitted` was called.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if header and source do not match, [`Error::Closed`], [`Error::Forked`].
+    pub fn put_ahead(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
+        self.inner.put(header, source, admitted)
     }
 
     /// Deletes all runs of a namespace, or everything, and gives back how many. Their headers are erased on disk when this
@@ -134,6 +166,25 @@ impl DiskTier {
     /// Evicts leaves until `bytes` bytes of records are gone or nothing can go; the bytes that went.
     pub fn evict(&self, bytes: u64) -> u64 {
         self.inner.evict(bytes)
+    }
+
+    /// Sets how many bytes the records of a tenant may take, for as long as the store is open; more than that evicts the tenant's
+    /// own leaves. None for no limit.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for tenant 0, [`Error::Closed`], [`Error::Forked`], [`Error::ReadOnly`].
+    pub fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.inner.set_quota(tenant, quota)
+    }
+
+    /// Bytes of the records of a tenant.
+    pub fn tenant_bytes(&self, tenant: u64) -> u64 {
+        self.inner.state.lock().directory.tenants.bytes(tenant)
+    }
+
+    /// The clock by which runs expire.
+    pub fn clock(&self) -> &Clock {
+        &self.inner.clock
     }
 
     /// Puts everything acknowledged so far on stable storage, uses included, and moves the recovery checkpoint.
@@ -179,7 +230,7 @@ impl DiskTier {
         let segments = self.inner.segments();
         segments
             .iter()
-            .map(|segment| segment.path.clone())
+            .map(|segment| segment.path().to_owned())
             .collect()
     }
 
@@ -191,12 +242,11 @@ impl DiskTier {
         let mut resident = 0;
         for segment in self.inner.segments() {
             resident += segment
-                .file
-                .sync_data()
-                .and_then(|()| platform::drop_cached(&segment.file))
-                .and_then(|()| resident_bytes(&segment.file))
+                .sync()
+                .and_then(|()| platform::drop_cached(&segment.file.file))
+                .and_then(|()| resident_bytes(&segment.file.file))
                 .map_err(|error| {
-                    let path = segment.path.display();
+                    let path = segment.path().display();
                     Error::io(format!("{path}: dropping it from the page cache"), error)
                 })?;
         }
@@ -239,7 +289,7 @@ impl Tier for DiskTier {
 
     fn contains(&self, key: &BlockKey) -> bool {
         let state = self.inner.state.lock();
-        !state.closed && state.directory.locate(key).is_some()
+        !state.closed && state.directory.live(key).is_some()
     }
 
     fn find(&self, key: &BlockKey) -> Option<(Arc<dyn PinnedRun>, usize)> {
@@ -248,7 +298,7 @@ impl Tier for DiskTier {
         if state.closed {
             return None;
         }
-        let row = state.directory.locate(key)?;
+        let row = state.directory.live(key)?;
         state.directory.touch(row.slot);
         let run = state.directory.pin(row.slot)?;
         drop(state);
@@ -260,7 +310,7 @@ impl Tier for DiskTier {
     }
 
     fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
-        self.inner.put(header, source)
+        self.inner.put(header, source, &|| ())
     }
 
     fn remove(&self, keys: &[BlockKey]) -> usize {
@@ -293,6 +343,9 @@ impl Inner {
     }
 
     fn index(&self) -> Result<Arc<Resources>> {
+        if self.read_only {
+            return Err(Error::ReadOnly(self.path.clone()));
+        }
         self.resources.lock().clone().ok_or(Error::Closed)
     }
 
@@ -336,7 +389,11 @@ impl Inner {
     }
 
     fn flush(&self) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         let index = self.index()?;
+        while self.sweep(&index, &[], SWEPT_BY_FLUSH) > 0 {}
         let (checkpoint, segments) = {
             let state = self.state.lock();
             let checkpoint = state.space.checkpoint();
@@ -349,16 +406,18 @@ impl Inner {
             (checkpoint, open)
         };
         for segment in segments {
-            segment.file.sync_data().map_err(|error| {
-                Error::io(format!("{}: saving it", segment.path.display()), error)
+            segment.sync().map_err(|error| {
+                Error::io(format!("{}: saving it", segment.path().display()), error)
             })?;
         }
-        lock::sync_directory(&self.path)
+        self.files
+            .sync_directory(&self.path)
             .map_err(|error| Error::io(format!("{}: saving it", self.path.display()), error))?;
         self.save_uses(&index, 1)?;
         let clock = self.state.lock().directory.tick();
         index
             .set_meta(Meta::Clock, clock)
+            .and_then(|()| index.set_meta(Meta::Time, self.clock.now()))
             .and_then(|()| index.flush())
             .and_then(|()| index.set_meta(Meta::Checkpoint, u64::from(checkpoint)))
             .map_err(|error| self.index_error(error))?;
@@ -384,6 +443,11 @@ impl Inner {
 
     fn close(&self) -> Result<()> {
         self.check_owner()?;
+        if self.read_only {
+            self.state.lock().closed = true;
+            drop(self.reading.lock().take());
+            return Ok(());
+        }
         if self.resources.lock().is_none() {
             return Ok(());
         }
@@ -400,10 +464,8 @@ impl Inner {
                 }
             }
         }
-        let job = self.state.lock().space.retire();
-        if let Some(job) = job {
-            self.seal(&job);
-        }
+        self.state.lock().space.retire();
+        self.seal_full();
         let outcome = self.flush().and_then(|()| {
             let index = self.index()?;
             index

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::files::OpenMode;
 use rustix::fs::{FlockOperation, flock, statvfs};
 
 /// How the bytes of a segment file are moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IoMode {
+pub enum IoMode {
     /// Through the page cache; any alignment.
     Buffered,
     /// Past the page cache; memory, file offsets and lengths keep these alignments, in bytes.
@@ -21,15 +22,17 @@ pub(super) enum IoMode {
     },
 }
 
-/// Opens a segment file for reading and writing, past the page cache if that is wanted and the file system can.
-pub(super) fn open_segment(path: &Path, create: bool, direct: bool) -> io::Result<(File, IoMode)> {
+/// Opens a segment file, past the page cache if that is wanted and the file system can.
+pub(super) fn open_segment(path: &Path, mode: OpenMode) -> io::Result<(File, IoMode)> {
     let mut options = OpenOptions::new();
     options
         .read(true)
-        .write(true)
-        .create_new(create)
+        .write(!mode.read_only)
+        .create_new(mode.create)
         .mode(0o600);
-    if direct && let Some(opened) = open_direct(path, &options) {
+    if mode.direct
+        && let Some(opened) = open_direct(path, &options)
+    {
         return Ok(opened);
     }
     options.open(path).map(|file| (file, IoMode::Buffered))
@@ -127,9 +130,15 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(status.f_bavail.saturating_mul(status.f_frsize))
 }
 
-/// Takes the exclusive lock of an open file; false if another open file description holds it.
-pub(super) fn try_lock(file: &File) -> io::Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+/// Takes the lock of an open file, `shared` with others that only read or for itself; false if another open file description
+/// holds it otherwise.
+pub(super) fn try_lock(file: &File, shared: bool) -> io::Result<bool> {
+    let operation = if shared {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
+    match flock(file, operation) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error.into()),

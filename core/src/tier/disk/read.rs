@@ -5,14 +5,13 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::Inner;
 use super::bounce::BOUNCE_BYTES;
-use super::platform::IoMode;
+use super::files::IoMode;
 use super::record::padded;
 use super::run::Run;
-use crate::memory::{PAGE, Piece, Regions, page_align, read_pieces};
+use crate::codec::Codec;
+use crate::memory::{Checksum, PAGE, Piece, Regions, page_align};
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::{PinnedRun, ReadFailure};
 
@@ -46,9 +45,8 @@ impl PinnedRun for PinnedDiskRun {
         let outcome = self.read(range.clone(), target);
         match outcome {
             Ok(()) => {
-                let lengths = run.header.slices.get(range).unwrap_or_default();
-                let bytes = lengths.iter().map(|&len| u64::from(len)).sum();
-                self.inner.counters.read(bytes);
+                let lengths = run.stored().skip(range.start).take(range.len());
+                self.inner.counters.read(lengths.map(u64::from).sum());
             }
             Err(failure) => self.inner.drop_damaged(run, failure),
         }
@@ -103,7 +101,7 @@ impl PinnedDiskRun {
                     log::warn!(
                         "slices {first}..{last} of run {} in {} could not be used: {failure:?}",
                         self.run.serial,
-                        self.run.place.segment.path.display()
+                        self.run.place.segment.path().display()
                     );
                 })?;
             first = last;
@@ -114,9 +112,9 @@ impl PinnedDiskRun {
     /// The end of the group of slices from `first` on that one call reads: as many as fit the working memory, one at least.
     fn group_end(&self, first: usize, end: usize) -> usize {
         let mut bytes = 0;
-        let lengths = self.run.header.slices.iter().skip(first);
+        let lengths = self.run.stored().skip(first);
         let count = lengths
-            .take_while(|&&len| {
+            .take_while(|&len| {
                 bytes += padded(len);
                 bytes <= BOUNCE_BYTES as u64
             })
@@ -145,7 +143,8 @@ impl PinnedDiskRun {
         target: &RunTarget,
         sums: &[u64],
     ) -> Result<(), ReadFailure> {
-        if self.is_aligned(&slices, target) {
+        let exact = self.run.header.terms.codec == Codec::Raw;
+        if exact && self.is_aligned(&slices, target) {
             match self.read_straight(slices.clone(), target, sums) {
                 // The system asks for more alignment than it said.
                 Err(Failed::Unaligned) => {}
@@ -158,7 +157,7 @@ impl PinnedDiskRun {
 
     /// Whether the pieces of these slices can be read into as they are.
     fn is_aligned(&self, slices: &Range<usize>, target: &RunTarget) -> bool {
-        let IoMode::Direct { memory, offset } = self.run.place.segment.mode else {
+        let IoMode::Direct { memory, offset } = self.run.place.segment.mode() else {
             return true;
         };
         let pieces = target.slices.get(slices.clone()).unwrap_or_default();
@@ -213,29 +212,31 @@ impl PinnedDiskRun {
         };
         let segment = &run.place.segment;
         let offset = run.slice_offset(range.start);
-        read_pieces(&segment.file, offset, regions, &vectors).map_err(|error| {
-            let direct = matches!(segment.mode, IoMode::Direct { .. });
-            if direct && error.kind() == io::ErrorKind::InvalidInput {
-                Failed::Unaligned
-            } else {
-                Failed::Read(failure_of(&error))
-            }
-        })?;
+        segment
+            .read_pieces(offset, regions, &vectors)
+            .map_err(|error| {
+                let direct = matches!(segment.mode(), IoMode::Direct { .. });
+                if direct && error.kind() == io::ErrorKind::InvalidInput {
+                    Failed::Unaligned
+                } else {
+                    Failed::Read(failure_of(&error))
+                }
+            })?;
         for (slice, index) in slices.into_iter().zip(range) {
-            let mut hasher = Xxh3::new();
+            let mut hasher = Checksum::default();
             for piece in vectors.get(slice).unwrap_or_default() {
                 regions
                     .of(piece)
                     .hash_into(&mut hasher, piece.offset, piece.len);
             }
-            if sums.get(index) != Some(&hasher.digest()) {
+            if sums.get(index) != Some(&hasher.finish()) {
                 return Err(Failed::Read(ReadFailure::Corrupt));
             }
         }
         Ok(())
     }
 
-    /// Reads into working memory, verifies there, and copies what is kept.
+    /// Reads into working memory, verifies there, and copies or decodes what is kept to where it goes.
     fn read_and_copy(
         &self,
         range: Range<usize>,
@@ -243,8 +244,8 @@ impl PinnedDiskRun {
         sums: &[u64],
     ) -> Result<(), ReadFailure> {
         let run = &*self.run;
-        let lengths = run.header.slices.get(range.clone()).unwrap_or_default();
-        let bytes = lengths.iter().map(|&len| padded(len)).sum::<u64>() as usize;
+        let lengths = run.stored().skip(range.start).take(range.len());
+        let bytes = lengths.clone().map(padded).sum::<u64>() as usize;
         let bounce = self
             .inner
             .bounces
@@ -255,20 +256,15 @@ impl PinnedDiskRun {
             .read_region(run.slice_offset(range.start), &bounce.region, 0, bytes)
             .map_err(|error| failure_of(&error))?;
         let mut at = 0;
-        for (&len, index) in lengths.iter().zip(range) {
-            let mut hasher = Xxh3::new();
+        for (len, index) in lengths.zip(range) {
+            let mut hasher = Checksum::default();
             bounce.region.hash_into(&mut hasher, at, len as usize);
-            if sums.get(index) != Some(&hasher.digest()) {
+            if sums.get(index) != Some(&hasher.finish()) {
                 return Err(ReadFailure::Corrupt);
             }
-            let mut from = at;
-            for piece in target.slices.get(index).into_iter().flatten() {
-                if !piece.spare {
-                    target
-                        .region
-                        .copy_from(piece.offset, &bounce.region, from, piece.len);
-                }
-                from += piece.len;
+            if let Some(pieces) = target.slices.get(index) {
+                let codec = run.header.terms.codec;
+                codec.decode(&bounce.region, at, &target.region, pieces);
             }
             at += padded(len) as usize;
         }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Inner;
 use super::directory::Directory;
 use super::index::Index;
-use super::platform;
 use super::run::{Place, Run};
 use super::space::Release;
 use crate::error::{Error, Result};
@@ -29,24 +28,93 @@ impl Inner {
         let mut freed = 0;
         {
             let mut state = self.state.lock();
-            while freed < bytes
-                && let Some(slot) = state.directory.victim()
-                && let Some((run, pinned)) = state.directory.remove(slot)
-            {
-                freed += run.place.extent.len;
-                self.counters.evicted(run.place.extent.len);
-                gone.push(Gone { run, pinned });
+            while freed < bytes {
+                // What nobody can read any more goes before what somebody may.
+                let expired = state.directory.expired();
+                let Some(slot) = expired.or_else(|| state.directory.victim()) else {
+                    break;
+                };
+                let Some(run) = Self::take(&mut state.directory, slot) else {
+                    break;
+                };
+                let len = run.run.place.extent.len;
+                freed += len;
+                if expired.is_some() {
+                    self.counters.expired(1);
+                } else {
+                    self.counters.evicted(len);
+                }
+                gone.push(run);
             }
         }
+        self.forget_evicted(&index, &gone);
+        freed
+    }
+
+    fn forget_evicted(&self, index: &Index, gone: &[Gone]) {
         if !gone.is_empty()
-            && let Err(error) = self.forget(&index, &gone)
+            && let Err(error) = self.forget(index, gone)
         {
             log::warn!(
                 "{}: rows of evicted runs stay until the next open: {error}",
                 self.path.display()
             );
         }
-        freed
+    }
+
+    /// Drops expired runs: those that hold any of these blocks, and at most `others` others; how many.
+    pub(super) fn sweep(&self, index: &Index, keys: &[BlockKey], others: usize) -> usize {
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for slot in state.directory.expired_holders(keys) {
+                gone.extend(Self::take(&mut state.directory, slot));
+            }
+            for _ in 0..others {
+                let Some(slot) = state.directory.expired() else {
+                    break;
+                };
+                gone.extend(Self::take(&mut state.directory, slot));
+            }
+        }
+        self.counters.expired(gone.len());
+        self.forget_evicted(index, &gone);
+        gone.len()
+    }
+
+    /// Evicts leaves of a tenant until it is within its quota; false if it is not and nothing of it can go.
+    pub(super) fn trim_tenant(&self, index: &Index, tenant: u64) -> bool {
+        let mut gone = Vec::new();
+        let within = {
+            let mut state = self.state.lock();
+            loop {
+                if !state.directory.tenants.is_over(tenant) {
+                    break true;
+                }
+                let victim = state.directory.tenants.victim(tenant);
+                let taken = victim.and_then(|slot| Self::take(&mut state.directory, slot));
+                let Some(run) = taken else { break false };
+                self.counters.evicted(run.run.place.extent.len);
+                self.counters.evicted_for_quota();
+                gone.push(run);
+            }
+        };
+        self.forget_evicted(index, &gone);
+        within
+    }
+
+    /// Sets what the runs of a tenant may take; what is over goes now, if it can.
+    pub(super) fn set_quota(&self, tenant: u64, quota: Option<u64>) -> Result<()> {
+        self.check_owner()?;
+        if tenant == 0 {
+            return Err(Error::invalid(
+                "runs of tenant 0 belong to nobody and have no quota; give the session a salt",
+            ));
+        }
+        let index = self.index()?;
+        self.state.lock().directory.set_quota(tenant, quota);
+        self.trim_tenant(&index, tenant);
+        Ok(())
     }
 
     /// Deletes runs that hold any of these blocks; how many.
@@ -106,10 +174,13 @@ impl Inner {
         let mut outcome = self.drop_rows(index, gone);
         for Gone { run, .. } in gone {
             let segment = &run.place.segment;
-            let erased =
-                segment.erase_header(run.place.extent.offset, run.header_bytes(), &self.bounces);
+            let erased = segment.erase_header(
+                run.place.extent.offset,
+                run.header_bytes as usize,
+                &self.bounces,
+            );
             if let Err(error) = erased {
-                let context = format!("{}: erasing a deleted run", segment.path.display());
+                let context = format!("{}: erasing a deleted run", segment.path().display());
                 outcome = Err(Error::io(context, error));
             }
         }
@@ -142,25 +213,24 @@ impl Inner {
 
     /// Gives the bytes of a record back to the file system. Its rows are gone and nobody reads it.
     pub(super) fn give_back(&self, place: &Place) {
+        if self.read_only {
+            return;
+        }
         let segment = &place.segment;
         let release = self.state.lock().space.release(place);
         let outcome = match release {
-            Release::Unlink => std::fs::remove_file(&segment.path),
-            Release::Punch => {
-                platform::punch_hole(&segment.file, place.extent.offset, place.extent.len).map(
-                    |punched| {
-                        if punched {
-                            let mut state = self.state.lock();
-                            state.space.punched(segment.id, place.extent.len);
-                        }
-                    },
-                )
-            }
+            Release::Unlink => segment.remove(),
+            Release::Punch => segment.punch(place.extent).map(|punched| {
+                if punched {
+                    let mut state = self.state.lock();
+                    state.space.punched(segment.id, place.extent.len);
+                }
+            }),
         };
         if let Err(error) = outcome {
             log::warn!(
                 "{}: giving back {:?}: {error}",
-                segment.path.display(),
+                segment.path().display(),
                 place.extent
             );
         }

@@ -10,16 +10,19 @@ use parking_lot::{Condvar, Mutex};
 
 use super::bounce::BouncePool;
 use super::directory::Directory;
+use super::files::{Files, OpenMode};
 use super::flight::Flights;
 use super::index::{HELD, Index, Meta, Row};
+use super::limited;
 use super::lock::StoreDirectory;
-use super::platform;
 use super::record::Record;
-use super::run::{Place, extent_of};
+use super::run::Place;
 use super::segment::{Extent, FIRST_RECORD, Segment, parse_file_name};
 use super::space::Space;
 use super::stats::Counters;
+use super::tenants::Tenants;
 use super::{Inner, Resources, State};
+use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::memory::{PAGE, page_align};
@@ -42,6 +45,8 @@ pub struct RowsDropped {
     pub no_record: usize,
     /// The record lies over another one.
     pub overlapping: usize,
+    /// Their time to live was over.
+    pub expired: usize,
 }
 
 /// What opening a store found and repaired.
@@ -89,36 +94,62 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
             remedy: format!("give at least {MIN_CAPACITY} bytes"),
         });
     }
-    let directory = StoreDirectory::open(&config.path)?;
+    let clock = Clock::default();
+    let tenants = Tenants::new(&config.policy, config.quota_per_tenant)?;
+    let entries = Directory::new(eviction, tenants, clock.clone());
+    let files = limited::files(config)?;
+    let directory = if config.read_only {
+        StoreDirectory::open_read_only(&config.path, config.allow_unsafe_directory)?
+    } else {
+        StoreDirectory::open(&config.path, config.allow_unsafe_directory)?
+    };
     let bounces = BouncePool::default();
     let mut report = RecoveryReport::default();
-    let (segments, free_id) = open_segments(&directory, config.direct, &bounces, &mut report)?;
-    let index = open_index(&directory.path, !segments.is_empty(), &mut report)?;
-    let mut recovery = Recovery {
-        bounces: &bounces,
-        segments,
-        free_id,
-        index: &index,
-        report,
+    let mode = OpenMode {
+        create: false,
+        direct: config.direct,
+        read_only: config.read_only,
     };
-    let rows = recovery.rows()?;
-    let state = recovery.state(rows, Directory::new(eviction))?;
-    let report = recovery.report;
+    let (segments, free_id) = open_segments(&files, &directory, mode, &bounces, &mut report)?;
+    let (path, store) = (directory.path.clone(), directory.store);
+    let (state, resources, reading) = if config.read_only {
+        let state = read_only_state(segments, entries, &clock, &bounces, &mut report);
+        (state, None, Some(directory))
+    } else {
+        let index = open_index(&directory.path, !segments.is_empty(), &mut report)?;
+        let mut recovery = Recovery {
+            bounces: &bounces,
+            segments,
+            free_id,
+            index: &index,
+            clock: &clock,
+            report,
+        };
+        let rows = recovery.rows()?;
+        let state = recovery.state(rows, entries)?;
+        report = recovery.report;
+        let resources = Resources {
+            index,
+            _directory: directory,
+        };
+        (state, Some(Arc::new(resources)), None)
+    };
     let inner = Inner {
-        path: directory.path.clone(),
-        store: directory.store,
+        path,
+        files,
+        store,
         capacity: config.capacity,
         segment_bytes: segment_bytes(config),
         free_reserve: config.free_reserve,
         direct: config.direct,
         durable: config.durable,
+        read_only: config.read_only,
+        clock,
         owner: std::process::id(),
         bounces,
         counters: Counters::default(),
-        resources: Mutex::new(Some(Arc::new(Resources {
-            index,
-            _directory: directory,
-        }))),
+        resources: Mutex::new(resources),
+        reading: Mutex::new(reading),
         state: Mutex::new(state),
         changed: Condvar::new(),
     };
@@ -135,8 +166,9 @@ fn segment_bytes(config: &DiskConfig) -> u64 {
 }
 
 fn open_segments(
+    files: &Arc<dyn Files>,
     directory: &StoreDirectory,
-    direct: bool,
+    mode: OpenMode,
     bounces: &BouncePool,
     report: &mut RecoveryReport,
 ) -> Result<(BTreeMap<u32, Found>, u32)> {
@@ -144,13 +176,12 @@ fn open_segments(
     let context = |error| Error::io(format!("{}: listing segments", path.display()), error);
     let mut segments = BTreeMap::new();
     let mut free_id = 1;
-    for entry in fs::read_dir(path).map_err(context)? {
-        let name = entry.map_err(context)?.file_name();
+    for name in files.list(path).map_err(context)? {
         let Some(id) = name.to_str().and_then(parse_file_name) else {
             continue;
         };
         free_id = free_id.max(id.saturating_add(1));
-        let opened = Segment::open(path, directory.store, id, direct, bounces);
+        let opened = Segment::open(files, path, directory.store, id, mode, bounces);
         let found = opened.and_then(|segment| {
             Ok(Found {
                 size: segment.size()?,
@@ -225,13 +256,140 @@ fn index_error(error: sled::Error) -> Error {
     Error::io("repairing the index", error.into())
 }
 
+/// Records by segment and offset.
+type Scanned = HashMap<u32, BTreeMap<u64, Record>>;
+
 struct Recovery<'a> {
     bounces: &'a BouncePool,
     segments: BTreeMap<u32, Found>,
     /// The first id that no segment file has, foreign ones included.
     free_id: u32,
     index: &'a Index,
+    clock: &'a Clock,
     report: RecoveryReport,
+}
+
+/// Searches the segments that are `wanted` for records; by segment and offset. What cannot be read is left alone.
+fn scan(
+    segments: &mut BTreeMap<u32, Found>,
+    bounces: &BouncePool,
+    report: &mut RecoveryReport,
+    wanted: impl Fn(u32) -> bool,
+) -> Scanned {
+    let mut scanned = HashMap::new();
+    segments.retain(|id, found| {
+        if !wanted(*id) {
+            return true;
+        }
+        report.segments_scanned += 1;
+        match found.segment.scan(bounces) {
+            Ok(records) => {
+                let records = records.into_iter();
+                let records = records.map(|record| (record.identity.offset, record));
+                scanned.insert(*id, records.collect());
+                true
+            }
+            Err(error) => {
+                log::warn!("{}: left alone: {error}", found.segment.path().display());
+                report.foreign_segments += 1;
+                false
+            }
+        }
+    });
+    scanned
+}
+
+/// Drops expired records, and lets the clock know when the others were stored: it may have been set back since.
+fn drop_expired(scanned: &mut Scanned, clock: &Clock, report: &mut RecoveryReport) -> u64 {
+    let records = scanned.values().flat_map(BTreeMap::values);
+    clock.seen(records.map(|record| record.created).max().unwrap_or(0));
+    let now = clock.now();
+    for records in scanned.values_mut() {
+        let before = records.len();
+        records.retain(|_, record| record.header.terms.expires() > now);
+        report.rows_dropped.expired += before - records.len();
+    }
+    now
+}
+
+/// Of records that lie over each other the newer one goes: offsets are never given out twice, so one of them is not real.
+/// Gives back the serials of those that went.
+fn drop_overlapping(rows: &mut Vec<Row>, report: &mut RecoveryReport) -> Vec<u64> {
+    rows.sort_unstable_by_key(|row| (row.segment, row.offset, row.serial));
+    let mut dropped = Vec::new();
+    let mut before = (0, 0);
+    rows.retain(|row| {
+        let place = (row.segment, row.offset);
+        let kept = place >= before;
+        if kept {
+            before = (row.segment, row.extent().end());
+        } else {
+            dropped.push(row.serial);
+        }
+        kept
+    });
+    report.rows_dropped.overlapping = dropped.len();
+    dropped
+}
+
+fn row_of(record: Record) -> Row {
+    Row {
+        serial: record.identity.serial,
+        last_use: record.identity.serial,
+        segment: record.identity.segment,
+        offset: record.identity.offset,
+        header: record.header,
+        header_bytes: record.header_bytes,
+        created: record.created,
+    }
+}
+
+/// The state of a store that is only read, from its segments alone: an index cannot be opened without writing to it.
+fn read_only_state(
+    mut segments: BTreeMap<u32, Found>,
+    mut directory: Directory,
+    clock: &Clock,
+    bounces: &BouncePool,
+    report: &mut RecoveryReport,
+) -> State {
+    let mut scanned = scan(&mut segments, bounces, report, |_| true);
+    drop_expired(&mut scanned, clock, report);
+    let records = scanned.into_values().flat_map(BTreeMap::into_values);
+    let mut rows = records.map(row_of).collect::<Vec<_>>();
+    drop_overlapping(&mut rows, report);
+    let mut space = Space::default();
+    let mut live: HashMap<u32, usize> = HashMap::new();
+    for row in &rows {
+        *live.entry(row.segment).or_default() += 1;
+    }
+    for (id, found) in &segments {
+        let (end, records) = found.contents.clone().unwrap_or((found.size, Vec::new()));
+        let live = live.get(id).copied().unwrap_or(0);
+        space.adopt(Arc::clone(&found.segment), found.size, end, records, live);
+        space.next_id = space.next_id.max(id.saturating_add(1));
+    }
+    rows.sort_unstable_by_key(|row| row.serial);
+    for row in rows {
+        if let Some(found) = segments.get(&row.segment) {
+            let place = Place {
+                segment: Arc::clone(&found.segment),
+                extent: row.extent(),
+            };
+            directory.insert(row, place);
+        }
+    }
+    let totals = directory.totals();
+    report.runs = totals.runs;
+    report.blocks = totals.blocks;
+    report.bytes = totals.live_bytes;
+    State {
+        directory,
+        space,
+        flights: Flights::default(),
+        growing: false,
+        closed: false,
+        index_bytes: 0,
+    }
 }
 
 impl Recovery<'_> {
@@ -264,11 +422,22 @@ impl Recovery<'_> {
         // A segment that no row speaks of is searched before it is taken for empty.
         let known = loaded.rows.iter().map(|row| row.segment);
         let known = known.collect::<HashSet<_>>();
-        let mut scanned = self.scan(|id| u64::from(id) >= first || !known.contains(&id));
+        let mut scanned = scan(&mut self.segments, self.bounces, &mut self.report, |id| {
+            u64::from(id) >= first || !known.contains(&id)
+        });
+        let newest = loaded.rows.iter().map(|row| row.created).max();
+        self.clock.seen(newest.unwrap_or(0));
+        self.clock.seen(meta(Meta::Time)?.unwrap_or(0));
+        let now = drop_expired(&mut scanned, self.clock, &mut self.report);
         let mut rows = Vec::with_capacity(loaded.rows.len());
         for row in loaded.rows {
             let counts = &mut self.report.rows_dropped;
-            let end = extent_of(&row.header, row.offset).end();
+            if row.header.terms.expires() <= now {
+                counts.expired += 1;
+                dropped.push(row.serial);
+                continue;
+            }
+            let end = row.extent().end();
             let Some(found) = self.segments.get(&row.segment) else {
                 counts.no_segment += 1;
                 dropped.push(row.serial);
@@ -282,7 +451,9 @@ impl Recovery<'_> {
             }
             if let Some(records) = scanned.get_mut(&row.segment) {
                 let matches = |record: &Record| {
-                    record.identity.serial == row.serial && record.header == row.header
+                    record.identity.serial == row.serial
+                        && record.created == row.created
+                        && record.header == row.header
                 };
                 if records.get(&row.offset).is_some_and(matches) {
                     records.remove(&row.offset);
@@ -295,68 +466,18 @@ impl Recovery<'_> {
             rows.push(row);
         }
         self.index.remove_unread(&dropped).map_err(index_error)?;
-        for (segment, records) in scanned {
-            for (offset, record) in records {
-                let row = Row {
-                    serial: record.identity.serial,
-                    last_use: record.identity.serial,
-                    segment,
-                    offset,
-                    header: record.header,
-                };
-                self.index.insert(&row).map_err(index_error)?;
-                rows.push(row);
-                self.report.rows_rebuilt += 1;
-            }
+        for record in scanned.into_values().flat_map(BTreeMap::into_values) {
+            let row = row_of(record);
+            self.index.insert(&row).map_err(index_error)?;
+            rows.push(row);
+            self.report.rows_rebuilt += 1;
         }
-        self.drop_overlapping(&mut rows)?;
+        let overlapping = drop_overlapping(&mut rows, &mut self.report);
+        self.index
+            .remove_unread(&overlapping)
+            .map_err(index_error)?;
         rows.sort_unstable_by_key(|row| (row.last_use, row.serial));
         Ok(rows)
-    }
-
-    /// Searches the segments that are `wanted` for records; by segment and offset. What cannot be read is left alone.
-    fn scan(&mut self, wanted: impl Fn(u32) -> bool) -> HashMap<u32, BTreeMap<u64, Record>> {
-        let mut scanned = HashMap::new();
-        let (bounces, report) = (self.bounces, &mut self.report);
-        self.segments.retain(|id, found| {
-            if !wanted(*id) {
-                return true;
-            }
-            report.segments_scanned += 1;
-            match found.segment.scan(bounces) {
-                Ok(records) => {
-                    let records = records.into_iter();
-                    let records = records.map(|record| (record.identity.offset, record));
-                    scanned.insert(*id, records.collect());
-                    true
-                }
-                Err(error) => {
-                    log::warn!("{}: left alone: {error}", found.segment.path.display());
-                    report.foreign_segments += 1;
-                    false
-                }
-            }
-        });
-        scanned
-    }
-
-    /// Of records that lie over each other the newer one goes: offsets are never given out twice, so one of them is not real.
-    fn drop_overlapping(&mut self, rows: &mut Vec<Row>) -> Result<()> {
-        rows.sort_unstable_by_key(|row| (row.segment, row.offset, row.serial));
-        let mut dropped = Vec::new();
-        let mut before = (0, 0);
-        rows.retain(|row| {
-            let place = (row.segment, row.offset);
-            let kept = place >= before;
-            if kept {
-                before = (row.segment, extent_of(&row.header, row.offset).end());
-            } else {
-                dropped.push(row.serial);
-            }
-            kept
-        });
-        self.report.rows_dropped.overlapping = dropped.len();
-        self.index.remove_unread(&dropped).map_err(index_error)
     }
 
     /// Fills directory and segment table. Segments left open are sealed, empty ones go, and what no record takes is given back.
@@ -374,11 +495,11 @@ impl Recovery<'_> {
             };
             let place = Place {
                 segment: Arc::clone(&found.segment),
-                extent: extent_of(&row.header, row.offset),
+                extent: row.extent(),
             };
             live.entry(row.segment).or_default().push(place.extent);
             clock = clock.max(row.serial).max(row.last_use);
-            directory.insert(row.serial, row.header, place, Some(row.last_use));
+            directory.insert(row, place);
         }
         directory.resume_clock(clock);
         let next = self.index.meta(Meta::NextSegment).map_err(index_error)?;
@@ -387,7 +508,7 @@ impl Recovery<'_> {
             let mut extents = live.remove(&id).unwrap_or_default();
             extents.sort_unstable();
             if let Err(error) = self.settle(&mut space, &found, &extents) {
-                log::warn!("{}: repairing it: {error}", found.segment.path.display());
+                log::warn!("{}: repairing it: {error}", found.segment.path().display());
             }
         }
         self.index
@@ -417,7 +538,7 @@ impl Recovery<'_> {
     fn settle(&self, space: &mut Space, found: &Found, live: &[Extent]) -> io::Result<()> {
         let segment = &found.segment;
         if live.is_empty() {
-            return fs::remove_file(&segment.path);
+            return segment.remove();
         }
         let (size, end, records) = if let Some((end, records)) = &found.contents {
             (found.size, *end, records.clone())
@@ -437,9 +558,12 @@ impl Recovery<'_> {
         let mut gaps = before.collect::<Vec<_>>();
         gaps.push(from..end);
         for gap in gaps {
-            let len = gap.end.saturating_sub(gap.start);
-            if len > 0 && platform::punch_hole(&segment.file, gap.start, len)? {
-                space.punched(segment.id, len);
+            let extent = Extent {
+                offset: gap.start,
+                len: gap.end.saturating_sub(gap.start),
+            };
+            if extent.len > 0 && segment.punch(extent)? {
+                space.punched(segment.id, extent.len);
             }
         }
         Ok(())

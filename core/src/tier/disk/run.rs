@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::index::Row;
-use super::record::{header_bytes, padded, record_bytes};
+use super::record::padded;
 use super::segment::{Extent, Segment};
 use crate::run::RunHeader;
 
@@ -22,6 +22,10 @@ pub(super) struct Run {
     /// Its number, never given out twice.
     pub(super) serial: u64,
     pub(super) header: RunHeader,
+    /// Bytes of its header on disk.
+    pub(super) header_bytes: u32,
+    /// When it was stored, in unix seconds; 0 where it is not known.
+    pub(super) created: u64,
     pub(super) place: Place,
     /// Checksums of the slices, once the header on disk was read and found to be right.
     pub(super) sums: OnceLock<Box<[u64]>>,
@@ -36,27 +40,21 @@ impl Run {
             segment: self.place.segment.id,
             offset: self.place.extent.offset,
             header: self.header.clone(),
+            header_bytes: self.header_bytes,
+            created: self.created,
         }
     }
 
-    /// Bytes of its header on disk.
-    pub(super) fn header_bytes(&self) -> usize {
-        header_bytes(self.header.keys.len(), self.header.slices.len())
+    /// Bytes of each slice on disk, padding excluded.
+    pub(super) fn stored(&self) -> impl Iterator<Item = u32> + Clone {
+        let codec = self.header.terms.codec;
+        let slices = self.header.slices.iter();
+        slices.map(move |&len| codec.stored_bytes(len))
     }
 
     /// Byte offset of a slice in the segment file.
     pub(super) fn slice_offset(&self, slice: usize) -> u64 {
-        let before = self.header.slices.iter().take(slice);
-        self.place.extent.offset
-            + self.header_bytes() as u64
-            + before.map(|&len| padded(len)).sum::<u64>()
-    }
-}
-
-/// Bytes that a run's record takes, as an extent at `offset`.
-pub(super) fn extent_of(header: &RunHeader, offset: u64) -> Extent {
-    Extent {
-        offset,
-        len: record_bytes(header),
+        let before = self.stored().take(slice);
+        self.place.extent.offset + u64::from(self.header_bytes) + before.map(padded).sum::<u64>()
     }
 }

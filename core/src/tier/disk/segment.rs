@@ -1,13 +1,13 @@
 //! One segment file: a header page, records, and once it is sealed a table of contents.
 
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use super::bounce::{BOUNCE_BYTES, BouncePool};
-use super::platform::{self, IoMode};
+use super::files::{Files, IoMode, OpenFile, OpenMode};
 use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
-use super::record::{is_sealed, record_bytes, seal};
+use super::record::{is_readable, is_sealed, seal};
 use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
 
 const MAGIC: [u8; 8] = *b"KVLABSEG";
@@ -42,9 +42,10 @@ impl Extent {
 pub(super) struct Segment {
     pub(super) store: u64,
     pub(super) id: u32,
-    pub(super) path: PathBuf,
-    pub(super) file: File,
-    pub(super) mode: IoMode,
+    /// The format version that its header page says.
+    pub(super) version: u32,
+    pub(super) file: OpenFile,
+    files: Arc<dyn Files>,
 }
 
 /// Bytes of a table of contents of so many records.
@@ -70,6 +71,7 @@ fn damaged(what: &'static str) -> io::Error {
 impl Segment {
     /// Makes a segment file of `size` bytes with its header page. A file that was only half made is removed.
     pub(super) fn create(
+        files: &Arc<dyn Files>,
         directory: &Path,
         store: u64,
         id: u32,
@@ -77,20 +79,24 @@ impl Segment {
         direct: bool,
         pool: &BouncePool,
     ) -> io::Result<Self> {
-        let path = directory.join(file_name(id));
-        let (file, mode) = platform::open_segment(&path, true, direct)?;
+        let mode = OpenMode {
+            create: true,
+            direct,
+            read_only: false,
+        };
         let segment = Self {
             store,
             id,
-            path,
-            file,
-            mode,
+            version: FORMAT_VERSION,
+            file: files.open(&directory.join(file_name(id)), mode)?,
+            files: Arc::clone(files),
         };
-        let outcome = platform::preallocate(&segment.file, size)
+        let outcome = segment
+            .preallocate(size)
             .and_then(|()| segment.write_at(0, &segment.header_page(), pool));
         if let Err(error) = outcome {
             // The error that counts is the first one.
-            let _ = std::fs::remove_file(&segment.path);
+            let _ = segment.remove();
             return Err(error);
         }
         Ok(segment)
@@ -98,22 +104,24 @@ impl Segment {
 
     /// Opens a segment file and checks its header page; `InvalidData` if it is not what its name says.
     pub(super) fn open(
+        files: &Arc<dyn Files>,
         directory: &Path,
         store: u64,
         id: u32,
-        direct: bool,
+        mode: OpenMode,
         pool: &BouncePool,
     ) -> io::Result<Self> {
-        let path = directory.join(file_name(id));
-        let (file, mode) = platform::open_segment(&path, false, direct)?;
-        let segment = Self {
+        let mut segment = Self {
             store,
             id,
-            path,
-            file,
-            mode,
+            version: FORMAT_VERSION,
+            file: files.open(&directory.join(file_name(id)), mode)?,
+            files: Arc::clone(files),
         };
-        if segment.read_at(0, PAGE, pool)? != segment.header_page() {
+        let page = segment.read_at(0, PAGE, pool)?;
+        let mut fields = Fields(page.get(16..).unwrap_or_default());
+        segment.version = fields.u32().unwrap_or_default();
+        if !is_readable(segment.version) || page != segment.header_page() {
             return Err(damaged("the header page is not that of this segment"));
         }
         Ok(segment)
@@ -123,7 +131,7 @@ impl Segment {
         let mut page = Vec::with_capacity(PAGE);
         page.extend_from_slice(&MAGIC);
         page.extend_from_slice(&[0; 8]);
-        page.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        page.extend_from_slice(&self.version.to_le_bytes());
         page.extend_from_slice(&self.id.to_le_bytes());
         page.extend_from_slice(&self.store.to_le_bytes());
         page.resize(PAGE, 0);
@@ -169,7 +177,7 @@ impl Segment {
             offset: at,
             len,
         };
-        read_pieces(&self.file, offset, regions, &[piece])
+        self.read_pieces(offset, regions, &[piece])
     }
 
     /// Writes the first `len` bytes of a region, whole pages.
@@ -183,7 +191,31 @@ impl Segment {
             offset: 0,
             len,
         };
-        write_pieces(&self.file, offset, regions, &[piece])
+        self.write_pieces(offset, regions, &[piece])
+    }
+
+    /// Writes pieces of regions.
+    pub(super) fn write_pieces(
+        &self,
+        offset: u64,
+        regions: Regions<'_>,
+        pieces: &[Piece],
+    ) -> io::Result<()> {
+        write_pieces(offset, regions, pieces, |vectors, offset| {
+            self.files.write(&self.file, offset, vectors)
+        })
+    }
+
+    /// Reads into pieces of regions.
+    pub(super) fn read_pieces(
+        &self,
+        offset: u64,
+        regions: Regions<'_>,
+        pieces: &[Piece],
+    ) -> io::Result<()> {
+        read_pieces(offset, regions, pieces, |vectors, offset| {
+            self.files.read(&self.file, offset, vectors)
+        })
     }
 
     /// The record that starts at `offset`; none if there is no sound header or it belongs elsewhere.
@@ -214,7 +246,7 @@ impl Segment {
         pool: &BouncePool,
     ) -> io::Result<()> {
         self.write_at(offset, &vec![0; len], pool)?;
-        self.file.sync_data()
+        self.sync()
     }
 
     /// Ends the file with a table of contents at `end` and gives back what lies behind; the new size of the file.
@@ -223,7 +255,7 @@ impl Segment {
         let mut table = Vec::with_capacity(len as usize);
         table.extend_from_slice(&CONTENTS_MAGIC);
         table.extend_from_slice(&[0; 8]);
-        table.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        table.extend_from_slice(&self.version.to_le_bytes());
         table.extend_from_slice(&self.id.to_le_bytes());
         table.extend_from_slice(&self.store.to_le_bytes());
         table.extend_from_slice(&(records.len() as u64).to_le_bytes());
@@ -237,8 +269,8 @@ impl Segment {
         table.extend_from_slice(&(!end).to_le_bytes());
         seal(&mut table);
         self.write_at(end, &table, pool)?;
-        self.file.set_len(end + len)?;
-        self.file.sync_data()?;
+        self.files.set_size(&self.file, end + len)?;
+        self.sync()?;
         Ok(end + len)
     }
 
@@ -279,7 +311,7 @@ impl Segment {
             return None;
         }
         fields.u64()?;
-        if (fields.u32()?, fields.u32()?, fields.u64()?) != (FORMAT_VERSION, self.id, self.store) {
+        if (fields.u32()?, fields.u32()?, fields.u64()?) != (self.version, self.id, self.store) {
             return None;
         }
         let count = usize::try_from(fields.u64()?).ok()?;
@@ -327,8 +359,8 @@ impl Segment {
                 None => None,
             };
             match record {
-                Some(record) if offset + record_bytes(&record.header) <= size => {
-                    offset += record_bytes(&record.header);
+                Some(record) if offset + record.bytes() <= size => {
+                    offset += record.bytes();
                     records.push(record);
                 }
                 _ => offset += PAGE as u64,
@@ -339,7 +371,37 @@ impl Segment {
 
     /// Size of the file in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
-        self.file.metadata().map(|status| status.len())
+        self.files.size(&self.file)
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// How its bytes are moved.
+    pub(super) fn mode(&self) -> IoMode {
+        self.file.mode
+    }
+
+    /// Puts what was written on stable storage.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.files.sync(&self.file)
+    }
+
+    /// Makes the file `size` bytes long.
+    pub(super) fn preallocate(&self, size: u64) -> io::Result<()> {
+        self.files.preallocate(&self.file, size)
+    }
+
+    /// Gives a range back to the file system. False where that is not supported.
+    pub(super) fn punch(&self, extent: Extent) -> io::Result<bool> {
+        self.files.punch(&self.file, extent.offset, extent.len)
+    }
+
+    /// Removes the file; whoever has the segment can still read it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.files.remove(self.path())
     }
 }
 
@@ -348,6 +410,9 @@ const _: () = assert!(MAX_HEADER_BYTES <= BOUNCE_BYTES);
 #[cfg(test)]
 mod tests {
     use super::super::bounce::BouncePool;
+    use std::sync::Arc;
+
+    use super::super::files::{Files, SystemFiles};
     use super::super::record::is_sealed;
     use super::{Extent, Segment, contents_bytes, file_name, parse_file_name};
 
@@ -356,7 +421,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let pool = BouncePool::default();
         let store = 0x1122_3344_5566_7788;
-        let segment = Segment::create(directory.path(), store, 7, 1 << 20, false, &pool);
+        let files: Arc<dyn Files> = Arc::new(SystemFiles);
+        let segment = Segment::create(&files, directory.path(), store, 7, 1 << 20, false, &pool);
         let segment = segment.expect("made");
         let records = [(4096, 8192), (12288, 4096)].map(|(offset, len)| Extent { offset, len });
         let size = segment.seal(16384, &records, &pool).expect("sealed");
@@ -364,7 +430,7 @@ mod tests {
         assert_eq!((bytes.len() as u64, size), (5 * 4096, 5 * 4096));
         let tail = |magic: &[u8]| {
             let mut fixed = magic.to_vec();
-            fixed.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+            fixed.extend([2, 0, 0, 0, 7, 0, 0, 0]);
             fixed.extend([0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
             fixed
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::record::FORMAT_VERSION;
 use super::run::Place;
 use super::segment::{Extent, FIRST_RECORD, Segment, contents_bytes};
 
@@ -66,6 +67,8 @@ pub(super) enum Growth {
 pub(super) struct Space {
     segments: BTreeMap<u32, SegmentState>,
     active: Option<u32>,
+    /// Full and written, to be sealed.
+    to_seal: Vec<SealJob>,
     /// The id that the next segment gets; ids are never used twice.
     pub(super) next_id: u32,
 }
@@ -133,17 +136,25 @@ impl Space {
     }
 
     /// Notes that a reserved record is written or given up. A full segment whose last writer this was is to be sealed.
-    pub(super) fn finish_write(&mut self, place: &Place) -> Option<SealJob> {
-        let state = self.segments.get_mut(&place.segment.id)?;
-        state.writers -= 1;
-        state.seal_job()
+    pub(super) fn finish_write(&mut self, place: &Place) {
+        if let Some(state) = self.segments.get_mut(&place.segment.id) {
+            state.writers -= 1;
+            self.to_seal.extend(state.seal_job());
+        }
     }
 
     /// Ends appending to the active segment. It is to be sealed now unless writers are still under way.
-    pub(super) fn retire(&mut self) -> Option<SealJob> {
-        let state = self.segments.get_mut(&self.active.take()?)?;
-        state.phase = Phase::Sealing;
-        state.seal_job()
+    pub(super) fn retire(&mut self) {
+        let active = self.active.take();
+        if let Some(state) = active.and_then(|id| self.segments.get_mut(&id)) {
+            state.phase = Phase::Sealing;
+            self.to_seal.extend(state.seal_job());
+        }
+    }
+
+    /// A segment that is to be sealed now; each is given out once.
+    pub(super) fn next_to_seal(&mut self) -> Option<SealJob> {
+        self.to_seal.pop()
     }
 
     /// The segment was sealed at `size` bytes. True if it holds nothing: the file is to be unlinked.
@@ -173,6 +184,7 @@ impl Space {
         let newest = self.segments.values_mut().next_back();
         if let Some(state) = newest
             && state.phase == Phase::Sealed
+            && state.segment.version == FORMAT_VERSION
             && state.end <= segment_bytes / 2
             && state.end + len + contents_bytes(state.records.len() + 1) <= segment_bytes
         {

@@ -17,8 +17,16 @@ pub struct RefusedCounts {
     pub write_failed: u64,
     /// The block before was not there.
     pub parent_missing: u64,
-    /// The run was deleted while it was being written.
+    /// Its bytes came out of a lossy codec.
+    pub decoded: u64,
+    /// The run was deleted while it was being written, or the store is read-only.
     pub unavailable: u64,
+    /// Its time to live was over.
+    pub expired: u64,
+    /// It must not be on disk.
+    pub not_persisted: u64,
+    /// Its tenant's quota was taken, and nothing of the tenant's could go.
+    pub over_quota: u64,
 }
 
 /// Runs that were dropped because their bytes could not be used, by reason.
@@ -61,6 +69,10 @@ pub struct DiskStats {
     pub evictions: u64,
     /// Bytes of their records.
     pub evicted_bytes: u64,
+    /// Of them: to keep a tenant within its quota.
+    pub quota_evictions: u64,
+    /// Runs that went because their time to live was over.
+    pub expired: u64,
     /// Runs deleted by `remove` and `clear`.
     pub removed: u64,
     /// Runs dropped for damage.
@@ -86,7 +98,13 @@ pub(super) struct Counters {
     no_space: AtomicU64,
     write_failed: AtomicU64,
     parent_missing: AtomicU64,
+    decoded: AtomicU64,
     unavailable: AtomicU64,
+    refused_expired: AtomicU64,
+    not_persisted: AtomicU64,
+    over_quota: AtomicU64,
+    quota_evictions: AtomicU64,
+    expired: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -113,6 +131,14 @@ impl Counters {
         add(&self.evicted_bytes, bytes);
     }
 
+    pub(super) fn evicted_for_quota(&self) {
+        add(&self.quota_evictions, 1);
+    }
+
+    pub(super) fn expired(&self, runs: usize) {
+        add(&self.expired, runs as u64);
+    }
+
     pub(super) fn removed(&self, runs: usize) {
         add(&self.removed, runs as u64);
     }
@@ -131,7 +157,11 @@ impl Counters {
             Refusal::NoSpace => &self.no_space,
             Refusal::WriteFailed => &self.write_failed,
             Refusal::ParentMissing => &self.parent_missing,
-            Refusal::QueueFull | Refusal::Unavailable => &self.unavailable,
+            Refusal::Decoded => &self.decoded,
+            Refusal::QueueFull | Refusal::TooFewUses | Refusal::Unavailable => &self.unavailable,
+            Refusal::Expired => &self.refused_expired,
+            Refusal::NotPersisted => &self.not_persisted,
+            Refusal::OverQuota => &self.over_quota,
         };
         add(counter, 1);
     }
@@ -144,6 +174,8 @@ impl Counters {
         stats.write_bytes = get(&self.write_bytes);
         stats.evictions = get(&self.evictions);
         stats.evicted_bytes = get(&self.evicted_bytes);
+        stats.quota_evictions = get(&self.quota_evictions);
+        stats.expired = get(&self.expired);
         stats.removed = get(&self.removed);
         stats.dropped = DroppedCounts {
             corrupt: get(&self.corrupt),
@@ -155,7 +187,11 @@ impl Counters {
             no_space: get(&self.no_space),
             write_failed: get(&self.write_failed),
             parent_missing: get(&self.parent_missing),
+            decoded: get(&self.decoded),
             unavailable: get(&self.unavailable),
+            expired: get(&self.refused_expired),
+            not_persisted: get(&self.not_persisted),
+            over_quota: get(&self.over_quota),
         };
     }
 }

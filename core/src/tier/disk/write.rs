@@ -4,33 +4,42 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-use xxhash_rust::xxh3::Xxh3;
-
-use super::bounce::BOUNCE_BYTES;
 use super::index::{Index, Meta, Row};
-use super::platform;
-use super::record::{Identity, Record, header_bytes, padded, record_bytes};
+use super::record::{header_bytes, record_bytes};
 use super::run::{Place, Run};
 use super::segment::{FIRST_RECORD, Segment, contents_bytes};
 use super::space::{Growth, SealJob};
-use super::{Inner, UNSAVED_USES, lock};
+use super::{Inner, UNSAVED_USES};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
 use crate::tier::{Put, Refusal};
+use foldhash::fast::RandomState;
+
+/// The most expired runs that one put drops beside those in its way.
+const SWEPT_AT_ONCE: usize = 16;
 
 /// An admitted put; when dropped, others may put the same keys, and its parent may be evicted again.
 struct Ticket<'a> {
     inner: &'a Inner,
     id: u64,
     keys: &'a [BlockKey],
+    /// Pinned: an evicted parent would leave what is written now without a way to it.
     parent: Option<Arc<Run>>,
+    /// Whose quota the record counts against until it is listed, and its bytes.
+    tenant: u64,
+    bytes: u64,
+    /// The put of the parent, where that is still under way.
+    follows: Option<u64>,
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.inner.state.lock().flights.end(self.id, self.keys);
+        {
+            let mut state = self.inner.state.lock();
+            state.flights.end(self.id, self.keys);
+            state.directory.tenants.end(self.tenant, self.bytes);
+        }
         if let Some(parent) = &self.parent {
             self.inner.unpin(parent);
         }
@@ -44,18 +53,37 @@ enum Admission<'a> {
 }
 
 impl Inner {
-    /// Stores a run. A second put of any of its blocks waits for the first and then looks again.
-    pub(super) fn put(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
+    /// Stores a run. A second put of any of its blocks waits for the first and then looks again. A put of what follows it
+    /// may begin after `admitted` was called: its bytes are then written at the same time, and published in order.
+    pub(super) fn put(
+        &self,
+        header: &RunHeader,
+        source: &RunSource,
+        admitted: &dyn Fn(),
+    ) -> Result<Put> {
         self.check_owner()?;
         validate(header, source)?;
+        if self.read_only {
+            self.counters.refused(Refusal::Unavailable);
+            return Ok(Put::Refused(Refusal::Unavailable));
+        }
         let index = self.index()?;
+        let header = &RunHeader {
+            terms: header.terms.stamped(self.clock.now()),
+            ..header.clone()
+        };
+        self.sweep(&index, &header.keys, SWEPT_AT_ONCE);
         let put = match self.admit(header)? {
             Admission::Done(put) => put,
-            Admission::Ticket(ticket) => match self.store(&ticket, &index, header, source) {
-                Ok(()) => Put::Stored,
-                Err(refusal) => Put::Refused(refusal),
-            },
+            Admission::Ticket(mut ticket) => {
+                admitted();
+                match self.store(&mut ticket, &index, header, source) {
+                    Ok(()) => Put::Stored,
+                    Err(refusal) => Put::Refused(refusal),
+                }
+            }
         };
+        self.seal_full();
         if let Put::Refused(refusal) = put {
             self.counters.refused(refusal);
         }
@@ -80,41 +108,64 @@ impl Inner {
         if header
             .keys
             .iter()
-            .all(|key| state.directory.locate(key).is_some())
+            .all(|key| state.directory.live(key).is_some())
         {
             return Ok(Admission::Done(Put::Present));
         }
-        let parent = state.directory.locate(&header.parent);
+        if header.terms.decoded {
+            return refused(Refusal::Decoded);
+        }
+        if !header.terms.persist {
+            return refused(Refusal::NotPersisted);
+        }
+        if header.terms.expires() <= self.clock.now() {
+            return refused(Refusal::Expired);
+        }
+        let parent = state.directory.live(&header.parent);
+        let mut follows = None;
         if parent.is_none() && header.parent != header.namespace {
-            return refused(Refusal::ParentMissing);
+            follows = state.flights.of(&header.parent);
+            if follows.is_none() {
+                return refused(Refusal::ParentMissing);
+            }
         }
         let least = FIRST_RECORD + record_bytes(header) + contents_bytes(1);
         if least + state.index_bytes > self.capacity {
             return refused(Refusal::TooLarge);
         }
-        // An evicted parent would leave what is written now without a way to it.
+        let (tenant, bytes) = (header.terms.tenant, record_bytes(header));
+        if !state.directory.tenants.fits(tenant, bytes) {
+            return refused(Refusal::OverQuota);
+        }
         let parent = parent.and_then(|row| state.directory.pin(row.slot));
         let id = state.flights.begin(header.namespace, &header.keys);
+        state.directory.tenants.begin(tenant, bytes);
         drop(state);
         Ok(Admission::Ticket(Ticket {
             inner: self,
             id,
             keys: &header.keys,
             parent,
+            tenant,
+            bytes,
+            follows,
         }))
     }
 
     fn store(
         &self,
-        ticket: &Ticket<'_>,
+        ticket: &mut Ticket<'_>,
         index: &Index,
         header: &RunHeader,
         source: &RunSource,
     ) -> Result<(), Refusal> {
         // Without an answer from the system, writing decides.
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         if free < self.free_reserve {
             return Err(Refusal::NoSpace);
+        }
+        if !self.trim_tenant(index, ticket.tenant) {
+            return Err(Refusal::OverQuota);
         }
         let (place, serial) = self.reserve(index, record_bytes(header))?;
         let row = Row {
@@ -123,8 +174,22 @@ impl Inner {
             segment: place.segment.id,
             offset: place.extent.offset,
             header: header.clone(),
+            header_bytes: header_bytes(header.keys.len(), header.slices.len()) as u32,
+            created: match header.terms.born {
+                0 => self.clock.now(),
+                born => born,
+            },
         };
-        if let Err(refusal) = self.write(index, &row, &place, source) {
+        let written = self
+            .write_record(&row, &place, source)
+            .map_err(|error| refuse(&place, &error))
+            .and_then(|()| self.await_parent(ticket, header))
+            .and_then(|()| {
+                index
+                    .insert(&row)
+                    .map_err(|error| refuse(&place, &error.into()))
+            });
+        if let Err(refusal) = written {
             self.abandon(index, &row, &place);
             return Err(refusal);
         }
@@ -134,96 +199,34 @@ impl Inner {
             self.abandon(index, &row, &place);
             return Err(Refusal::Unavailable);
         }
-        let job = state.space.finish_write(&place);
+        state.space.finish_write(&place);
         let bytes = place.extent.len;
-        state.directory.insert(serial, row.header, place, None);
+        state.directory.insert(row, place);
         drop(state);
         self.counters.written(bytes);
-        if let Some(job) = job {
-            self.seal(&job);
-        }
         Ok(())
     }
 
-    /// Writes the record and its rows.
-    fn write(
-        &self,
-        index: &Index,
-        row: &Row,
-        place: &Place,
-        source: &RunSource,
-    ) -> Result<(), Refusal> {
-        let refuse = |error: io::Error| {
-            log::warn!("{}: writing a run: {error}", place.segment.path.display());
-            refusal_of(&error)
+    /// Waits for the put that the parent is written by. Rows follow the order of the chain.
+    fn await_parent(&self, ticket: &mut Ticket<'_>, header: &RunHeader) -> Result<(), Refusal> {
+        let Some(put) = ticket.follows else {
+            return Ok(());
         };
-        self.write_record(row, place, source).map_err(refuse)?;
-        if self.durable {
-            place.segment.file.sync_data().map_err(refuse)?;
+        let mut state = self.state.lock();
+        while state.flights.any_open(&[put]) {
+            self.changed.wait(&mut state);
         }
-        index.insert(row).map_err(|error| refuse(error.into()))
-    }
-
-    /// Writes header and payload, in one call if they fit the working memory; else the header comes last.
-    fn write_record(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
-        let header = &row.header;
-        let head = header_bytes(header.keys.len(), header.slices.len());
-        let total = place.extent.len as usize;
-        let bounce = self
-            .bounces
-            .take(total.min(BOUNCE_BYTES))
-            .map_err(io::Error::other)?;
-        let region = &*bounce.region;
-        let whole = total <= region.len();
-        let mut filled = if whole { head } else { 0 };
-        let mut written = place.extent.offset + if whole { 0 } else { head as u64 };
-        let mut sums = Vec::with_capacity(header.slices.len());
-        for (pieces, &len) in source.slices.iter().zip(&header.slices) {
-            let mut hasher = Xxh3::new();
-            for piece in pieces {
-                let mut done = 0;
-                while done < piece.len {
-                    if filled == region.len() {
-                        place.segment.write_region(written, region, filled)?;
-                        written += filled as u64;
-                        filled = 0;
-                    }
-                    let part = (piece.len - done).min(region.len() - filled);
-                    region.copy_from(filled, &source.region, piece.offset + done, part);
-                    region.hash_into(&mut hasher, filled, part);
-                    filled += part;
-                    done += part;
-                }
-            }
-            // Slices and working memory both end on whole pages, so padding never crosses the end of the latter.
-            let padding = (padded(len) - u64::from(len)) as usize;
-            region.zero(filled, padding);
-            filled += padding;
-            sums.push(hasher.digest());
+        let row = state.directory.locate(&header.parent);
+        ticket.parent = row.and_then(|row| state.directory.pin(row.slot));
+        match ticket.parent {
+            Some(_) => Ok(()),
+            None => Err(Refusal::ParentMissing),
         }
-        let record = Record {
-            identity: Identity {
-                store: self.store,
-                segment: place.segment.id,
-                offset: place.extent.offset,
-                serial: row.serial,
-            },
-            header: header.clone(),
-            sums: sums.into(),
-        };
-        if whole {
-            region.write(0, &record.encode());
-            return place.segment.write_region(written, region, filled);
-        }
-        place.segment.write_region(written, region, filled)?;
-        place
-            .segment
-            .write_at(place.extent.offset, &record.encode(), &self.bounces)
     }
 
     /// Gives up a reserved record: no row, no header and no bytes of it stay.
     fn abandon(&self, index: &Index, row: &Row, place: &Place) {
-        let head = header_bytes(row.header.keys.len(), row.header.slices.len());
+        let head = row.header_bytes as usize;
         let cleaned = index
             .remove_unread(&[row.serial])
             .and_then(|()| index.flush())
@@ -235,14 +238,11 @@ impl Inner {
         if let Err(error) = cleaned {
             log::warn!(
                 "{}: cleaning up after a run that was not stored: {error}",
-                place.segment.path.display()
+                place.segment.path().display()
             );
         }
-        let job = self.state.lock().space.finish_write(place);
+        self.state.lock().space.finish_write(place);
         self.give_back(place);
-        if let Some(job) = job {
-            self.seal(&job);
-        }
     }
 
     /// Sets aside room for a record, in a new segment if need be, evicting leaves if need be.
@@ -258,11 +258,8 @@ impl Inner {
                 continue;
             }
             state.growing = true;
-            let job = state.space.retire();
+            state.space.retire();
             drop(state);
-            if let Some(job) = job {
-                self.seal(&job);
-            }
             let grown = self.grow(index, len);
             state = self.state.lock();
             state.growing = false;
@@ -286,7 +283,7 @@ impl Inner {
     /// Evicts until `bytes` more fit into the capacity, and checks the free-space reserve.
     fn make_room(&self, index: &Index, bytes: u64) -> Result<(), Refusal> {
         let index_bytes = index.bytes();
-        let free = platform::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         let mut first = true;
         loop {
             let missing = {
@@ -322,15 +319,23 @@ impl Inner {
                     .set_meta(Meta::NextSegment, u64::from(id) + 1)
                     .map_err(|error| refuse(error.into()))?;
                 let path = &self.path;
-                let made = Segment::create(path, self.store, id, size, self.direct, &self.bounces);
+                let made = Segment::create(
+                    &self.files,
+                    path,
+                    self.store,
+                    id,
+                    size,
+                    self.direct,
+                    &self.bounces,
+                );
                 let segment = made.map_err(refuse)?;
                 if self.durable {
-                    lock::sync_directory(path).map_err(refuse)?;
+                    self.files.sync_directory(path).map_err(refuse)?;
                 }
                 (Arc::new(segment), size)
             }
             Growth::Resume { segment, size } => {
-                platform::preallocate(&segment.file, *size).map_err(refuse)?;
+                segment.preallocate(*size).map_err(refuse)?;
                 (Arc::clone(segment), *size)
             }
         };
@@ -338,18 +343,28 @@ impl Inner {
         Ok(())
     }
 
+    /// Seals the segments that are full and written. Puts do so when they are done, so that no run waits for it.
+    pub(super) fn seal_full(&self) {
+        loop {
+            let Some(job) = self.state.lock().space.next_to_seal() else {
+                return;
+            };
+            self.seal(&job);
+        }
+    }
+
     /// Ends a full segment with its table of contents, and moves the checkpoint.
-    pub(super) fn seal(&self, job: &SealJob) {
+    fn seal(&self, job: &SealJob) {
         let id = job.segment.id;
         match job.segment.seal(job.end, &job.records, &self.bounces) {
             Ok(size) => {
                 let empty = self.state.lock().space.sealed(id, size);
-                if empty && let Err(error) = std::fs::remove_file(&job.segment.path) {
-                    log::warn!("{}: removing it: {error}", job.segment.path.display());
+                if empty && let Err(error) = job.segment.remove() {
+                    log::warn!("{}: removing it: {error}", job.segment.path().display());
                 }
             }
             Err(error) => {
-                log::warn!("{}: sealing it: {error}", job.segment.path.display());
+                log::warn!("{}: sealing it: {error}", job.segment.path().display());
                 self.state.lock().space.seal_failed(id);
             }
         }
@@ -399,6 +414,11 @@ fn validate(header: &RunHeader, source: &RunSource) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn refuse(place: &Place, error: &io::Error) -> Refusal {
+    log::warn!("{}: writing a run: {error}", place.segment.path().display());
+    refusal_of(error)
 }
 
 fn refusal_of(error: &io::Error) -> Refusal {

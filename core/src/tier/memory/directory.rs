@@ -1,13 +1,18 @@
 //! What L2 holds: a row per block, an entry per run, and the child counts that make leaves go first.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Weak};
 
 use hashbrown::hash_map::Entry as MapEntry;
 
 use super::arena::Record;
+use crate::clock::Clock;
 use crate::key::{BlockKey, KeyMap};
 use crate::policy::{EntryMeta, EvictionPolicy, Slot};
-use crate::run::RunHeader;
+use crate::run::{NEVER, RunHeader};
+
+/// The most expired runs that one put takes out.
+const SWEPT_AT_ONCE: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Row {
@@ -44,6 +49,13 @@ pub(super) struct Directory {
     /// Pages of runs that nobody has pinned: the most that eviction could free.
     unpinned_pages: usize,
     payload_bytes: u64,
+    /// What was evicted and may still be on its way to another tier.
+    leaving: VecDeque<Weak<Record>>,
+    /// From how many of them on the dead ones are looked for.
+    prune_at: usize,
+    clock: Clock,
+    /// Runs with a time to live, by the second at which it is over.
+    expiries: BTreeSet<(u64, Slot)>,
 }
 
 /// How much a directory lists.
@@ -56,7 +68,7 @@ pub(super) struct Listed {
 }
 
 impl Directory {
-    pub(super) fn new(policy: Box<dyn EvictionPolicy>) -> Self {
+    pub(super) fn new(policy: Box<dyn EvictionPolicy>, clock: Clock) -> Self {
         Self {
             rows: KeyMap::default(),
             shadows: KeyMap::default(),
@@ -66,6 +78,10 @@ impl Directory {
             policy,
             unpinned_pages: 0,
             payload_bytes: 0,
+            leaving: VecDeque::new(),
+            prune_at: 0,
+            clock,
+            expiries: BTreeSet::new(),
         }
     }
 
@@ -86,8 +102,41 @@ impl Directory {
         self.entries.get_mut(slot as usize)?.as_mut()
     }
 
+    /// Whether a block can be read.
     pub(super) fn contains(&self, key: &BlockKey) -> bool {
-        self.rows.contains_key(key)
+        self.live(key).is_some()
+    }
+
+    /// The row of a block whose time is not over.
+    fn live(&self, key: &BlockKey) -> Option<Row> {
+        let row = *self.rows.get(key)?;
+        let expires = self.entry(row.slot)?.record.header().terms.expires();
+        (expires == NEVER || self.clock.now() < expires).then_some(row)
+    }
+
+    /// Takes out expired runs: those that hold any of these blocks, and a few others.
+    pub(super) fn drop_expired(&mut self, keys: &[BlockKey]) {
+        if self.expiries.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        for key in keys {
+            if self.rows.contains_key(key) && self.live(key).is_none() {
+                self.remove(std::slice::from_ref(key));
+            }
+        }
+        for _ in 0..SWEPT_AT_ONCE {
+            let Some(slot) = self.expired(now) else {
+                return;
+            };
+            self.unlink(slot);
+        }
+    }
+
+    /// The run that expired first.
+    fn expired(&self, now: u64) -> Option<Slot> {
+        let (expires, slot) = self.expiries.first()?;
+        (*expires <= now).then_some(*slot)
     }
 
     /// Whether every block of a run has a row; if so its runs count as used.
@@ -108,7 +157,7 @@ impl Directory {
 
     /// Pins the run that holds a block and counts a use of it.
     pub(super) fn pin(&mut self, key: &BlockKey) -> Option<(Slot, Arc<Record>, usize)> {
-        let Row { slot, position } = *self.rows.get(key)?;
+        let Row { slot, position } = self.live(key)?;
         let entry = self.entry_mut(slot)?;
         entry.pins += 1;
         let (record, first) = (Arc::clone(&entry.record), entry.pins == 1);
@@ -146,7 +195,10 @@ impl Directory {
     /// Lists a record under those of its keys that have no row yet, pinned once; none if all have one.
     pub(super) fn insert(&mut self, record: &Arc<Record>) -> Option<Slot> {
         let header = record.header();
-        let first = header.keys.iter().position(|key| !self.contains(key))?;
+        let first = header
+            .keys
+            .iter()
+            .position(|key| !self.rows.contains_key(key))?;
         let parent = match first.checked_sub(1) {
             None => header.parent,
             Some(before) => header.keys[before],
@@ -190,6 +242,10 @@ impl Directory {
             Some(place) => *place = Some(entry),
             None => self.entries.push(Some(entry)),
         }
+        let expires = header.terms.expires();
+        if expires != NEVER {
+            self.expiries.insert((expires, slot));
+        }
         let bytes = header.payload_bytes();
         self.payload_bytes += bytes;
         let meta = EntryMeta {
@@ -231,6 +287,8 @@ impl Directory {
     fn unlink(&mut self, slot: Slot) -> Option<Arc<Record>> {
         let entry = self.entries.get_mut(slot as usize)?.take()?;
         self.vacant.push(slot);
+        self.expiries
+            .remove(&(entry.record.header().terms.expires(), slot));
         for key in &entry.record.header().keys {
             if self.rows.get(key).is_some_and(|row| row.slot == slot) {
                 self.rows.remove(key);
@@ -268,11 +326,32 @@ impl Directory {
     /// Takes out the leaf that goes next.
     pub(super) fn evict(&mut self) -> Option<Arc<Record>> {
         let slot = self.policy.victim()?;
-        self.unlink(slot)
+        let record = self.unlink(slot)?;
+        if self.leaving.len() >= self.prune_at {
+            self.leaving.retain(|record| record.strong_count() > 0);
+            self.prune_at = 2 * self.leaving.len() + 16;
+        }
+        self.leaving.push_back(Arc::downgrade(&record));
+        Some(record)
+    }
+
+    /// The evicted run that held a block, while its payload is there.
+    pub(super) fn leaving(&self, key: &BlockKey) -> Option<Arc<Record>> {
+        let latest = self.leaving.iter().rev().filter_map(Weak::upgrade);
+        let mut with_key = latest.filter(|record| record.header().keys.contains(key));
+        with_key.next()
+    }
+
+    fn forget_leaving(&mut self, gone: impl Fn(&RunHeader) -> bool) {
+        self.leaving.retain(|record| {
+            let record = record.upgrade();
+            record.is_some_and(|record| !gone(record.header()))
+        });
     }
 
     /// Takes out the runs that hold any of these blocks, pinned or not.
     pub(super) fn remove(&mut self, keys: &[BlockKey]) -> Vec<Arc<Record>> {
+        self.forget_leaving(|header| header.keys.iter().any(|key| keys.contains(key)));
         let mut removed = Vec::new();
         for key in keys {
             let mut slots = self.shadows.get(key).cloned().unwrap_or_default();
@@ -302,6 +381,7 @@ impl Directory {
 
     /// Takes out the runs of a namespace, or all.
     pub(super) fn clear(&mut self, namespace: Option<&BlockKey>) -> Vec<Arc<Record>> {
+        self.forget_leaving(|header| namespace.is_none_or(|wanted| *wanted == header.namespace));
         (0..self.entries.len() as Slot)
             .filter(|&slot| {
                 self.entry(slot).is_some_and(|entry| {

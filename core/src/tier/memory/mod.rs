@@ -17,9 +17,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use super::{PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
+use crate::clock::Clock;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::policy::{self, Slot};
@@ -87,11 +88,19 @@ impl MemoryTier {
     /// # Errors
     /// [`crate::Error::Config`] for less than one page or an unknown policy, [`crate::Error::Io`] if the system has no memory.
     pub fn new(bytes: u64, policy: &str) -> Result<Self> {
-        Self::with_drain_limit(bytes, policy, DRAIN_LIMIT)
+        Self::with_clock(bytes, policy, Clock::default())
     }
 
-    fn with_drain_limit(bytes: u64, policy: &str, drain_limit: Duration) -> Result<Self> {
-        let directory = Directory::new(policy::by_name(policy)?);
+    /// The same, with runs that expire by a given clock.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_clock(bytes: u64, policy: &str, clock: Clock) -> Result<Self> {
+        Self::with_limits(bytes, policy, DRAIN_LIMIT, clock)
+    }
+
+    fn with_limits(bytes: u64, policy: &str, drain_limit: Duration, clock: Clock) -> Result<Self> {
+        let directory = Directory::new(policy::by_name(policy)?, clock);
         Ok(Self {
             shared: Arc::new(Shared {
                 arena: Arc::new(Arena::new(bytes)?),
@@ -116,8 +125,12 @@ impl MemoryTier {
         on_victim: &mut dyn FnMut(VictimRun),
     ) -> Result<Put> {
         check_source(header, source)?;
-        if self.shared.directory.lock().touch_if_all_present(header) {
-            return Ok(Put::Present);
+        {
+            let mut directory = self.shared.directory.lock();
+            directory.drop_expired(&header.keys);
+            if directory.touch_if_all_present(header) {
+                return Ok(Put::Present);
+            }
         }
         let record = match self.allocate(header, on_victim) {
             Ok(record) => record,
@@ -152,7 +165,11 @@ impl MemoryTier {
     /// ([`Put::Present`]), it was not listed.
     pub fn commit(&self, reservation: Reservation) -> (Put, MemoryRun) {
         let record = reservation.record;
-        let slot = self.shared.directory.lock().insert(&record);
+        let slot = {
+            let mut directory = self.shared.directory.lock();
+            directory.drop_expired(&record.header().keys);
+            directory.insert(&record)
+        };
         let put = slot.map_or(Put::Present, |_| Put::Stored);
         (put, self.run(record, slot))
     }
@@ -232,6 +249,12 @@ impl MemoryTier {
     pub fn find_run(&self, key: &BlockKey) -> Option<(MemoryRun, usize)> {
         let (slot, record, position) = self.shared.directory.lock().pin(key)?;
         Some((self.run(record, Some(slot)), position))
+    }
+
+    /// An evicted run that is on its way to another tier, by one of its blocks.
+    pub fn find_leaving(&self, key: &BlockKey) -> Option<(RunHeader, RunSource)> {
+        let record = self.shared.directory.lock().leaving(key)?;
+        Some((record.header().clone(), record.source()))
     }
 
     /// Drops the runs of which `keys` are all that is listed: what another tier has taken over whole. Gives back how many.

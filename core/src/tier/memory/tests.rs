@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 
 use super::{ARENA_PAGE, MemoryRun, MemoryTier, VictimRun};
+use crate::clock::Clock;
 use crate::key::BlockKey;
 use crate::memory::{PAGE, Piece, Region};
 use crate::run::{RunHeader, RunTarget, Terms};
@@ -13,7 +14,13 @@ use crate::tier::{PinnedRun, Put, Refusal, Tier};
 
 fn tier(pages: u64) -> MemoryTier {
     // One thread: nobody else could give pages back meanwhile.
-    MemoryTier::with_drain_limit(pages * ARENA_PAGE as u64, "lru", Duration::ZERO).expect("a tier")
+    MemoryTier::with_limits(
+        pages * ARENA_PAGE as u64,
+        "lru",
+        Duration::ZERO,
+        Clock::default(),
+    )
+    .expect("a tier")
 }
 
 fn reads_back(tier: &MemoryTier, key: &BlockKey, position: usize) -> bool {

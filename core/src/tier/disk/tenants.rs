@@ -1,0 +1,213 @@
+//! Who has how much of the tier, and in which order a tenant with a quota gives it up.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use crate::error::Result;
+use crate::policy::{self, EntryMeta, EvictionPolicy, Slot};
+
+/// A run's place in its tenant's own order of eviction.
+pub(super) type Rank = u32;
+
+/// The order in which a tenant's runs go: a policy over places of its own, so that it is as large as the tenant, not the tier.
+#[derive(Debug)]
+struct Order {
+    policy: Box<dyn EvictionPolicy>,
+    slots: Vec<Slot>,
+    free: Vec<Rank>,
+}
+
+#[derive(Debug, Default)]
+struct Tenant {
+    /// Bytes of its records.
+    bytes: u64,
+    /// Bytes of records that are being written.
+    pending: u64,
+    /// None if it may take what it can get.
+    quota: Option<u64>,
+    /// Kept for tenants with a quota only.
+    order: Option<Order>,
+}
+
+/// All tenants but nobody, whose number is 0 and who has no quota.
+///
+/// A run of a tenant with a quota stands in two orders, the tier's and the tenant's: each use of it costs O(log n) twice, and
+/// it takes some 40 bytes more. Choosing a victim looks at no run of anybody else.
+#[derive(Debug)]
+pub(super) struct Tenants {
+    policy: String,
+    default_quota: Option<u64>,
+    known: HashMap<u64, Tenant, RandomState>,
+}
+
+impl Tenants {
+    pub(super) fn new(policy: &str, default_quota: Option<u64>) -> Result<Self> {
+        policy::by_name(policy)?;
+        Ok(Self {
+            policy: policy.to_owned(),
+            default_quota,
+            known: HashMap::default(),
+        })
+    }
+
+    fn order(policy: &str) -> Option<Order> {
+        let policy = policy::by_name(policy).ok()?;
+        Some(Order {
+            policy,
+            slots: Vec::new(),
+            free: Vec::new(),
+        })
+    }
+
+    fn tenant(&mut self, id: u64) -> &mut Tenant {
+        let (policy, quota) = (&self.policy, self.default_quota);
+        self.known.entry(id).or_insert_with(|| Tenant {
+            quota,
+            order: quota.and_then(|_| Self::order(policy)),
+            ..Tenant::default()
+        })
+    }
+
+    /// Sets a tenant's quota. What it has must be listed anew, by [`Self::insert`], least recently used first.
+    pub(super) fn set_quota(&mut self, id: u64, quota: Option<u64>) {
+        let order = quota.and_then(|_| Self::order(&self.policy));
+        let tenant = self.tenant(id);
+        tenant.quota = quota;
+        tenant.order = order;
+        tenant.bytes = 0;
+    }
+
+    /// Adds a run; its place in the tenant's order, if there is one.
+    pub(super) fn insert(&mut self, id: u64, slot: Slot, ghost: u64, meta: EntryMeta) -> Rank {
+        if id == 0 {
+            return 0;
+        }
+        let tenant = self.tenant(id);
+        tenant.bytes += meta.bytes;
+        let Some(order) = &mut tenant.order else {
+            return 0;
+        };
+        let rank = order.free.pop().unwrap_or(order.slots.len() as Rank);
+        match order.slots.get_mut(rank as usize) {
+            Some(place) => *place = slot,
+            None => order.slots.push(slot),
+        }
+        order.policy.insert(rank, ghost, meta);
+        rank
+    }
+
+    /// Takes a run of `bytes` bytes out.
+    pub(super) fn remove(&mut self, id: u64, rank: Rank, bytes: u64) {
+        let Some(tenant) = self.known.get_mut(&id) else {
+            return;
+        };
+        tenant.bytes = tenant.bytes.saturating_sub(bytes);
+        if let Some(order) = &mut tenant.order {
+            order.policy.remove(rank);
+            order.free.push(rank);
+        }
+        self.drop_idle(id);
+    }
+
+    /// Forgets a tenant that has nothing and no quota of its own.
+    fn drop_idle(&mut self, id: u64) {
+        let default = self.default_quota;
+        let idle = self.known.get(&id).is_some_and(|tenant| {
+            tenant.bytes == 0 && tenant.pending == 0 && tenant.quota == default
+        });
+        if idle {
+            self.known.remove(&id);
+        }
+    }
+
+    fn order_mut(&mut self, id: u64) -> Option<&mut Order> {
+        self.known.get_mut(&id)?.order.as_mut()
+    }
+
+    /// Notes a use.
+    pub(super) fn touch(&mut self, id: u64, rank: Rank) {
+        if let Some(order) = self.order_mut(id) {
+            order.policy.touch(rank);
+        }
+    }
+
+    /// Whether a run is an unpinned leaf.
+    pub(super) fn set_candidate(&mut self, id: u64, rank: Rank, candidate: bool) {
+        if let Some(order) = self.order_mut(id) {
+            order.policy.set_candidate(rank, candidate);
+        }
+    }
+
+    /// The tenant's leaf that goes next.
+    pub(super) fn victim(&mut self, id: u64) -> Option<Slot> {
+        let order = self.order_mut(id)?;
+        let rank = order.policy.victim()?;
+        order.slots.get(rank as usize).copied()
+    }
+
+    /// Whether a record of so many bytes could ever fit.
+    pub(super) fn fits(&mut self, id: u64, bytes: u64) -> bool {
+        id == 0 || self.tenant(id).quota.is_none_or(|quota| bytes <= quota)
+    }
+
+    /// Whether the tenant has, or is getting, more than its quota.
+    pub(super) fn is_over(&self, id: u64) -> bool {
+        self.known.get(&id).is_some_and(|tenant| {
+            let taken = tenant.bytes + tenant.pending;
+            tenant.quota.is_some_and(|quota| taken > quota)
+        })
+    }
+
+    /// Tenants above their quotas.
+    pub(super) fn all_over(&self) -> Vec<u64> {
+        let ids = self.known.keys().copied();
+        ids.filter(|id| self.is_over(*id)).collect()
+    }
+
+    /// A record of so many bytes is going to be written.
+    pub(super) fn begin(&mut self, id: u64, bytes: u64) {
+        if id != 0 {
+            self.tenant(id).pending += bytes;
+        }
+    }
+
+    /// It was written or given up.
+    pub(super) fn end(&mut self, id: u64, bytes: u64) {
+        if let Some(tenant) = self.known.get_mut(&id) {
+            tenant.pending = tenant.pending.saturating_sub(bytes);
+            self.drop_idle(id);
+        }
+    }
+
+    /// Bytes of a tenant's records.
+    pub(super) fn bytes(&self, id: u64) -> u64 {
+        self.known.get(&id).map_or(0, |tenant| tenant.bytes)
+    }
+
+    /// Checks counts against what the runs of each tenant add up to: (bytes, leaves that could go).
+    pub(super) fn validate(&self, found: &HashMap<u64, (u64, usize)>) -> Result<(), String> {
+        for (id, tenant) in &self.known {
+            let (bytes, leaves) = found.get(id).copied().unwrap_or_default();
+            if tenant.bytes != bytes {
+                let counted = tenant.bytes;
+                return Err(format!(
+                    "{counted} bytes are counted for tenant {id:016x}, it has {bytes}"
+                ));
+            }
+            if let Some(order) = &tenant.order {
+                let candidates = order.policy.candidates();
+                if candidates != leaves {
+                    return Err(format!(
+                        "tenant {id:016x} counts {candidates} leaves, it has {leaves}"
+                    ));
+                }
+                order.policy.validate()?;
+            }
+        }
+        match found.keys().find(|id| !self.known.contains_key(id)) {
+            Some(id) => Err(format!("tenant {id:016x} is not known")),
+            None => Ok(()),
+        }
+    }
+}
