@@ -46,6 +46,7 @@ fn open(path: &Path, write_policy: WritePolicy) -> PrefixCache {
     let config = CacheConfig {
         block_bytes: L1_BLOCKS * layout().block_bytes() as u64,
         buffer_bytes: BUFFER_BYTES,
+        residents: 0,
         policy: "lru".to_owned(),
     };
     PrefixCache::new(layout(), store, &config).expect("a cache")

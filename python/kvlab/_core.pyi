@@ -399,7 +399,7 @@ class CacheBuffer(Buffer):
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit: what was asked for, rounded up to whole blocks."""
+        """Tokens that fit: at least what was asked for, in whole blocks."""
 
     @property
     def nbytes(self) -> int:
@@ -407,6 +407,9 @@ class CacheBuffer(Buffer):
 
     def offsets(self) -> list[tuple[int, int]]:
         """For each layer the byte offsets of K and of V; each is on a page."""
+
+    def forget(self) -> None:
+        """Says that committed rows will be overwritten: the buffer does not become resident for them."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
@@ -524,11 +527,16 @@ class PrefixCache:
             InvalidArgumentError: a namespace of another length.
         """
 
-    def lease(self, tokens: int) -> CacheBuffer:
-        """A cache buffer; waits for commits and writes that hold memory if none is left. The GIL is released.
+    def lease(self, tokens: int, *, spare: int = 0) -> CacheBuffer:
+        """A cache buffer. The GIL is released.
+
+        If no memory is left, resident sequences make way, then commits and writes that hold some
+        are waited for.
 
         Args:
             tokens: How many are to fit, prompt and what is generated, at least 1.
+            spare: Room for so many more where that costs nothing: memory that is there already, or
+                the free half of the budget; at most as many as `tokens`.
 
         Raises:
             InvalidArgumentError: 0 or a negative number.
@@ -673,7 +681,25 @@ class Request:
             StoreClosedError: the request or the store is closed.
         """
 
-    def commit(self, tokens: _Tokens, buffer: CacheBuffer) -> None:
+    def take_resident(self, capacity: int, *, cut: bool = True) -> tuple[CacheBuffer, int] | None:
+        """Takes over the buffer of a resident sequence that has no fewer of the prompt's tokens than were found.
+
+        Nothing needs to be restored then: the tokens stand in the buffer as L1 has them.
+
+        Args:
+            capacity: Tokens that the buffer must have room for.
+            cut: Whether the resident may lose what it had behind those tokens (only ever less than
+                what is reused).
+
+        Returns:
+            The buffer and how many leading tokens stand in it, or None.
+
+        Raises:
+            InvalidArgumentError: a negative capacity.
+            StoreClosedError: the request or the store is closed.
+        """
+
+    def commit(self, tokens: _Tokens, buffer: CacheBuffer, *, resident: bool = False) -> None:
         """Hands over tokens whose KV stands in the buffer: a worker puts them into L1 and the tiers below.
 
         The rows of these tokens must not change until `wait_committed`; rows behind them may.
@@ -683,6 +709,9 @@ class Request:
             tokens: `[tokens]`, from the first token of the prompt on; they begin with what was
                 found in L1, restored or committed.
             buffer: Leased from the same cache.
+            resident: The rows stay as they are even longer: until `CacheBuffer.forget`, or until
+                the last array over the buffer is gone. It is then kept for a while for a request
+                that goes on from these tokens (`take_resident`).
 
         Raises:
             InvalidArgumentError: tokens that do not go on from there or do not fit; a buffer of
@@ -863,13 +892,17 @@ class Store:
             StoreIOError: the directory cannot be made or written, or memory cannot be had.
         """
 
-    def prefix_cache(self, layout: KvLayout, *, l1: int | str | None = None) -> PrefixCache:
+    def prefix_cache(
+        self, layout: KvLayout, *, l1: int | str | None = None, residents: int = 4
+    ) -> PrefixCache:
         """The prefix cache of a layout: the one that exists, or a new one.
 
         Args:
             layout: Of its blocks.
             l1: Bytes of L1 for a new one, half for blocks and half for cache buffers; default: all
                 that is left.
+            residents: The most sequences that stay in their cache buffers for a request that goes
+                on from them; 0 for none.
 
         Raises:
             CapacityError: other layouts have taken L1.

@@ -82,17 +82,39 @@ class BufferStats(TypedDict):
     idle: int
 
 
+class ResidentStats(TypedDict):
+    """Sequences that stay in their cache buffers until a request goes on from them.
+
+    Attributes:
+        sequences: How many there are.
+        bytes: Bytes of their buffers.
+        taken: Requests that went on in place, so far.
+        displaced: Given up because there were more than the limit, so far.
+        reclaimed: Given up because a lease needed their memory, so far.
+        evicted: Given up by an eviction or clear that was asked for, so far.
+    """
+
+    sequences: int
+    bytes: int
+    taken: int
+    displaced: int
+    reclaimed: int
+    evicted: int
+
+
 class CacheStats(TypedDict):
     """A prefix cache.
 
     Attributes:
         l1: The block arena and what is in it.
         buffers: The cache buffers.
+        residents: Sequences that stay in their buffers.
         pending_commits: Commits that wait or are under way.
     """
 
     l1: L1Stats
     buffers: BufferStats
+    residents: ResidentStats
     pending_commits: int
 
 

@@ -172,13 +172,17 @@ impl PyPrefixCache {
         Ok(())
     }
 
-    /// A cache buffer for so many tokens.
-    fn lease(&self, py: Python<'_>, tokens: Int) -> PyResult<PyCacheBuffer> {
-        let tokens = tokens.get("tokens")?;
-        let inner = py.detach(|| self.inner.lease(tokens)).or_raise()?;
-        Ok(PyCacheBuffer {
-            inner: Arc::new(inner),
-        })
+    /// A cache buffer for so many tokens, and for `spare` more where that costs nothing.
+    #[pyo3(
+        signature = (tokens, *, spare=Int::from(0)),
+        text_signature = "($self, tokens, *, spare=0)"
+    )]
+    fn lease(&self, py: Python<'_>, tokens: Int, spare: Int) -> PyResult<PyCacheBuffer> {
+        let (tokens, spare) = (tokens.get("tokens")?, spare.get("spare")?);
+        let lease = py
+            .detach(|| self.inner.lease_with_spare(tokens, spare))
+            .or_raise()?;
+        Ok(PyCacheBuffer { lease })
     }
 
     /// Starts to pull what L3 has of the prompt into L2; `stop` says what a request does that meets it before it is done.
@@ -308,7 +312,7 @@ impl PyRequest {
 
     /// Begins to bring what was found into the buffer, first layers first.
     fn start_restore(&self, py: Python<'_>, buffer: &PyCacheBuffer) -> PyResult<PyRestore> {
-        let restore = self.with(py, |request| request.start_restore(&buffer.inner))?;
+        let restore = self.with(py, |request| request.start_restore(&buffer.lease))?;
         Ok(PyRestore {
             tokens: restore.tokens(),
             inner: Unlocked::new(Mutex::new(Some(restore))),
@@ -321,13 +325,39 @@ impl PyRequest {
         py: Python<'py>,
         buffer: &PyCacheBuffer,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let restored = self.with(py, |request| request.restore(&buffer.inner))?;
+        let restored = self.with(py, |request| request.restore(&buffer.lease))?;
         stats::restored(py, &restored)
     }
 
+    /// Takes over the buffer of a resident sequence that has what was found, or more of it: (buffer, tokens).
+    #[pyo3(signature = (capacity, *, cut=true))]
+    fn take_resident(
+        &self,
+        py: Python<'_>,
+        capacity: Int,
+        cut: bool,
+    ) -> PyResult<Option<(PyCacheBuffer, usize)>> {
+        let capacity = capacity.get("capacity")?;
+        let taken = self.with(py, |request| request.take_resident(capacity, cut))?;
+        Ok(taken.map(|(lease, tokens)| (PyCacheBuffer { lease }, tokens)))
+    }
+
     /// Hands over tokens whose KV stands in the buffer, to be kept in L1 and below.
-    fn commit(&self, py: Python<'_>, tokens: Tokens, buffer: &PyCacheBuffer) -> PyResult<()> {
-        self.with(py, |request| request.commit(tokens.0, &buffer.inner))
+    #[pyo3(signature = (tokens, buffer, *, resident=false))]
+    fn commit(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        buffer: &PyCacheBuffer,
+        resident: bool,
+    ) -> PyResult<()> {
+        self.with(py, |request| {
+            if resident {
+                request.commit_resident(tokens.0, &buffer.lease)
+            } else {
+                request.commit(tokens.0, &buffer.lease)
+            }
+        })
     }
 
     /// Waits until the last commit is in L1; False if the time ran out.

@@ -156,11 +156,20 @@ impl PyStore {
     }
 
     /// The prefix cache of a layout; the first call for a layout takes its share of L1.
-    #[pyo3(signature = (layout, *, l1=None))]
-    fn prefix_cache(&self, layout: &PyKvLayout, l1: Option<ByteSize>) -> PyResult<PyPrefixCache> {
-        let share = l1.map(|size| size.0);
+    #[pyo3(
+        signature = (layout, *, l1=None, residents=Int::from(4)),
+        text_signature = "($self, layout, *, l1=None, residents=4)"
+    )]
+    fn prefix_cache(
+        &self,
+        layout: &PyKvLayout,
+        l1: Option<ByteSize>,
+        residents: Int,
+    ) -> PyResult<PyPrefixCache> {
+        let (share, residents) = (l1.map(|size| size.0), residents.get("residents")?);
+        let cache = self.inner.prefix_cache(&layout.inner, share, residents);
         Ok(PyPrefixCache {
-            inner: Unlocked::new(self.inner.prefix_cache(&layout.inner, share).or_raise()?),
+            inner: Unlocked::new(cache.or_raise()?),
             _store: Unlocked::new(Arc::clone(&self.inner)),
         })
     }

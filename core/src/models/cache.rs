@@ -33,6 +33,7 @@ fn cache(
     let config = CacheConfig {
         block_bytes: (l1_blocks * layout().block_bytes()) as u64,
         buffer_bytes: 1 << 20,
+        residents: 0,
         policy: "lru".to_owned(),
     };
     PrefixCache::new(layout(), store, &config).expect("a cache")

@@ -217,7 +217,7 @@ class Session:
         if headroom < 0:
             raise ConfigError(f"headroom must be 0 or more tokens, got {headroom}")
         ids = row(input_ids)
-        live = self._open(ids, len(ids) + headroom)
+        live = self._open(ids, len(ids) + headroom, keep=keep)
 
         def compute(kv: PreallocatedCache) -> Tensor:
             self._fill_grid(live, ids, kv)
@@ -299,7 +299,7 @@ class Session:
         if self._closed:
             raise StoreClosedError("the session is closed; attach the model again")
 
-    def _open(self, ids: NDArray[np.int64], capacity: int) -> LiveRequest:
+    def _open(self, ids: NDArray[np.int64], capacity: int, *, keep: bool = True) -> LiveRequest:
         if self._request is not None:
             # The last turn is on its way to L1: milliseconds, and this one most likely goes on from it.
             self._request.wait_committed(DRAIN_SECONDS)
@@ -311,6 +311,7 @@ class Session:
             ids,
             capacity=capacity,
             grid=self._chunk,
+            keep=keep,
             restore=self._restore,
             forward_key=identity.forward_key,
         )
@@ -409,6 +410,7 @@ def attach(
     block_tokens: int = 16,
     chunk_tokens: int = 0,
     l1: int | str | None = None,
+    residents: int = 4,
     restore: RestoreMode = "auto",
     codec: Literal["exact", "int8"] = "exact",
     ttl: int | str | None = None,
@@ -429,6 +431,9 @@ def attach(
             compute the rest of a prompt in one go.
         l1: The share of the store's L1 memory for this model's layout, half of it for cache
             buffers. Default: all that is left.
+        residents: The most sequences that stay in their cache buffers, within that memory, so that
+            the next turn goes on in place without a copy; 0 for none. The first session of a
+            layout decides.
         restore: How much of what is found is restored. ``"auto"`` (default): as much as is
             predicted to pay, by the learnt costs of reading and computing (`Store.costs`); the rest
             is computed again. ``"always"``: all of it. ``"never"``: nothing; for comparison.
@@ -467,7 +472,7 @@ def attach(
     layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
     stored = KvCodec(codec, kv_layout, dtype=str(layout.dtype).removeprefix("torch."))
-    cache = store.prefix_cache(kv_layout, l1=l1)
+    cache = store.prefix_cache(kv_layout, l1=l1, residents=residents)
     terms = Terms(
         ttl=None if ttl is None else parse_ttl(ttl),
         quota=None if quota is None else parse_size(quota),
