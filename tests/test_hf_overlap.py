@@ -33,7 +33,7 @@ def damage(path: Path, run: int, layer: int, *, cut: bool = False) -> None:
     (header,) = struct.unpack_from("<I", content, start + 20)
     blocks, _layers = struct.unpack_from("<II", content, start + 68)
     lengths = [
-        struct.unpack_from("<I", content, start + 144 + 32 * blocks + 16 * index)[0]
+        struct.unpack_from("<I", content, start + 168 + 32 * blocks + 16 * index)[0]
         for index in range(layer + 1)
     ]
     at = start + header + sum(-(-length // PAGE) * PAGE for length in lengths[:layer])

@@ -176,7 +176,7 @@ def test_answers_do_not_depend_on_residents(turns: list[Any], chunk: int) -> Non
                 if kind != "again":
                     ids = extended(ids, prompt(more, seed=100 + at))
                 if kind == "prefill":
-                    turn = session.prefill(ids)
+                    turn: Any = session.prefill(ids)
                     said.append(turn.logits)
                 else:
                     turn = session.generate(

@@ -93,7 +93,7 @@ impl BufferPool {
             return Err(self.shared.too_little(least, &self.shared.state.lock()));
         }
         let exact = BufferLayout::new(layout, capacity);
-        let spare = (spare / block).min(capacity) * block;
+        let spare = spare.min(capacity) / block * block;
         let larger = BufferLayout::new(layout, capacity + spare);
         let (region, layout) = match self.take_idle(page_align(exact.bytes())) {
             Some(region) if larger.bytes() <= region.len() => (region, larger),
