@@ -1,4 +1,4 @@
-//! A power failure: of what was not synced anything may be lost, in any order (as in ALICE, OSDI'14, and CrashMonkey,
+//! A power failure: of what was not synced anything may be lost, in any order (as in ALICE, OSDI'14, and `CrashMonkey`,
 //! OSDI'18). With `durable` everything that was acknowledged is there, and what was deleted is not, whatever the index knows.
 #![expect(clippy::expect_used, reason = "helpers of tests")]
 

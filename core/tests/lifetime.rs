@@ -29,6 +29,7 @@ fn open(path: &Path) -> PrefixCache {
         block_bytes: 64 * layout().block_bytes() as u64,
         buffer_bytes: 4 << 20,
         policy: "lru".to_owned(),
+        residents: 0,
     };
     PrefixCache::new(layout(), store, &config).expect("a cache")
 }

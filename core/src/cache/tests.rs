@@ -67,9 +67,10 @@ impl Fixture {
         let buffer = self.lease(tokens + BLOCK);
         request.restore(&buffer).expect("nothing fails");
         fill(&buffer, 0..tokens);
-        let committed = match resident {
-            true => request.commit_resident(ids(tokens), &buffer),
-            false => request.commit(ids(tokens), &buffer),
+        let committed = if resident {
+            request.commit_resident(ids(tokens), &buffer)
+        } else {
+            request.commit(ids(tokens), &buffer)
         };
         committed.expect("taken");
         drop((request, buffer));
