@@ -1,4 +1,5 @@
 //! Stores of every released format are read; those of a newer one are refused and not touched.
+#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 
