@@ -4,9 +4,10 @@
 #   TORCH_SPEC             arguments of `pip install` that bring the torch to use, installed before everything else,
 #                          such as TORCH_SPEC="torch --index-url URL-OF-A-CPU-ONLY-INDEX"
 #   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
-#   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS
-#                          further arguments of `make demo`, of the pytest of `make test`, and of `make torture`
+#   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS, PEERS_ARGS
+#                          further arguments of `make demo`, of the pytest of `make test`, of `make torture` and of `make bench-peers`
 #   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
+#   PEERS_VENV             where `make bench-peers` installs what kvlab is compared with; default: .venv-peers
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -14,12 +15,14 @@ SHELL := /bin/sh
 
 PYTHON ?=
 VENV ?= .venv
+PEERS_VENV ?= .venv-peers
 TORCH_SPEC ?=
 SYSTEM_SITE_PACKAGES ?=
 DEMO_ARGS ?=
 TORTURE_ARGS ?=
 PYTEST_ARGS ?=
 SCHEDULES ?= 20000
+PEERS_ARGS ?=
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
 BIN := $(VENV)/bin
@@ -62,24 +65,31 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 	cargo bench --workspace --locked
 	$(BIN)/python benches/python/tree.py
 	$(BIN)/python benches/python/restore.py
+	$(BIN)/python benches/python/break_even.py
 
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
 	cargo run --release --locked -p kvlab-core --example torture -- $(TORTURE_ARGS)
 
+.PHONY: bench-peers
+bench-peers: $(VENV)/.stamp-test $(VENV)/.stamp-built $(PEERS_VENV)/.stamp  ## Compare with other stores, side by side (PEERS_ARGS="--rounds 7")
+	PYTHONPATH=benches $(PEERS_VENV)/bin/python -m peers $(PEERS_ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Check formatting, lints, types, stubs and documentation
 	cargo fmt --all --check
+	cargo fmt --manifest-path benches/peers/rust/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy --strict python/kvlab toys scripts tests benches/python
+	$(BIN)/python -m mypy --strict python/kvlab toys scripts tests benches/python benches/peers
 	$(BIN)/python -m mypy.stubtest kvlab._core --allowlist tests/stubtest-allowlist.txt
 
 .PHONY: fmt
 fmt: $(VENV)/.stamp-lint  ## Format Rust and Python
 	cargo fmt --all
+	cargo fmt --manifest-path benches/peers/rust/Cargo.toml
 	$(BIN)/python -m ruff check --fix-only --quiet .
 	$(BIN)/python -m ruff format .
 
@@ -96,13 +106,13 @@ wheel: $(VENV)/.stamp-wheel  ## Build the abi3 wheel and the sdist into dist/
 .PHONY: clean
 clean:  ## Remove what was built; .venv, the model and stores stay
 	cargo clean
-	rm -rf dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.stamp-built $(VENV)/.stamp-wheel
+	rm -rf dist demo-out peers-out .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.stamp-built $(VENV)/.stamp-wheel
 	rm -f python/kvlab/_core*.so
 	find python toys tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean  ## Remove .venv too
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS_VENV)
 
 $(VENV)/.stamp-venv: scripts/make_venv.sh
 	@[ -x $(BIN)/python ] || PYTHON="$(PYTHON)" sh scripts/make_venv.sh $(VENV) $(VENV_FLAGS)
@@ -140,6 +150,11 @@ $(VENV)/.stamp-test: pyproject.toml scripts/requirements.py $(VENV)/.stamp-torch
 $(VENV)/.stamp-lint: pyproject.toml scripts/requirements.py $(VENV)/.stamp-venv
 	@$(BIN)/python scripts/requirements.py lint > $(VENV)/.requirements-lint.txt
 	$(PIP) install --quiet -r $(VENV)/.requirements-lint.txt
+	@touch $@
+
+$(PEERS_VENV)/.stamp: benches/peers/install.sh benches/peers/requirements.txt $(VENV)/.stamp-test \
+		$(shell find benches/peers/rust -name '*.rs' -o -name 'Cargo.*')
+	sh benches/peers/install.sh $(PEERS_VENV) $(BIN)/python
 	@touch $@
 
 $(VENV)/.stamp-built: $(RUST_SOURCES) $(VENV)/.stamp-venv

@@ -23,17 +23,19 @@ from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.hf import attach
 from tiny_models import build, prompt
 
+UNKNOWN = "?"
+
 
 @pytest.fixture(scope="module")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with a tokenizer of characters."""
     path = tmp_path_factory.mktemp("model")
     build("llama").save_pretrained(path)
-    letters = {letter: index for index, letter in enumerate("?abcdefgh")}
-    made = Tokenizer(models.WordLevel(letters, unk_token="?"))
+    letters = {letter: index for index, letter in enumerate([UNKNOWN, *"abcdefgh"])}
+    made = Tokenizer(models.WordLevel(letters, unk_token=UNKNOWN))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     make: Any = PreTrainedTokenizerFast
-    make(tokenizer_object=made, unk_token="?").save_pretrained(path)
+    make(tokenizer_object=made, unk_token=UNKNOWN).save_pretrained(path)
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -16,8 +15,6 @@ from peers import machine, picture, schedule, summary, trees
 from peers.arms import ARMS
 from peers.cycle import Task
 from peers.payload import Shape
-
-
 
 
 def size(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
@@ -40,11 +37,16 @@ def size(_context: click.Context, _parameter: click.Parameter, value: str) -> in
 )
 @click.option("--tokens", default=2048, show_default=True, type=click.IntRange(256))
 @click.option("--arms", default="", help="Names of arms, separated by commas; default: all.")
-@click.option("--directory", type=click.Path(path_type=Path), help="On the disk to measure.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    help="On the disk to measure; default: --output.",
+)
 @click.option("--output", type=click.Path(path_type=Path), default=Path("peers-out"))
 @click.option("--leaves", default=10_000, show_default=True, type=click.IntRange(1))
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON instead of the table.")
 def main(
+    *,
     rounds: int,
     total: int,
     tokens: int,
@@ -52,12 +54,13 @@ def main(
     directory: Path | None,
     output: Path,
     leaves: int,
-    *,
     as_json: bool,
 ) -> None:
+    """Runs the bench."""
     one = Shape(tokens=tokens)
     shape = Shape(tokens=tokens, prompts=-(-total // one.prompt_bytes))
-    directory = directory or Path(tempfile.gettempdir())
+    output.mkdir(parents=True, exist_ok=True)
+    directory = directory or output
     outcomes = schedule.prepare(ARMS)
     wanted = {name.strip() for name in arms.split(",") if name.strip()}
     unknown = wanted - {outcome.about.name for outcome in outcomes}
@@ -71,7 +74,7 @@ def main(
     def told(what: str) -> None:
         click.echo(f"[{perf_counter() - start:5.0f} s] {what}", err=True)
 
-    task = Task(arm="", shape=shape, directory=str(directory))
+    task = Task(arm="", shape=shape, directory=str(directory.resolve()))
     schedule.run(outcomes, task, rounds, told)
     rows = summary.summarise(outcomes, shape)
     told("the trees")
@@ -89,7 +92,6 @@ def main(
         "store": summary.as_dict(rows),
         "trees": [asdict(each) for each in found],
     }
-    output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2)
     (output / "results.json").write_text(text + "\n")
     table = summary.markdown(rows) + "\n" + summary.markdown_trees(found, leaves)

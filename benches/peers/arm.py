@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from peers.payload import Payload, Shape, Tensors
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """The arm says that it does not have the prompt, or not sound: what a cache should say of damaged bytes."""
 
 
@@ -69,7 +69,7 @@ class Arm(ABC):
         """The prompt, layer by layer, every byte of it in memory. Valid until the next call.
 
         Raises:
-            Missing: it says that it has none, or none that is sound.
+            MissingError: it says that it has none, or none that is sound.
         """
 
     @abstractmethod

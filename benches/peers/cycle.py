@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import resource
-import shutil
 import tempfile
 import traceback
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from peers import disk
-from peers.arm import Arm, Missing
+from peers.arm import Arm, MissingError
 from peers.payload import Payload, Shape
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Samples:
     durable: list[float] = field(default_factory=list)
     """Until its own sync came back; empty if it has none."""
     settle: float = 0.0
-    """Seconds to close the arm after all was written, and for the bench's syncfs."""
+    """Seconds to close the arm after all was written, and for the bench's sync of its files."""
     cold: list[float] = field(default_factory=list)
     warm: list[float] = field(default_factory=list)
     disk_bytes: int = 0
@@ -121,7 +120,7 @@ def integrity(arm: Arm, payload: Payload) -> str:
     try:
         arm.open()
         tensors = arm.read(0)
-    except Missing as missing:
+    except MissingError as missing:
         return f"noticed: {missing}"
     except Exception as error:  # noqa: BLE001 - whatever a peer raises counts as noticing
         return f"noticed: {type(error).__name__}"
@@ -132,14 +131,15 @@ def integrity(arm: Arm, payload: Payload) -> str:
 
 def run(task: Task, answer: Connection) -> None:
     """The process: sends what `measure` or `integrity` gives, or the error as text."""
-    directory = Path(tempfile.mkdtemp(prefix="kvlab-peers-", dir=task.directory))
     try:
-        answer.send(_run(task, directory))
+        with tempfile.TemporaryDirectory(
+            prefix="kvlab-peers-", dir=task.directory, ignore_cleanup_errors=True
+        ) as name:
+            answer.send(_run(task, Path(name)))
     except BaseException as error:  # noqa: BLE001 - it is sent to the other process, which reports it
         trace = traceback.format_exc()
         answer.send(RuntimeError(f"{type(error).__name__}: {error}\n{trace}"))
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
         answer.close()
         # Threads that a peer left behind must not keep the process.
         os._exit(0)

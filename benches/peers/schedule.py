@@ -82,7 +82,7 @@ def run(
     rounds: int,
     told: Callable[[str], None],
 ) -> None:
-    """Runs `rounds` rounds after one for warming up, then the integrity test of each arm. An arm that fails drops out."""
+    """Runs the rounds after one for warming up, then the integrity test of each arm. An arm that fails drops out."""
     for round_ in range(rounds + 1):
         alive = [outcome for outcome in outcomes if not outcome.not_run]
         if not alive:

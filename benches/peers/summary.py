@@ -124,9 +124,13 @@ def markdown(rows: Sequence[Row]) -> str:
     """The table, fastest cold read first, and the arms that did not run below it."""
     ran = [row for row in rows if row.cold is not None]
     ran.sort(key=lambda row: -(row.cold.median if row.cold else 0))
+    columns = (
+        *("arm", "version", "cold read GB/s", "x limit", "warm read GB/s"),
+        *("write, acknowledged GB/s", "write, stable GB/s"),
+        *("disk", "memory MiB", "one flipped byte"),
+    )
     lines = [
-        "| arm | version | cold read GB/s | x limit | warm read GB/s | write, acknowledged GB/s "
-        "| write, stable GB/s | disk | memory MiB | one flipped byte |",
+        f"| {' | '.join(columns)} |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for row in ran:
@@ -139,7 +143,7 @@ def markdown(rows: Sequence[Row]) -> str:
         )
     lines += [
         "",
-        "\\* has no sync of its own: closing it and one syncfs by the bench, after all was written, are added.",
+        "\\* has no sync of its own: closing it and the bench's sync of its files, after all was written, are added.",
     ]
     missing = [row for row in rows if row.cold is None]
     if missing:
@@ -150,17 +154,16 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def markdown_trees(trees: Sequence[TreeOutcome], leaves: int) -> str:
     """The table of the trees."""
+    evict = f"evict 128 tokens of {leaves:,} leaves us"
     lines = [
-        "| tree | version | match, full hit us | insert, cold us "
-        f"| evict 128 tokens of {leaves:,} leaves us |",
+        f"| tree | version | match, full hit us | insert, cold us | {evict} |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
     for tree in trees:
         if tree.not_run:
             continue
         cells = [
-            cell(Figure.of(samples), digits=1)
-            for samples in (tree.match, tree.insert, tree.evict)
+            cell(Figure.of(samples), digits=1) for samples in (tree.match, tree.insert, tree.evict)
         ]
         lines.append(f"| {tree.title} | {tree.version} | {' | '.join(cells)} |")
     missing = [tree for tree in trees if tree.not_run]

@@ -1,4 +1,4 @@
-"""Longest cached prefix: kvlab's radix cache, SGLang's tree core in Rust, and a hash chain in Python, on the same prompts.
+"""Longest cached prefix: kvlab's radix cache, SGLang's tree core in Rust, a hash chain in Python, on the same prompts.
 
 Prompts of 5,000 tokens: groups that share 1,000, branches that share 600 more, 5 prompts each. Each tree is given
 tokens in the form that its own engine hands it, made off the clock: numpy for kvlab, `array` for SGLang, a list for the
@@ -8,6 +8,7 @@ hash chain. Blocks are of 16 tokens. Single thread; the trees take turns.
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.metadata
 import importlib.util
 import random
@@ -198,9 +199,7 @@ class HashChain(Tree):
         return f"xxhash {importlib.metadata.version('xxhash')}"
 
     def __init__(self, tokens: int) -> None:
-        import xxhash
-
-        self.hasher = xxhash.xxh64
+        self.hasher = importlib.import_module("xxhash").xxh64
         self.blocks: OrderedDict[int, list[int]] = OrderedDict()
 
     def form(self, tokens: NDArray[np.int64]) -> Any:

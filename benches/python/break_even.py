@@ -101,7 +101,7 @@ def main() -> None:
     """Runs the bench."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="name, path or hub id")
-    parser.add_argument("--dtype", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--tokens", type=int, default=1024, help="prefix tokens")
     parser.add_argument("--rounds", type=int, default=5, help="rounds at each rate")
     parser.add_argument(
@@ -131,7 +131,7 @@ def main() -> None:
                 ]
                 report.add(f"{limit}: auto / {other}", [ratios], unit="x")
             errors = [
-                each.predicted_ms / (each.restore_ms + each.prefill_ms)
+                each.predicted_ms / each.prefill_ms
                 for each in reports
                 if each.predicted_ms is not None
             ]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::sync::Mutex;
 
+use crate::cache::Contents;
 use crate::error::{Error, Result};
 use crate::layout::{BufferLayout, Layout};
 use crate::memory::{Region, page_align};
@@ -45,6 +46,7 @@ pub struct CacheBuffer {
     region: Arc<Region>,
     layout: BufferLayout,
     pool: Arc<Shared>,
+    contents: Mutex<Option<Contents>>,
 }
 
 impl BufferPool {
@@ -65,6 +67,20 @@ impl BufferPool {
     /// [`Error::InvalidArgument`] for no tokens, [`Error::OutOfMemory`] if the buffers in use leave too little, [`Error::Io`]
     /// if the system has no memory.
     pub fn lease(&self, layout: &Layout, tokens: usize) -> Result<CacheBuffer> {
+        self.lease_with_spare(layout, tokens, 0)
+    }
+
+    /// [`Self::lease`], with room for up to `spare` tokens more if that costs nothing: in an idle buffer, or in a new one as long
+    /// as half of the budget stays free.
+    ///
+    /// # Errors
+    /// As for [`Self::lease`].
+    pub fn lease_with_spare(
+        &self,
+        layout: &Layout,
+        tokens: usize,
+        spare: usize,
+    ) -> Result<CacheBuffer> {
         let block = layout.block_tokens();
         if tokens == 0 {
             return Err(Error::invalid(
@@ -76,17 +92,28 @@ impl BufferPool {
         if least > self.shared.budget {
             return Err(self.shared.too_little(least, &self.shared.state.lock()));
         }
-        let layout = BufferLayout::new(layout, capacity);
-        let bytes = page_align(layout.bytes());
-        let region = match self.take_idle(bytes) {
-            Some(region) => region,
-            None => self.map(bytes)?,
+        let exact = BufferLayout::new(layout, capacity);
+        let spare = spare.min(capacity) / block * block;
+        let larger = BufferLayout::new(layout, capacity + spare);
+        let (region, layout) = match self.take_idle(page_align(exact.bytes())) {
+            Some(region) if larger.bytes() <= region.len() => (region, larger),
+            Some(region) => (region, exact),
+            None if self.has_half(larger.bytes()) => {
+                (self.map(page_align(larger.bytes()))?, larger)
+            }
+            None => (self.map(page_align(exact.bytes()))?, exact),
         };
         Ok(CacheBuffer {
             region,
             layout,
             pool: Arc::clone(&self.shared),
+            contents: Mutex::default(),
         })
+    }
+
+    /// Whether half of the budget stays free with so many bytes more.
+    fn has_half(&self, bytes: usize) -> bool {
+        self.shared.state.lock().mapped + bytes as u64 <= self.shared.budget / 2
     }
 
     fn take_idle(&self, bytes: usize) -> Option<Arc<Region>> {
@@ -159,6 +186,11 @@ impl CacheBuffer {
     /// The memory.
     pub fn region(&self) -> &Arc<Region> {
         &self.region
+    }
+
+    /// What is known to stand in it.
+    pub(crate) fn contents(&self) -> &Mutex<Option<Contents>> {
+        &self.contents
     }
 
     /// Where each layer lies in it.

@@ -76,6 +76,10 @@ impl StopPolicy {
 
 /// Settings of the disk tier.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that have nothing to do with each other"
+)]
 pub struct DiskConfig {
     /// The cache directory; made if missing.
     pub path: PathBuf,

@@ -129,6 +129,14 @@ pub fn namespace_digest<'a>(fields: impl IntoIterator<Item = (&'a str, &'a [u8])
     BlockKey(hasher.finalize().into())
 }
 
+/// Whose blocks those of a cache salt are, for quotas: a digest of it. No salt is nobody, 0.
+pub fn tenant_of(salt: &str) -> u64 {
+    if salt.is_empty() {
+        return 0;
+    }
+    namespace_digest([("salt", salt.as_bytes())]).short().max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

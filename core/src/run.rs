@@ -87,6 +87,7 @@ pub struct RunHeader {
 
 impl RunHeader {
     /// What this run of L3 is above it: decoded, if it went through a lossy codec.
+    #[must_use]
     pub fn decoded(&self) -> Self {
         let mut header = self.clone();
         header.terms.decoded |= header.terms.codec.is_lossy();

@@ -43,11 +43,16 @@ impl Store {
     }
 
     /// The prefix cache of a layout: the one that exists, or a new one with `l1_bytes` of L1 (by default all that is left), half
-    /// of it for blocks and half for cache buffers.
+    /// of it for blocks and half for cache buffers, of which `residents` sequences at most stay in theirs.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if other layouts have taken the budget, [`Error::Config`] if it holds no block, [`Error::Closed`].
-    pub fn prefix_cache(&self, layout: &Layout, l1_bytes: Option<u64>) -> Result<PrefixCache> {
+    pub fn prefix_cache(
+        &self,
+        layout: &Layout,
+        l1_bytes: Option<u64>,
+        residents: usize,
+    ) -> Result<PrefixCache> {
         self.blocks.check_usable()?;
         let mut state = self.state.lock();
         if let Some(cache) = state.caches.iter().find(|cache| cache.layout() == layout) {
@@ -67,6 +72,7 @@ impl Store {
         let config = CacheConfig {
             block_bytes: share / 2,
             buffer_bytes: share - share / 2,
+            residents,
             policy: self.policy.clone(),
         };
         let cache = PrefixCache::new(layout.clone(), self.blocks.clone(), &config)?;

@@ -11,6 +11,13 @@ pub(crate) use modelled::{Condvar, Mutex, MutexGuard};
 #[cfg(feature = "shuttle")]
 pub(crate) use shuttle::{sync::mpsc, thread};
 
+/// Where a copy of bytes is under way: under the model checker others may run here, else it is nothing.
+#[inline]
+pub(crate) fn copying() {
+    #[cfg(feature = "shuttle")]
+    thread::yield_now();
+}
+
 /// The interface of `parking_lot` over the model checker's locks.
 #[cfg(feature = "shuttle")]
 mod modelled {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use disk_support::{config, header, namespace, open, slice_bytes, source};
 use kvlab_core::buffer::CacheBuffer;
-use kvlab_core::cache::{CacheConfig, PrefixCache, Request};
+use kvlab_core::cache::{CacheConfig, Lease, PrefixCache, Request};
 use kvlab_core::codec::{Codec, Element};
 use kvlab_core::config::{StoreConfig, WritePolicy};
 use kvlab_core::layout::{LayerLayout, Layout};
@@ -269,6 +269,7 @@ fn cache(path: &Path, l2_bytes: u64, write_policy: WritePolicy) -> (PrefixCache,
     let config = CacheConfig {
         block_bytes: 32 * layout().block_bytes() as u64,
         buffer_bytes: 4 << 20,
+        residents: 0,
         policy: "lru".to_owned(),
     };
     let cache = PrefixCache::new(layout(), store, &config).expect("a cache");
@@ -327,7 +328,7 @@ fn compute(buffer: &CacheBuffer, tokens: &[u32], from: usize) {
 }
 
 /// Restores and gives back the rows that came.
-fn restore(cache: &PrefixCache, tokens: &[u32]) -> (Request, Arc<CacheBuffer>, Vec<Vec<f32>>) {
+fn restore(cache: &PrefixCache, tokens: &[u32]) -> (Request, Arc<Lease>, Vec<Vec<f32>>) {
     let begun = cache.begin(namespace("model"), tokens.to_vec(), 0);
     let mut request = begun.expect("begin");
     let buffer = Arc::new(cache.lease(tokens.len()).expect("lease"));

@@ -275,6 +275,193 @@ fn what_the_user_deletes_stays_deleted_after_a_kill() {
     assert_eq!((tier.stats().runs, tier.stats().live_bytes), (0, 0));
 }
 
+/// All files of a store that are not empty, in order.
+fn files_of(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in [path.to_owned(), path.join("index")] {
+        let entries = fs::read_dir(folder).expect("there");
+        let files = entries.map(|entry| entry.expect("readable").path());
+        found.extend(files.filter(|path| {
+            path.metadata()
+                .is_ok_and(|status| status.is_file() && status.len() > 0)
+        }));
+    }
+    found.sort();
+    found
+}
+
+/// Opens a damaged store: what it has is right, it takes the runs anew, and they are there when it is opened again. A store
+/// that is refused is left as it is.
+fn recovers(path: &Path, runs: &[RunHeader]) -> usize {
+    let before = files_of(path).len();
+    let (tier, _) = match DiskTier::open(&config(path)) {
+        Ok(opened) => opened,
+        Err(error) => {
+            assert!(matches!(error, Error::Format { .. }), "{error}");
+            assert_eq!(files_of(path).len(), before, "{error}");
+            return 0;
+        }
+    };
+    tier.validate().expect("sound");
+    let left = readable(&tier, runs);
+    assert_eq!(tier.stats().runs, left, "what could not be read is gone");
+    for run in runs {
+        let put = tier.put(run, &source(run)).expect("valid");
+        assert!(matches!(put, Put::Stored | Put::Present), "{put:?}");
+    }
+    assert_eq!(readable(&tier, runs), runs.len());
+    tier.close().expect("closed");
+    let (tier, _) = open(&config(path));
+    assert_eq!(readable(&tier, runs), runs.len());
+    left
+}
+
+#[test]
+fn every_file_cut_at_every_page_border_is_survived() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("store");
+    let runs = filled(&store, 2);
+    for file in files_of(&store) {
+        let len = file.metadata().expect("known").len();
+        // sled's files are long and empty towards their end.
+        let borders = (0..len.div_ceil(4096)).map(|page| page * 4096);
+        let step = if len > 20 * 4096 { 23 } else { 1 };
+        let cuts = borders.step_by(step).chain([1, 4097, len - 1]);
+        for cut in cuts.filter(|cut| *cut < len) {
+            let copy = directory.path().join("copy");
+            crash_image(&store, &copy);
+            let name = file.strip_prefix(&store).expect("inside");
+            let damaged = OpenOptions::new().write(true).open(copy.join(name));
+            damaged.expect("there").set_len(cut).expect("cut");
+            recovers(&copy, &runs);
+            fs::remove_dir_all(copy).expect("removed");
+        }
+    }
+}
+
+#[test]
+fn a_bit_of_the_format_file_is_noticed_and_one_of_the_lock_does_not_matter() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("store");
+    let runs = filled(&store, 2);
+    let text = fs::read(store.join("FORMAT")).expect("there");
+    for at in 0..text.len() - 1 {
+        flip(&store.join("FORMAT"), at as u64, (at % 8) as u8);
+        let refused = DiskTier::open(&config(&store));
+        // A flipped letter may differ in case only, or be another kind of white space.
+        if let Ok((tier, _)) = refused {
+            assert_eq!(readable(&tier, &runs), 2, "byte {at}");
+        } else {
+            assert!(matches!(refused, Err(Error::Format { .. })), "byte {at}");
+        }
+        fs::write(store.join("FORMAT"), &text).expect("written");
+    }
+    for at in 0..8 {
+        flip(&store.join("LOCK"), at, (at % 8) as u8);
+        assert_eq!(recovers(&store, &runs), 2);
+    }
+}
+
+#[test]
+fn the_segments_of_another_store_are_not_taken_for_its_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
+    let runs = filled(&one, 3);
+    let names = namespace("other");
+    let (tier, _) = open(&config(&other));
+    let foreign = header(names, names, 7, 2, SLICES);
+    assert_eq!(
+        tier.put(&foreign, &source(&foreign)).expect("valid"),
+        Put::Stored
+    );
+    tier.close().expect("closed");
+    // Under an id of its own, and half a segment over one of ours.
+    fs::copy(segment_file(&other), one.join("00000002.seg")).expect("copied");
+    let ours = OpenOptions::new()
+        .write(true)
+        .open(segment_file(&one))
+        .expect("there");
+    let theirs = fs::read(segment_file(&other)).expect("there");
+    ours.write_all_at(&theirs[4096..8192], 4096)
+        .expect("written");
+    fs::remove_dir_all(one.join("index")).expect("removed");
+    let (tier, report) = open(&config(&one));
+    assert_eq!((report.foreign_segments, report.runs), (1, 2));
+    assert_eq!(check_key(&tier, &foreign.keys[0]), None);
+    assert_eq!(readable(&tier, &runs), 2);
+    drop(tier);
+    assert!(one.join("00000002.seg").exists());
+    recovers(&one, &runs);
+}
+
+#[test]
+fn counters_that_went_back_give_nothing_out_twice() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("store");
+    let runs = filled(&store, 3);
+    let index = sled::open(store.join("index")).expect("opened");
+    let meta = index.open_tree("meta").expect("there");
+    for (name, value) in [
+        ("clock", 0_u64),
+        ("next_segment", 0),
+        ("checkpoint", 0),
+        ("clean", 0),
+    ] {
+        meta.insert(name, &value.to_le_bytes()).expect("set");
+    }
+    drop(meta);
+    drop(index);
+    let (tier, report) = open(&config(&store));
+    assert_eq!((report.runs, readable(&tier, &runs)), (3, 3));
+    let names = namespace("one");
+    let more: Vec<_> = (10..40)
+        .map(|seed| header(names, names, seed, 2, SLICES))
+        .collect();
+    for run in &more {
+        assert_eq!(tier.put(run, &source(run)).expect("valid"), Put::Stored);
+    }
+    tier.close().expect("closed");
+    let (tier, report) = open(&config(&store));
+    assert_eq!(
+        (report.runs, report.rows_dropped),
+        (33, kvlab_core::tier::disk::RowsDropped::default())
+    );
+    assert_eq!(readable(&tier, &runs) + readable(&tier, &more), 33);
+}
+
+#[test]
+fn children_of_a_lost_run_are_reclaimed_or_found_again_with_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("store");
+    let (tier, _) = open(&config(&store));
+    let names = namespace("one");
+    let parent = header(names, names, 1, 2, SLICES);
+    let child = header(names, parent.keys[1], 2, 2, SLICES);
+    for run in [&parent, &child] {
+        assert_eq!(tier.put(run, &source(run)).expect("valid"), Put::Stored);
+    }
+    assert_eq!(tier.remove(&[parent.keys[0]]), 1);
+    // No request asks for it any more: it is a leaf like others, and stays until its turn.
+    assert!(tier.contains(&child.keys[0]));
+    let orphan = header(names, parent.keys[1], 3, 2, SLICES);
+    let refused = tier.put(&orphan, &source(&orphan)).expect("valid");
+    assert_eq!(
+        refused,
+        Put::Refused(kvlab_core::tier::Refusal::ParentMissing)
+    );
+    tier.close().expect("closed");
+    let (tier, _) = open(&config(&store));
+    assert_eq!(
+        tier.put(&parent, &source(&parent)).expect("valid"),
+        Put::Stored
+    );
+    assert_eq!(readable(&tier, &[parent.clone(), child.clone()]), 2);
+    // With its parent there it is the child again that goes first.
+    tier.evict(1);
+    assert!(tier.contains(&parent.keys[0]) && !tier.contains(&child.keys[0]));
+    tier.validate().expect("sound");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -1,4 +1,5 @@
 //! Stores of every released format are read; those of a newer one are refused and not touched.
+#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 
@@ -11,7 +12,7 @@ use kvlab_core::Error;
 use kvlab_core::codec::Codec;
 use kvlab_core::config::DiskConfig;
 use kvlab_core::run::{RunHeader, Terms};
-use kvlab_core::tier::disk::DiskTier;
+use kvlab_core::tier::disk::{DiskTier, RowsDropped};
 use kvlab_core::tier::{Put, Tier};
 
 const FIXTURES: [(&str, Terms); 2] = [
@@ -174,7 +175,7 @@ fn stores_of_every_released_format_are_read_and_go_on() {
                 crash_image(&path, &image);
                 let (killed, report) = open(&small(&image));
                 assert!(
-                    !report.clean && report.rows_dropped == Default::default(),
+                    !report.clean && report.rows_dropped == RowsDropped::default(),
                     "{report:?}"
                 );
                 check_all(&killed, &[runs[0].clone(), runs[1].clone(), more.clone()]);

@@ -1,5 +1,4 @@
 //! A process that is killed while it works on a store: a short run of `make torture`.
-#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 mod torture;

@@ -1,4 +1,5 @@
 //! Time to live, quotas, runs that stay off the disk, stores that are only read, and directories that are not safe.
+#![expect(clippy::expect_used, reason = "helpers of tests")]
 
 mod disk_support;
 

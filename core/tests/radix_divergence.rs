@@ -1,7 +1,5 @@
 //! How far a prompt is known, against the plain comparison with everything that was inserted.
 
-#![expect(clippy::expect_used, reason = "a test may fail loudly")]
-
 use kvlab_core::key::BlockKey;
 use kvlab_core::policy::by_name;
 use kvlab_core::radix::RadixTree;

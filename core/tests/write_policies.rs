@@ -28,6 +28,7 @@ fn open(path: &Path, write_policy: WritePolicy, l1_blocks: u64, l2_pages: u64) -
     let config = CacheConfig {
         block_bytes: l1_blocks * layout().block_bytes() as u64,
         buffer_bytes: 4 << 20,
+        residents: 0,
         policy: "lru".to_owned(),
     };
     PrefixCache::new(layout(), store, &config).expect("a cache")
@@ -39,6 +40,7 @@ fn close(cache: PrefixCache) {
     store.close(LONG).expect("close");
     cache.validate().expect("sound");
     store.validate().expect("sound");
+    drop(cache);
 }
 
 /// A prompt of `blocks` whole blocks and one token.

@@ -57,6 +57,14 @@ def parse_size(size: int | str, /) -> int:
         TypeError: neither an int nor a string.
     """
 
+def parse_ttl(ttl: int | str, /) -> int:
+    """Seconds of a time to live: an int of seconds, or e.g. `"90s"`, `"15min"`, `"12h"`, `"7d"`, `"2w"`.
+
+    Raises:
+        InvalidArgumentError: it is not understood, or not 1 to 4294967295 s.
+        TypeError: neither an int nor a string.
+    """
+
 def inspect_store(path: str | PathLike[str]) -> Inspection:
     """What is in the store of a directory, without opening it; damage is reported, not raised.
 
@@ -444,7 +452,7 @@ class CacheBuffer(Buffer):
 
     @property
     def capacity(self) -> int:
-        """Tokens that fit: what was asked for, rounded up to whole blocks."""
+        """Tokens that fit: at least what was asked for, in whole blocks."""
 
     @property
     def nbytes(self) -> int:
@@ -452,6 +460,9 @@ class CacheBuffer(Buffer):
 
     def offsets(self) -> list[tuple[int, int]]:
         """For each layer the byte offsets of K and of V; each is on a page."""
+
+    def forget(self) -> None:
+        """Says that committed rows will be overwritten: the buffer does not become resident for them."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
@@ -508,6 +519,32 @@ class PrefixCache:
     def layout(self) -> KvLayout:
         """The layout of its blocks and buffers."""
 
+    def set_terms(
+        self,
+        namespace: bytes,
+        *,
+        salt: str = "",
+        ttl: int | str | None = None,
+        quota: int | str | None = None,
+        persist: bool = True,
+    ) -> None:
+        """Says what is asked of the tiers for the blocks of a namespace that are stored from now on.
+
+        Args:
+            namespace: 32 bytes.
+            salt: Whose blocks they are, for the quota; empty for nobody's.
+            ttl: Seconds, or e.g. `"7d"`, after which a block is a miss in every tier, counted from when it was
+                first stored; None for no limit.
+            quota: Bytes of L3 for all namespaces of the salt; what is over evicts their own leaves. None leaves
+                it as it is.
+            persist: Whether they may be written to disk.
+
+        Raises:
+            InvalidArgumentError: a namespace of another length, a time or size that cannot be, a quota without a salt.
+            ReadOnlyStoreError: a quota for a store that is only read.
+            StoreClosedError: the store is closed.
+        """
+
     def begin(self, tokens: _Tokens, namespace: bytes, *, grid: int = 0) -> Request:
         """Starts a request: finds the longest cached prefix and locks what L1 has of it.
 
@@ -543,11 +580,16 @@ class PrefixCache:
             InvalidArgumentError: a namespace of another length.
         """
 
-    def lease(self, tokens: int) -> CacheBuffer:
-        """A cache buffer; waits for commits and writes that hold memory if none is left. The GIL is released.
+    def lease(self, tokens: int, *, spare: int = 0) -> CacheBuffer:
+        """A cache buffer. The GIL is released.
+
+        If no memory is left, resident sequences make way, then commits and writes that hold some
+        are waited for.
 
         Args:
             tokens: How many are to fit, prompt and what is generated, at least 1.
+            spare: Room for so many more where that costs nothing: memory that is there already, or
+                the free half of the budget; at most as many as `tokens`.
 
         Raises:
             InvalidArgumentError: 0 or a negative number.
@@ -700,7 +742,25 @@ class Request:
             StoreClosedError: the request or the store is closed.
         """
 
-    def commit(self, tokens: _Tokens, buffer: CacheBuffer) -> None:
+    def take_resident(self, capacity: int, *, cut: bool = True) -> tuple[CacheBuffer, int] | None:
+        """Takes over the buffer of a resident sequence that has no fewer of the prompt's tokens than were found.
+
+        Nothing needs to be restored then: the tokens stand in the buffer as L1 has them.
+
+        Args:
+            capacity: Tokens that the buffer must have room for.
+            cut: Whether the resident may lose what it had behind those tokens (only ever less than
+                what is reused).
+
+        Returns:
+            The buffer and how many leading tokens stand in it, or None.
+
+        Raises:
+            InvalidArgumentError: a negative capacity.
+            StoreClosedError: the request or the store is closed.
+        """
+
+    def commit(self, tokens: _Tokens, buffer: CacheBuffer, *, resident: bool = False) -> None:
         """Hands over tokens whose KV stands in the buffer: a worker puts them into L1 and the tiers below.
 
         The rows of these tokens must not change until `wait_committed`; rows behind them may.
@@ -710,6 +770,9 @@ class Request:
             tokens: `[tokens]`, from the first token of the prompt on; they begin with what was
                 found in L1, restored or committed.
             buffer: Leased from the same cache.
+            resident: The rows stay as they are even longer: until `CacheBuffer.forget`, or until
+                the last array over the buffer is gone. It is then kept for a while for a request
+                that goes on from these tokens (`take_resident`).
 
         Raises:
             InvalidArgumentError: tokens that do not go on from there or do not fit; a buffer of
@@ -845,6 +908,9 @@ class Store:
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
         prefetch_policy: str = "best_effort",
+        l3_quota_per_salt: int | str | None = None,
+        read_only: bool = False,
+        allow_unsafe_directory: bool = False,
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
 
@@ -864,6 +930,13 @@ class Store:
             l3_read_limit: Bytes of L3 that may be read in a second, for a disk that is shared; None for no limit.
             l3_write_limit: The same for writes.
             io_workers: Threads that read, 1 to 64.
+            l3_quota_per_salt: Bytes of L3 that the blocks of one salt may take, unless `attach` says otherwise; None
+                for no limit. What is over evicts that salt's own least recently used leaves.
+            read_only: Serve what is there, change nothing: for a directory on a read-only disk or of somebody else.
+                Several processes may do so at once, while none has it open to write. Opening reads the header of
+                every run; puts are refused.
+            allow_unsafe_directory: Use a directory that is a symbolic link, that everybody may write, or that belongs
+                to another user.
             prefetch_timeout: Seconds that a prefetched run is held for.
             prefetch_policy: What a request does that meets a prefetch of its prompt under way.
                 `"best_effort"` takes what has arrived, waits for the runs that are being read at
@@ -876,16 +949,21 @@ class Store:
             InvalidArgumentError: a size or time that cannot be.
             StoreLockedError: another process has the directory open; the message names it.
             FormatError: a directory that is not a store, or one of a newer format; it is left as it is.
+            UnsafeDirectoryError: a directory that others can put files into; see `allow_unsafe_directory`.
             StoreIOError: the directory cannot be made or written, or memory cannot be had.
         """
 
-    def prefix_cache(self, layout: KvLayout, *, l1: int | str | None = None) -> PrefixCache:
+    def prefix_cache(
+        self, layout: KvLayout, *, l1: int | str | None = None, residents: int = 4
+    ) -> PrefixCache:
         """The prefix cache of a layout: the one that exists, or a new one.
 
         Args:
             layout: Of its blocks.
             l1: Bytes of L1 for a new one, half for blocks and half for cache buffers; default: all
                 that is left.
+            residents: The most sequences that stay in their cache buffers for a request that goes
+                on from them; 0 for none.
 
         Raises:
             CapacityError: other layouts have taken L1.
@@ -994,10 +1072,21 @@ class BlockStore:
         io_workers: int = 4,
         prefetch_timeout: float = 30.0,
         prefetch_policy: str = "best_effort",
+        l3_quota_per_salt: int | str | None = None,
+        read_only: bool = False,
+        allow_unsafe_directory: bool = False,
     ) -> BlockStore:
         """Opens a block store; arguments and errors are those of `Store.open`."""
 
-    def put(self, key: bytes, data: Buffer, *, parent: bytes | None = None) -> bool:
+    def put(
+        self,
+        key: bytes,
+        data: Buffer,
+        *,
+        parent: bytes | None = None,
+        ttl: int | str | None = None,
+        persist: bool = True,
+    ) -> bool:
         """Keeps a block: in L2 at once, in L3 as the write policy says. A key that is there keeps its bytes.
 
         Args:
@@ -1005,6 +1094,8 @@ class BlockStore:
             data: uint8, contiguous, 1 byte to 4 GiB.
             parent: The key of the block before it: it is evicted after this one, and L3 takes this
                 one only with it.
+            ttl: Seconds, or e.g. `"7d"`, after which it is a miss in every tier; None for no limit.
+            persist: Whether it may be written to disk.
 
         Returns:
             Whether it is kept, or was there. `stats()["refusals"]` counts why it is not.

@@ -85,17 +85,39 @@ class BufferStats(TypedDict):
     idle: int
 
 
+class ResidentStats(TypedDict):
+    """Sequences that stay in their cache buffers until a request goes on from them.
+
+    Attributes:
+        sequences: How many there are.
+        bytes: Bytes of their buffers.
+        taken: Requests that went on in place, so far.
+        displaced: Given up because there were more than the limit, so far.
+        reclaimed: Given up because a lease needed their memory, so far.
+        evicted: Given up by an eviction or clear that was asked for, so far.
+    """
+
+    sequences: int
+    bytes: int
+    taken: int
+    displaced: int
+    reclaimed: int
+    evicted: int
+
+
 class CacheStats(TypedDict):
     """A prefix cache.
 
     Attributes:
         l1: The block arena and what is in it.
         buffers: The cache buffers.
+        residents: Sequences that stay in their buffers.
         pending_commits: Commits that wait or are under way.
     """
 
     l1: L1Stats
     buffers: BufferStats
+    residents: ResidentStats
     pending_commits: int
 
 
@@ -311,7 +333,10 @@ class Refusals(TypedDict):
         parent_missing: The block before it was not there, so nothing could find it.
         too_few_uses: Not used often enough to be worth a write (`write_through_selective`).
         decoded: Its bytes came out of a lossy codec, and are never encoded again.
-        unavailable: There is no such tier, or it was closing or being cleared.
+        unavailable: There is no such tier, or it was read-only, closing or being cleared.
+        expired: Its time to live was over.
+        not_persisted: It must not be on disk.
+        over_quota: Its salt's quota was taken, and nothing of the salt's could go.
     """
 
     too_large: int
@@ -323,6 +348,9 @@ class Refusals(TypedDict):
     too_few_uses: int
     decoded: int
     unavailable: int
+    expired: int
+    not_persisted: int
+    over_quota: int
 
 
 class PrefetchStats(TypedDict):
@@ -397,12 +425,14 @@ class RowsDropped(TypedDict):
         no_segment: The segment file was missing, foreign or too short.
         no_record: The segment had no such record.
         overlapping: The record lay over another one.
+        expired: Their time to live was over.
     """
 
     damaged: int
     no_segment: int
     no_record: int
     overlapping: int
+    expired: int
 
 
 class RecoveryReport(TypedDict):

@@ -18,11 +18,13 @@ __all__ = [
     "KvlabError",
     "ModelUnavailableError",
     "NotFoundError",
+    "ReadOnlyStoreError",
     "StateError",
     "StoreClosedError",
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "UnsafeDirectoryError",
     "UnsupportedModelError",
     "UnsupportedRequestError",
 ]
@@ -64,12 +66,20 @@ class StoreClosedError(StateError):
     """The store was closed."""
 
 
+class ReadOnlyStoreError(StateError):
+    """A change to a store that was opened with ``read_only``."""
+
+
 class ForkedProcessError(StateError):
     """A forked child used what its parent had opened. Open it in the child."""
 
 
 class StoreLockedError(KvlabError):
     """Another process holds the cache directory; the message names it."""
+
+
+class UnsafeDirectoryError(KvlabError):
+    """A cache directory that others can put files into; the message says why and what to do."""
 
 
 class FormatError(KvlabError):

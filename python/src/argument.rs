@@ -1,7 +1,7 @@
 //! Arguments that Python may give in more than one form.
 
 use kvlab_core::Error;
-use kvlab_core::config::parse_size;
+use kvlab_core::config::{parse_seconds, parse_size};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyString};
@@ -31,6 +31,26 @@ impl<'py> FromPyObject<'_, 'py> for ByteSize {
             "a size is an int or a string such as \"2GiB\", not {}",
             object.get_type().name()?
         )))
+    }
+}
+
+/// A time to live in seconds, given as an `int` or as a human duration such as `"7d"`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ttl(pub(crate) u32);
+
+impl<'py> FromPyObject<'_, 'py> for Ttl {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let is_number = object.is_instance_of::<PyInt>() && !object.is_instance_of::<PyBool>();
+        if !is_number && !object.is_instance_of::<PyString>() {
+            return Err(PyTypeError::new_err(format!(
+                "a time to live is an int (seconds) or a string such as \"7d\", not {}",
+                object.get_type().name()?
+            )));
+        }
+        let text = object.str()?;
+        parse_seconds(text.to_str()?).or_raise().map(Self)
     }
 }
 

@@ -7,9 +7,8 @@
 
 use std::cell::Cell;
 use std::ffi::c_int;
-use std::sync::Arc;
 
-use kvlab_core::buffer::CacheBuffer;
+use kvlab_core::cache::Lease;
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -19,7 +18,7 @@ use pyo3::prelude::*;
 /// protocol; it goes back to its pool when the last tensor over it is gone.
 #[pyclass(name = "CacheBuffer", module = "kvlab._core", frozen)]
 pub(crate) struct PyCacheBuffer {
-    pub(crate) inner: Arc<CacheBuffer>,
+    pub(crate) lease: Lease,
 }
 
 #[pymethods]
@@ -27,21 +26,26 @@ impl PyCacheBuffer {
     /// Tokens that fit.
     #[getter]
     fn capacity(&self) -> usize {
-        self.inner.layout().capacity()
+        self.lease.layout().capacity()
     }
 
     /// Bytes in all.
     #[getter]
     fn nbytes(&self) -> usize {
-        self.inner.layout().bytes()
+        self.lease.layout().bytes()
     }
 
     /// Byte offsets of K and V of each layer.
     fn offsets(&self) -> Vec<(usize, usize)> {
-        let layout = self.inner.layout();
+        let layout = self.lease.layout();
         (0..layout.layers())
             .map(|layer| layout.tensors(layer).into())
             .collect()
+    }
+
+    /// Says that committed rows will be overwritten: the buffer does not become resident for them.
+    fn forget(&self) {
+        self.lease.forget();
     }
 
     unsafe fn __getbuffer__(
@@ -53,7 +57,7 @@ impl PyCacheBuffer {
             return Err(PyBufferError::new_err("the buffer view is null"));
         }
         let (address, len) = {
-            let buffer = &slf.get().inner;
+            let buffer = &slf.get().lease;
             (buffer.region().address(), buffer.layout().bytes())
         };
         // SAFETY: `view` is a valid structure to fill, as the protocol demands of the caller. The memory lives as

@@ -7,15 +7,16 @@ use kvlab_core::Error;
 use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
 use kvlab_core::config::StopPolicy;
 use kvlab_core::cost::RestoreMode;
-use kvlab_core::key::BlockKey;
+use kvlab_core::key::{BlockKey, tenant_of};
 use kvlab_core::layout::{LayerLayout, Layout};
+use kvlab_core::run::Terms;
 use kvlab_core::stack::Store;
 use kvlab_core::store::{PrefetchTicket, ReadFailed};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::argument::{Int, seconds};
+use crate::argument::{ByteSize, Int, Ttl, seconds};
 use crate::buffer::PyCacheBuffer;
 use crate::codec::PyKvCodec;
 use crate::error::OrRaise;
@@ -91,7 +92,7 @@ impl PyKvLayout {
 pub(crate) struct PyPrefixCache {
     pub(crate) inner: Unlocked<PrefixCache>,
     /// Open as long as one of its caches is in use.
-    pub(crate) _store: Unlocked<Arc<Store>>,
+    pub(crate) store: Unlocked<Arc<Store>>,
 }
 
 #[pymethods]
@@ -102,6 +103,35 @@ impl PyPrefixCache {
         PyKvLayout {
             inner: self.inner.layout().clone(),
         }
+    }
+
+    /// Says what is asked of the tiers for a namespace, from now on: how long its blocks live, whether they may be on disk, and
+    /// how many bytes of L3 all namespaces of a salt may take.
+    #[pyo3(signature = (namespace, *, salt="", ttl=None, quota=None, persist=true))]
+    fn set_terms(
+        &self,
+        py: Python<'_>,
+        namespace: &[u8],
+        salt: &str,
+        ttl: Option<Ttl>,
+        quota: Option<ByteSize>,
+        persist: bool,
+    ) -> PyResult<()> {
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        let tenant = tenant_of(salt);
+        let terms = Terms {
+            tenant,
+            ttl_seconds: ttl.map_or(0, |ttl| ttl.0),
+            persist,
+            ..Terms::default()
+        };
+        if let Some(quota) = quota {
+            let blocks = self.store.blocks();
+            py.detach(|| blocks.set_quota(tenant, Some(quota.0)))
+                .or_raise()?;
+        }
+        self.inner.set_terms(namespace, terms);
+        Ok(())
     }
 
     /// Starts a request: the longest cached prefix of whole blocks, at most all but the last token, rounded down to `grid` tokens.
@@ -142,13 +172,17 @@ impl PyPrefixCache {
         Ok(())
     }
 
-    /// A cache buffer for so many tokens.
-    fn lease(&self, py: Python<'_>, tokens: Int) -> PyResult<PyCacheBuffer> {
-        let tokens = tokens.get("tokens")?;
-        let inner = py.detach(|| self.inner.lease(tokens)).or_raise()?;
-        Ok(PyCacheBuffer {
-            inner: Arc::new(inner),
-        })
+    /// A cache buffer for so many tokens, and for `spare` more where that costs nothing.
+    #[pyo3(
+        signature = (tokens, *, spare=Int::from(0)),
+        text_signature = "($self, tokens, *, spare=0)"
+    )]
+    fn lease(&self, py: Python<'_>, tokens: Int, spare: Int) -> PyResult<PyCacheBuffer> {
+        let (tokens, spare) = (tokens.get("tokens")?, spare.get("spare")?);
+        let lease = py
+            .detach(|| self.inner.lease_with_spare(tokens, spare))
+            .or_raise()?;
+        Ok(PyCacheBuffer { lease })
     }
 
     /// Starts to pull what L3 has of the prompt into L2; `stop` says what a request does that meets it before it is done.
@@ -292,7 +326,7 @@ impl PyRequest {
 
     /// Begins to bring what was found into the buffer, first layers first.
     fn start_restore(&self, py: Python<'_>, buffer: &PyCacheBuffer) -> PyResult<PyRestore> {
-        let restore = self.with(py, |request| request.start_restore(&buffer.inner))?;
+        let restore = self.with(py, |request| request.start_restore(&buffer.lease))?;
         Ok(PyRestore {
             tokens: restore.tokens(),
             inner: Unlocked::new(Mutex::new(Some(restore))),
@@ -305,13 +339,39 @@ impl PyRequest {
         py: Python<'py>,
         buffer: &PyCacheBuffer,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let restored = self.with(py, |request| request.restore(&buffer.inner))?;
+        let restored = self.with(py, |request| request.restore(&buffer.lease))?;
         stats::restored(py, &restored)
     }
 
+    /// Takes over the buffer of a resident sequence that has what was found, or more of it: (buffer, tokens).
+    #[pyo3(signature = (capacity, *, cut=true))]
+    fn take_resident(
+        &self,
+        py: Python<'_>,
+        capacity: Int,
+        cut: bool,
+    ) -> PyResult<Option<(PyCacheBuffer, usize)>> {
+        let capacity = capacity.get("capacity")?;
+        let taken = self.with(py, |request| request.take_resident(capacity, cut))?;
+        Ok(taken.map(|(lease, tokens)| (PyCacheBuffer { lease }, tokens)))
+    }
+
     /// Hands over tokens whose KV stands in the buffer, to be kept in L1 and below.
-    fn commit(&self, py: Python<'_>, tokens: Tokens, buffer: &PyCacheBuffer) -> PyResult<()> {
-        self.with(py, |request| request.commit(tokens.0, &buffer.inner))
+    #[pyo3(signature = (tokens, buffer, *, resident=false))]
+    fn commit(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        buffer: &PyCacheBuffer,
+        resident: bool,
+    ) -> PyResult<()> {
+        self.with(py, |request| {
+            if resident {
+                request.commit_resident(tokens.0, &buffer.lease)
+            } else {
+                request.commit(tokens.0, &buffer.lease)
+            }
+        })
     }
 
     /// Waits until the last commit is in L1; False if the time ran out.

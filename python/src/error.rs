@@ -52,6 +52,8 @@ fn class_of<'py>(py: Python<'py>, error: &Error) -> PyResult<&'py Bound<'py, PyT
         Error::Forked { .. } => class!("ForkedProcessError"),
         Error::Locked { .. } => class!("StoreLockedError"),
         Error::Format { .. } => class!("FormatError"),
+        Error::ReadOnly(_) => class!("ReadOnlyStoreError"),
+        Error::UnsafeDirectory { .. } => class!("UnsafeDirectoryError"),
         Error::Io { .. } => class!("StoreIOError"),
         Error::Timeout { .. } => class!("StoreTimeoutError"),
         // The core's enum may grow; what has no class of its own yet is still a KvlabError.

@@ -34,11 +34,12 @@ mod _core {
 
     #[pymodule_export]
     use crate::allocator::PyPagedAllocator;
-    use crate::argument::ByteSize;
+    use crate::argument::{ByteSize, Ttl};
     #[pymodule_export]
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
     use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
+    #[pymodule_export]
     use crate::codec::PyKvCodec;
     #[pymodule_export]
     use crate::inspect::{export_namespace, inspect_store, verify_store};
@@ -77,5 +78,12 @@ mod _core {
     #[pyo3(signature = (size, /))]
     fn parse_size(size: ByteSize) -> u64 {
         size.0
+    }
+
+    /// Reads a time to live in seconds: an int, or a string such as "15min" or "7d".
+    #[pyfunction]
+    #[pyo3(signature = (ttl, /))]
+    fn parse_ttl(ttl: Ttl) -> u32 {
+        ttl.0
     }
 }

@@ -101,6 +101,12 @@ pub(crate) fn cache<'py>(py: Python<'py>, stats: &CacheStats) -> PyResult<Bound<
     let dict = PyDict::new(py);
     dict.set_item("l1", l1(py, &stats.l1)?)?;
     dict.set_item("buffers", buffers(py, stats.buffers)?)?;
+    let residents = fields!(
+        py,
+        stats.residents,
+        [sequences, bytes, taken, displaced, reclaimed, evicted]
+    );
+    dict.set_item("residents", residents)?;
     dict.set_item("pending_commits", stats.pending_commits)?;
     Ok(dict)
 }

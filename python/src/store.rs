@@ -7,6 +7,7 @@ use std::time::Duration;
 use kvlab_core::Error;
 use kvlab_core::config::{DiskConfig, StopPolicy, StoreConfig, WritePolicy};
 use kvlab_core::key::BlockKey;
+use kvlab_core::run::Terms;
 use kvlab_core::stack::Store;
 use kvlab_core::store::BlockStore;
 use kvlab_core::tier::disk::Scrubbed;
@@ -15,7 +16,7 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 
-use crate::argument::{ByteSize, Int, seconds};
+use crate::argument::{ByteSize, Int, Ttl, seconds};
 use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache};
 use crate::error::{OrRaise, to_py};
 use crate::exit::{Unlocked, close_block_store, close_store};
@@ -25,6 +26,7 @@ use crate::stats::{self, fields};
 const DRAIN_SECONDS: f64 = 60.0;
 
 /// Settings that `Store` and `BlockStore` share.
+#[expect(clippy::struct_excessive_bools, reason = "settings, each by its name")]
 struct Settings {
     path: Option<PathBuf>,
     l2: ByteSize,
@@ -39,6 +41,9 @@ struct Settings {
     io_workers: Int,
     prefetch_timeout: f64,
     prefetch_policy: String,
+    quota: Option<ByteSize>,
+    read_only: bool,
+    allow_unsafe_directory: bool,
 }
 
 impl Settings {
@@ -52,6 +57,9 @@ impl Settings {
             policy: self.policy.clone(),
             read_limit: self.read_limit.map(|limit| limit.0),
             write_limit: self.write_limit.map(|limit| limit.0),
+            quota_per_tenant: self.quota.map(|quota| quota.0),
+            read_only: self.read_only,
+            allow_unsafe_directory: self.allow_unsafe_directory,
             ..DiskConfig::new(path)
         });
         Ok(StoreConfig {
@@ -92,13 +100,17 @@ impl PyStore {
     #[pyo3(signature = (
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
-        prefetch_policy="best_effort".to_owned()
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
-        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
-        prefetch_policy=\"best_effort\")")]
-    #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
+        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False)")]
+    #[expect(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "keyword-only settings"
+    )]
     fn open(
         cls: &Bound<'_, PyType>,
         path: Option<&Bound<'_, PyAny>>,
@@ -115,6 +127,9 @@ impl PyStore {
         io_workers: Int,
         prefetch_timeout: f64,
         prefetch_policy: String,
+        l3_quota_per_salt: Option<ByteSize>,
+        read_only: bool,
+        allow_unsafe_directory: bool,
     ) -> PyResult<Self> {
         let l1_policy = policy.clone();
         let settings = Settings {
@@ -131,6 +146,9 @@ impl PyStore {
             io_workers,
             prefetch_timeout,
             prefetch_policy,
+            quota: l3_quota_per_salt,
+            read_only,
+            allow_unsafe_directory,
         };
         let config = settings.config()?;
         let inner = cls
@@ -145,12 +163,21 @@ impl PyStore {
     }
 
     /// The prefix cache of a layout; the first call for a layout takes its share of L1.
-    #[pyo3(signature = (layout, *, l1=None))]
-    fn prefix_cache(&self, layout: &PyKvLayout, l1: Option<ByteSize>) -> PyResult<PyPrefixCache> {
-        let share = l1.map(|size| size.0);
+    #[pyo3(
+        signature = (layout, *, l1=None, residents=Int::from(4)),
+        text_signature = "($self, layout, *, l1=None, residents=4)"
+    )]
+    fn prefix_cache(
+        &self,
+        layout: &PyKvLayout,
+        l1: Option<ByteSize>,
+        residents: Int,
+    ) -> PyResult<PyPrefixCache> {
+        let (share, residents) = (l1.map(|size| size.0), residents.get("residents")?);
+        let cache = self.inner.prefix_cache(&layout.inner, share, residents);
         Ok(PyPrefixCache {
-            inner: Unlocked::new(self.inner.prefix_cache(&layout.inner, share).or_raise()?),
-            _store: Unlocked::new(Arc::clone(&self.inner)),
+            inner: Unlocked::new(cache.or_raise()?),
+            store: Unlocked::new(Arc::clone(&self.inner)),
         })
     }
 
@@ -249,13 +276,17 @@ impl PyBlockStore {
     #[pyo3(signature = (
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
-        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0,
-        prefetch_policy="best_effort".to_owned()
+        l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
-        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, \
-        prefetch_policy=\"best_effort\")")]
-    #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
+        l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
+        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False)")]
+    #[expect(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "keyword-only settings"
+    )]
     fn open(
         cls: &Bound<'_, PyType>,
         path: Option<&Bound<'_, PyAny>>,
@@ -271,6 +302,9 @@ impl PyBlockStore {
         io_workers: Int,
         prefetch_timeout: f64,
         prefetch_policy: String,
+        l3_quota_per_salt: Option<ByteSize>,
+        read_only: bool,
+        allow_unsafe_directory: bool,
     ) -> PyResult<Self> {
         let settings = Settings {
             path: expand(path)?,
@@ -286,6 +320,9 @@ impl PyBlockStore {
             io_workers,
             prefetch_timeout,
             prefetch_policy,
+            quota: l3_quota_per_salt,
+            read_only,
+            allow_unsafe_directory,
         };
         let config = settings.config()?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;
@@ -297,19 +334,27 @@ impl PyBlockStore {
     }
 
     /// Keeps bytes under a 32-byte key; `parent` is the key of the block before. True if they are kept (or were there).
-    #[pyo3(signature = (key, data, *, parent=None))]
+    /// It is forgotten after `ttl`, and never on disk unless `persist`.
+    #[pyo3(signature = (key, data, *, parent=None, ttl=None, persist=true))]
     fn put(
         &self,
         py: Python<'_>,
         key: &[u8],
         data: PyBuffer<u8>,
         parent: Option<&[u8]>,
+        ttl: Option<Ttl>,
+        persist: bool,
     ) -> PyResult<bool> {
+        let terms = Terms {
+            ttl_seconds: ttl.map_or(0, |ttl| ttl.0),
+            persist,
+            ..Terms::default()
+        };
         let key = BlockKey::from_slice(key).or_raise()?;
         let parent = parent.map(BlockKey::from_slice).transpose().or_raise()?;
         let bytes = data.to_vec(py)?;
         let put = py
-            .detach(|| self.inner.put_bytes(key, parent, &bytes))
+            .detach(|| self.inner.put_bytes_with(key, parent, &bytes, terms))
             .or_raise()?;
         Ok(!matches!(put, Put::Refused(_)))
     }

@@ -8,20 +8,20 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from peers.arm import About, Arm, Missing
+from peers.arm import About, Arm, MissingError
 from peers.payload import pages, parts
 
 if TYPE_CHECKING:
     from peers.payload import Payload, Shape, Tensors
 
 CRATE = Path(__file__).parents[1] / "rust"
+TARGET = Path(__file__).parents[3] / "target" / "peers"
 UNIT = "K or V of a layer"
 
 
 def library_path() -> Path:
     """Where the crate's library is, or would be."""
-    target = Path(os.environ.get("KVLAB_PEERS_TARGET", CRATE / "target"))
-    return target / "release" / "libkvlab_peers.so"
+    return TARGET / "release" / "libkvlab_peers.so"
 
 
 class Target(ctypes.Structure):
@@ -38,7 +38,7 @@ def load() -> ctypes.CDLL:
     """The library."""
     path = library_path()
     if not path.exists():
-        raise FileNotFoundError(f"{path.name} is not built: cargo build --release in {CRATE.name}/")
+        raise FileNotFoundError(f"{path.name} is not built: benches/peers/install.sh builds it")
     library = ctypes.CDLL(str(path))
     library.peers_error.restype = ctypes.c_char_p
     library.peers_open.restype = ctypes.c_void_p
@@ -110,7 +110,7 @@ class Embedded(Arm):
         )
         result = self.library.peers_get(self.handle, targets, len(tensors))
         if result > 0:
-            raise Missing("no value")
+            raise MissingError("no value")
         self.check(result)
         return tensors
 

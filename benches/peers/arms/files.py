@@ -70,7 +70,7 @@ class DirectFile(FileArm):
 
     def write(self, prompt: int, payload: Payload) -> None:
         """Pieces of 1 MiB, four at a time."""
-        view = memoryview(payload.bytes)
+        view = payload.bytes.data
         flags = os.O_WRONLY | os.O_CREAT | O_DIRECT
         descriptor = os.open(self.path(prompt), flags, 0o600)
         try:
@@ -85,7 +85,7 @@ class DirectFile(FileArm):
 
     def read(self, prompt: int) -> Tensors:
         """Pieces of 1 MiB, four at a time."""
-        view = memoryview(self.target)
+        view = self.target.data
         descriptor = os.open(self.path(prompt), os.O_RDONLY | O_DIRECT)
         try:
             starts = range(0, len(view), PIECE)
@@ -117,12 +117,12 @@ class BufferedFile(FileArm):
     def write(self, prompt: int, payload: Payload) -> None:
         """One call."""
         with self.path(prompt).open("wb", buffering=0) as file:
-            file.write(memoryview(payload.bytes))
+            file.write(payload.bytes.data)
 
     def read(self, prompt: int) -> Tensors:
         """One call."""
         with self.path(prompt).open("rb", buffering=0) as file:
-            moved = file.readinto(memoryview(self.target))
+            moved = file.readinto(self.target.data)
         if moved != self.shape.prompt_bytes:
             raise RuntimeError(f"{moved} of {self.shape.prompt_bytes} bytes were read")
         return parts(self.target, self.shape)

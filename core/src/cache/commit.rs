@@ -1,6 +1,7 @@
 //! The commit worker: fills L1 from a cache buffer and writes through to the tiers below, off the caller's path.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::sync::mpsc::{self, Receiver, Sender};
@@ -12,6 +13,7 @@ use super::copy::{BlockSpan, buffer_to_block};
 use super::l1::HoldId;
 use super::lend::Lender;
 use super::lend::alike;
+use super::resident;
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
 use crate::error::{Error, Result};
@@ -30,6 +32,10 @@ pub(super) struct Job {
     /// When the time of each whole block is over.
     pub(super) expiries: Vec<u64>,
     pub(super) buffer: Arc<CacheBuffer>,
+    /// Leading tokens whose rows in the buffer are those of L1; told anew in the end.
+    pub(super) standing: Arc<AtomicUsize>,
+    /// Whether the buffer is to become resident.
+    pub(super) resident: bool,
     /// Leading tokens whose use an earlier commit of the request has counted.
     pub(super) counted: usize,
     /// Which of the leading blocks came out of a lossy codec; none of those behind did.
@@ -174,8 +180,15 @@ fn work(shared: &Arc<Shared>, jobs: &Receiver<Job>, pending: &Pending) {
             );
         }
         let Job {
-            hold, buffer, done, ..
+            hold,
+            buffer,
+            resident,
+            done,
+            ..
         } = job;
+        if resident {
+            resident::commit_ends(&buffer);
+        }
         if let Err(error) = shared.end_commit(hold) {
             log::error!("a hold could not be released: {error}");
         }
@@ -227,10 +240,10 @@ impl Shared {
     }
 
     fn fill_l1(self: &Arc<Self>, job: &Job, keys: &[BlockKey]) -> Result<()> {
-        let whole = keys.len() * self.layout.block_tokens();
+        let block_tokens = self.layout.block_tokens();
+        let whole = keys.len() * block_tokens;
         self.l1.lock().adopt(job.hold, &job.tokens[..whole])?;
         let appended = self.append(job)?;
-        let block_tokens = self.layout.block_tokens();
         let mut at = appended.from;
         {
             let mut l1 = self.l1.lock();
@@ -252,9 +265,19 @@ impl Shared {
             buffer_to_block(&self.layout, &self.arena, span, &job.buffer);
             at += tokens;
         }
-        self.l1
-            .lock()
-            .publish(job.hold, &job.tokens[..whole], keys, &job.expiries)
+        let (published, before) = {
+            let mut l1 = self.l1.lock();
+            l1.publish(job.hold, &job.tokens[..whole], keys, &job.expiries)?
+        };
+        let standing = job.standing.load(Ordering::Acquire);
+        if before > standing {
+            // L1 has these blocks of another request, computed in other forwards: their rounding may differ from this buffer's.
+            resident::cut(&job.buffer, standing);
+        } else {
+            job.standing
+                .store(published.max(standing), Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Lengthens the job's sequence, evicting for it; what does not fit even so is left out.

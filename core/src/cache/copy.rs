@@ -26,6 +26,7 @@ pub(super) fn layer_to_buffer(
     layer: usize,
     buffer: &CacheBuffer,
 ) {
+    crate::sync::copying();
     let block_tokens = layout.block_tokens();
     let capacity = buffer.layout().capacity();
     let mut inner = (0..layer)
@@ -53,6 +54,7 @@ pub(super) fn buffer_to_block(
     span: BlockSpan,
     buffer: &CacheBuffer,
 ) {
+    crate::sync::copying();
     for_each_row(layout, buffer, span, |block, place, len| {
         arena.copy_from(block, buffer.region(), place, len);
     });

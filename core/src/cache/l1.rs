@@ -439,23 +439,24 @@ impl L1 {
     }
 
     /// Puts the hold's whole blocks into the tree, now that their bytes are there, and locks that path instead. `keys` are
-    /// the keys of the blocks of `tokens`, and `expiries` says when the time of each is over.
+    /// the keys of the blocks of `tokens`, and `expiries` says when the time of each is over. Gives back how many leading tokens
+    /// the tree has of it now, and how many it had before.
     pub(super) fn publish(
         &mut self,
         id: HoldId,
         tokens: &[u32],
         keys: &[BlockKey],
         expiries: &[u64],
-    ) -> Result<()> {
+    ) -> Result<(usize, usize)> {
         let Some(hold) = self.holds.get(&id) else {
-            return Ok(());
+            return Ok((0, 0));
         };
         let (namespace, Some(claim)) = (hold.namespace, hold.claim.as_ref()) else {
-            return Ok(());
+            return Ok((0, 0));
         };
         let whole = self.sequences.tokens(claim.sequence)?.min(tokens.len()) / self.block_tokens;
         if whole == 0 {
-            return Ok(());
+            return Ok((0, 0));
         }
         let tokens = &tokens[..whole * self.block_tokens];
         let blocks = &self.sequences.blocks(claim.sequence)?[..whole];
@@ -477,11 +478,14 @@ impl L1 {
         let lock = self.tree.lock(&inserted.path)?;
         let path = self.tree.locked(lock)?;
         let Some(claim) = self.holds.get_mut(&id).and_then(|hold| hold.claim.as_mut()) else {
-            return self.tree.unlock(lock);
+            self.tree.unlock(lock)?;
+            return Ok((0, 0));
         };
         claim.path = path;
         let before = std::mem::replace(&mut claim.lock, lock);
-        self.tree.unlock(before)
+        self.tree.unlock(before)?;
+        let block = self.block_tokens;
+        Ok((whole * block, inserted.duplicates * block))
     }
 
     /// Takes up to `wanted` blocks out of the tree; they stay allocated until [`Self::finish_eviction`].

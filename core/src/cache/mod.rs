@@ -11,7 +11,10 @@ mod explain;
 mod l1;
 mod lend;
 mod request;
+mod resident;
 mod restore;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::sync::{Condvar, Mutex};
 
 use crate::block::BlockPool;
-use crate::buffer::{BufferPool, BufferStats, CacheBuffer};
+use crate::buffer::{BufferPool, BufferStats};
 use crate::codec::Codec;
 use crate::config::StopPolicy;
 use crate::error::{Error, Result};
@@ -34,10 +37,13 @@ use crate::store::{BlockStore, PrefetchTicket};
 use commit::Committer;
 use l1::L1;
 use lend::Lender;
+use resident::Residents;
 
 pub use explain::Explanation;
 pub use l1::L1Stats;
 pub use request::{HitTokens, Request};
+pub(crate) use resident::Contents;
+pub use resident::{Lease, ResidentStats};
 pub use restore::{Restore, Restored};
 
 /// How a [`PrefixCache`] divides its memory.
@@ -47,6 +53,8 @@ pub struct CacheConfig {
     pub block_bytes: u64,
     /// Bytes that cache buffers may take.
     pub buffer_bytes: u64,
+    /// Sequences that stay in their cache buffer, within `buffer_bytes`, until a request goes on from them; 0 for none.
+    pub residents: usize,
     /// Eviction policy of L1. Default: `lru`.
     pub policy: String,
 }
@@ -58,6 +66,8 @@ pub struct CacheStats {
     pub l1: L1Stats,
     /// The cache buffers.
     pub buffers: BufferStats,
+    /// Sequences that stay in their buffers.
+    pub residents: ResidentStats,
     /// Commits that wait or are under way.
     pub pending_commits: usize,
 }
@@ -75,6 +85,7 @@ pub(crate) struct Shared {
     layout: Layout,
     store: BlockStore,
     buffers: BufferPool,
+    residents: Residents,
     arena: Arc<Region>,
     l1: Arc<Mutex<L1>>,
     /// Told whenever evicted or lent blocks are free again.
@@ -115,6 +126,7 @@ impl PrefixCache {
         });
         store.set_above(&lender);
         let shared = Arc::new(Shared {
+            residents: Residents::new(config.residents, layout.block_tokens()),
             layout,
             store,
             buffers: BufferPool::new(config.buffer_bytes),
@@ -158,20 +170,40 @@ impl PrefixCache {
         Request::begin(self, namespace, tokens, grid)
     }
 
-    /// A cache buffer for `tokens` tokens. If commits and writes under way hold the memory, waits for them.
+    /// A cache buffer for `tokens` tokens. Residents make way for it, and if commits and writes under way hold the memory, it
+    /// waits for them.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if buffers in use leave too little, [`Error::Closed`].
-    pub fn lease(&self, tokens: usize) -> Result<CacheBuffer> {
+    pub fn lease(&self, tokens: usize) -> Result<Lease> {
+        self.lease_with_spare(tokens, 0)
+    }
+
+    /// [`Self::lease`], with room for up to `spare` tokens more where that costs nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::lease`].
+    pub fn lease_with_spare(&self, tokens: usize, spare: usize) -> Result<Lease> {
         self.check_open()?;
-        match self.shared.buffers.lease(&self.shared.layout, tokens) {
+        let shared = &self.shared;
+        let lease = || loop {
+            match shared
+                .buffers
+                .lease_with_spare(&shared.layout, tokens, spare)
+            {
+                Err(Error::OutOfMemory { .. }) if shared.residents.reclaim() => {}
+                other => break other,
+            }
+        };
+        let buffer = match lease() {
             // Commits and writes under way hold buffers: better a wait than a refusal.
             Err(Error::OutOfMemory { .. }) => {
                 self.flush(Duration::from_secs(60))?;
-                self.shared.buffers.lease(&self.shared.layout, tokens)
+                lease()?
             }
-            other => other,
-        }
+            other => other?,
+        };
+        Ok(Lease::new(Arc::new(buffer), shared))
     }
 
     /// Starts to pull what L3 has of the prompt beyond L1 into L2, before anyone asks for it.
@@ -199,13 +231,15 @@ impl PrefixCache {
         self.shared.store.prefetch_with(&keys, stop)
     }
 
-    /// Gives up to `blocks` evictable L1 blocks to the tiers below; gives back how many went. Waits for the copies.
+    /// Gives up to `blocks` evictable L1 blocks to the tiers below, and all residents; gives back how many blocks went. Waits
+    /// for the copies.
     ///
     /// # Errors
     /// [`Error::Closed`].
     pub fn evict(&self, blocks: usize) -> Result<usize> {
         self.check_open()?;
         self.committer.flush(Duration::from_secs(60))?;
+        self.shared.residents.evict(None);
         self.shared.evict(blocks)
     }
 
@@ -216,6 +250,7 @@ impl PrefixCache {
     pub fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
         self.check_open()?;
         self.committer.flush(Duration::from_secs(60))?;
+        self.shared.residents.evict(namespace);
         self.shared.l1.lock().clear(namespace)
     }
 
@@ -247,6 +282,7 @@ impl PrefixCache {
     pub fn close(&self, timeout: Duration) -> Result<()> {
         self.shared.store.check_process()?;
         self.committer.close();
+        self.shared.residents.close();
         self.committer.flush(timeout)
     }
 
@@ -255,6 +291,7 @@ impl PrefixCache {
         CacheStats {
             l1: self.shared.l1.lock().stats(),
             buffers: self.shared.buffers.stats(),
+            residents: self.shared.residents.stats(),
             pending_commits: self.committer.pending(),
         }
     }

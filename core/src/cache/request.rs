@@ -1,6 +1,7 @@
 //! One request's view of the cache.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 use super::PrefixCache;
 use super::commit::{Done, Job};
 use super::l1::HoldId;
+use super::resident::{Lease, Wanted, commit_begins, commit_ends};
 use super::restore::{Restore, Restored};
 use crate::block::BlockId;
 use crate::buffer::CacheBuffer;
@@ -15,7 +17,7 @@ use crate::cost::{Choice, Part, Question, RestoreMode};
 use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
 use crate::layout::{BufferLayout, RunWindow};
-use crate::run::RunTarget;
+use crate::run::{NEVER, RunTarget};
 use crate::store::{ReadRequest, Step};
 use crate::tier::TierId;
 
@@ -96,6 +98,8 @@ pub struct Request {
     there: HitTokens,
     /// What of it is restored.
     found: Found,
+    /// Leading tokens whose rows in the buffer are those of L1: restored, taken over or committed first by this request.
+    standing: Arc<AtomicUsize>,
     /// Which of the leading blocks of the buffer came out of a lossy codec, as far as they were restored.
     decoded: Arc<Mutex<Vec<bool>>>,
     /// Whether the rest of the prompt is computed in forwards that end on the grid.
@@ -144,6 +148,7 @@ impl Request {
                 grid,
                 ..Found::default()
             },
+            standing: Arc::default(),
             decoded: Arc::default(),
             chunked,
             last_commit: None,
@@ -210,7 +215,43 @@ impl Request {
         self.tokens.len()
     }
 
-    /// Begins to bring what was found, or [`Self::choose`] left of it, into `buffer`, from its first token on, the first layers first. L1 memory that was given
+    /// Takes over the buffer of a resident sequence that has no fewer of the prompt's tokens than were found, with room for
+    /// `capacity` tokens; gives back how many stand in it, and nothing needs to be restored. What the resident had behind
+    /// them is given up for it only if `cut` is true, and only if that is less than what is reused.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn take_resident(&mut self, capacity: usize, cut: bool) -> Result<Option<(Lease, usize)>> {
+        let shared = &self.cache.shared;
+        shared.store.check_usable()?;
+        let grid = self.found.grid;
+        let taken = shared.residents.take(&Wanted {
+            namespace: &self.namespace,
+            tokens: &self.tokens[..(self.tokens.len() - 1) / grid * grid],
+            grid,
+            least: self.found.tokens.total(),
+            capacity: capacity.max(self.tokens.len()),
+            cut,
+        });
+        let Some((buffer, tokens)) = taken else {
+            return Ok(None);
+        };
+        self.found.steps.clear();
+        self.found.tokens = HitTokens {
+            l1: tokens,
+            ..HitTokens::default()
+        };
+        self.held = self.held.max(tokens);
+        let blocks = tokens / shared.layout.block_tokens();
+        self.expiries.resize(blocks, NEVER);
+        self.standing.store(tokens, Ordering::Release);
+        // Nothing is copied from them: whoever needs the blocks may have them.
+        shared.l1.lock().set_idle(self.hold);
+        Ok(Some((Lease::new(buffer, shared), tokens)))
+    }
+
+    /// Begins to bring what was found, or [`Self::choose`] left of it, into `buffer`, from its first token on, the first layers
+    /// first. L1 memory that was given
     /// up since (after a commit or fork) is restored no more, which is no error. What the tiers below gave is read once: a
     /// second call brings L1's part only.
     ///
@@ -221,7 +262,8 @@ impl Request {
         self.check_buffer(buffer, self.tokens.len())?;
         let shared = &self.cache.shared;
         let found = self.found.clone();
-        let mut restore = Restore::start(shared, self.hold, buffer, found, start);
+        let standing = Arc::clone(&self.standing);
+        let mut restore = Restore::start(shared, self.hold, buffer, found, standing, start);
         if restore.is_there() && !self.found.steps.is_empty() {
             restore.reads(shared.store.read(self.read_requests(buffer))?);
         }
@@ -285,6 +327,24 @@ impl Request {
     /// [`Error::InvalidArgument`] if the tokens are not a continuation of what this request found in L1, restored or
     /// committed, if they do not fit, or for a buffer of another layout; [`Error::Closed`].
     pub fn commit(&mut self, tokens: Vec<u32>, buffer: &Arc<CacheBuffer>) -> Result<()> {
+        self.hand_over(tokens, buffer, false)
+    }
+
+    /// [`Self::commit`] of rows that stay as they are even longer: until the lease is dropped, when they become resident, or
+    /// until [`Lease::forget`].
+    ///
+    /// # Errors
+    /// As for [`Self::commit`].
+    pub fn commit_resident(&mut self, tokens: Vec<u32>, lease: &Lease) -> Result<()> {
+        self.hand_over(tokens, lease, true)
+    }
+
+    fn hand_over(
+        &mut self,
+        tokens: Vec<u32>,
+        buffer: &Arc<CacheBuffer>,
+        resident: bool,
+    ) -> Result<()> {
         self.check_buffer(buffer, tokens.len())?;
         let held = self.held;
         if !tokens.starts_with(&self.tokens[..held]) {
@@ -299,6 +359,14 @@ impl Request {
         self.expiries
             .resize(tokens.len() / shared.layout.block_tokens(), terms.expires());
         shared.l1.lock().retain(self.hold);
+        // A resident is taken without a look at times and codecs: only rows that never end, as they were computed, become one.
+        let decoded = self.decoded.lock().clone();
+        let resident = resident
+            && self.expiries.iter().all(|expires| *expires == NEVER)
+            && !decoded.contains(&true);
+        if resident {
+            commit_begins(buffer, self.namespace, tokens.clone());
+        }
         let done = Arc::new(Done::default());
         let submitted = self.cache.committer.submit(Job {
             namespace: self.namespace,
@@ -306,11 +374,16 @@ impl Request {
             tokens: tokens.clone(),
             expiries: self.expiries.clone(),
             buffer: Arc::clone(buffer),
+            standing: Arc::clone(&self.standing),
+            resident,
             counted: self.counted,
-            decoded: self.decoded.lock().clone(),
+            decoded,
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
+            if resident {
+                commit_ends(buffer);
+            }
             self.cache.shared.l1.lock().release(self.hold)?;
             return Err(error);
         }
@@ -356,6 +429,7 @@ impl Request {
                     grid: self.found.grid,
                     ..Found::default()
                 },
+                standing: Arc::default(),
                 decoded: Arc::default(),
                 chunked: self.chunked,
                 last_commit: None,

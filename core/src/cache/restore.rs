@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Shared;
@@ -41,6 +42,8 @@ pub struct Restore {
     shared: Arc<Shared>,
     buffer: Arc<CacheBuffer>,
     found: Found,
+    /// Told in the end how many tokens stand in the buffer.
+    standing: Arc<AtomicUsize>,
     start: Instant,
     hold: HoldId,
     /// Byte offsets of the L1 blocks to copy, which stay as they are until [`Self::end_copy`]; none once that is over.
@@ -62,6 +65,7 @@ impl Restore {
         hold: HoldId,
         buffer: &Arc<CacheBuffer>,
         found: Found,
+        standing: Arc<AtomicUsize>,
         start: Instant,
     ) -> Self {
         let wanted = found.tokens.l1 / shared.layout.block_tokens();
@@ -69,6 +73,7 @@ impl Restore {
             shared: Arc::clone(shared),
             buffer: Arc::clone(buffer),
             found,
+            standing,
             start,
             hold,
             blocks: None,
@@ -167,8 +172,9 @@ impl Restore {
         if self.there {
             restored.tokens = self.found.part(arrived, block_tokens);
         }
-        let blocks = restored.tokens.total() / block_tokens;
-        self.decoded.lock().truncate(blocks);
+        let tokens = restored.tokens.total();
+        self.standing.store(tokens, Ordering::Release);
+        self.decoded.lock().truncate(tokens / block_tokens);
         restored.time = end - self.start;
         restored
     }

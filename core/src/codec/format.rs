@@ -1,5 +1,10 @@
 //! Number formats of KV elements, as little-endian bytes. Everything here is branch-free, so that loops over it vectorise.
 
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined is compiled for the processor's vector instructions"
+)]
+
 /// A floating-point format with its bytes.
 pub(super) trait Format {
     /// Bytes of one number.

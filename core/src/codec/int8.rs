@@ -8,9 +8,14 @@
 //! Groups stand by themselves: a part of a slice is decoded without the rest of it. Both directions go through a tile that stays
 //! in the processor's nearest cache, between the scattered pieces on one side and the stored bytes on the other.
 
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined is compiled for the processor's vector instructions"
+)]
+
 use super::Element;
 use super::format::{Bf16, F16, F32, Format};
-use crate::memory::{Piece, Region, vectorised};
+use crate::memory::{Piece, Region, Work, vectorised};
 
 /// Bytes of elements that are converted at a time, unless a group is larger.
 const TILE_BYTES: usize = 8 << 10;
@@ -98,21 +103,41 @@ impl Int8 {
     }
 
     fn encode_groups(self, exact: &[u8], stored: &mut [u8]) {
-        let group = self.group;
-        vectorised(|| match self.element {
-            Element::F32 => encode::<F32>(group, exact, stored),
-            Element::F16 => encode::<F16>(group, exact, stored),
-            Element::Bf16 => encode::<Bf16>(group, exact, stored),
-        });
+        vectorised(Encode(self, exact, stored));
     }
 
     fn decode_groups(self, stored: &[u8], exact: &mut [u8]) {
-        let group = self.group;
-        vectorised(|| match self.element {
+        vectorised(Decode(self, stored, exact));
+    }
+}
+
+/// Elements to stored groups.
+struct Encode<'a>(Int8, &'a [u8], &'a mut [u8]);
+
+impl Work for Encode<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self(Int8 { element, group }, exact, stored) = self;
+        match element {
+            Element::F32 => encode::<F32>(group, exact, stored),
+            Element::F16 => encode::<F16>(group, exact, stored),
+            Element::Bf16 => encode::<Bf16>(group, exact, stored),
+        }
+    }
+}
+
+/// Stored groups to elements.
+struct Decode<'a>(Int8, &'a [u8], &'a mut [u8]);
+
+impl Work for Decode<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Self(Int8 { element, group }, stored, exact) = self;
+        match element {
             Element::F32 => decode::<F32>(group, stored, exact),
             Element::F16 => decode::<F16>(group, stored, exact),
             Element::Bf16 => decode::<Bf16>(group, stored, exact),
-        });
+        }
     }
 }
 

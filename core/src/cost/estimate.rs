@@ -295,8 +295,9 @@ fn through<const P: usize>(
         for row in 0..size {
             if row != column {
                 let factor = rows[row][column] / rows[column][column];
-                for at in column..size {
-                    rows[row][at] -= factor * rows[column][at];
+                let pivot = rows[column];
+                for (cell, above) in rows[row].iter_mut().zip(pivot).skip(column) {
+                    *cell -= factor * above;
                 }
                 right[row] -= factor * right[column];
             }

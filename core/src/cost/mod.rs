@@ -18,9 +18,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::key::BlockKey;
+use crate::sync::Mutex;
 use crate::tier::TierId;
 use estimate::{Estimator, Observation, Prior};
 
@@ -273,11 +272,14 @@ impl CostBook {
         }
     }
 
-    /// Decides how much of what was found is restored, and counts it.
+    /// Decides how much of what was found is restored, and counts it; where nothing was found, there is nothing to count.
     pub fn choose(&self, mode: RestoreMode, model: &BlockKey, question: &Question<'_>) -> Choice {
         let mut guard = self.book.lock();
         let choice = guard.choose(mode, model, question);
         let found = question.found();
+        if found == 0 {
+            return choice;
+        }
         let counts = &mut guard.choices;
         counts.recomputed_tokens += found.saturating_sub(choice.tokens) as u64;
         let counter = match choice.reason {

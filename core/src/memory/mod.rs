@@ -18,5 +18,5 @@ pub use checksum::Checksum;
 pub use page_cache::resident_bytes;
 pub(crate) use prefetch::prefetch;
 pub use region::{PAGE, Region, page_align};
-pub(crate) use simd::vectorised;
+pub(crate) use simd::{Work, vectorised};
 pub use vectored::{Piece, Regions, Vectors, read_pieces, write_pieces};

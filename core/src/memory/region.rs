@@ -12,6 +12,11 @@ pub const fn page_align(len: usize) -> usize {
     len.div_ceil(PAGE) * PAGE
 }
 
+/// Regions at least this long, in bytes, ask for huge pages: first touches, copies and checksums cost less, and the disk gets
+/// few long pieces of memory instead of many pages.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE: usize = 2 << 20;
+
 /// Page-aligned anonymous memory of fixed size that is only ever touched through copies.
 ///
 /// A region is shared between threads of this crate, I/O system calls and foreign code (a tensor over a cache
@@ -57,6 +62,11 @@ impl Region {
                 format!("mapping {len} bytes of memory"),
                 io::Error::last_os_error(),
             ));
+        }
+        #[cfg(target_os = "linux")]
+        if len >= HUGE_PAGE {
+            // SAFETY: the range is the mapping made above. It is advice: without huge pages there are small ones.
+            unsafe { libc::madvise(base, len, libc::MADV_HUGEPAGE) };
         }
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| Error::invalid("the system mapped memory at address 0"))?;

@@ -33,6 +33,7 @@ fn cache(
     let config = CacheConfig {
         block_bytes: (l1_blocks * layout().block_bytes()) as u64,
         buffer_bytes: 1 << 20,
+        residents: 0,
         policy: "lru".to_owned(),
     };
     PrefixCache::new(layout(), store, &config).expect("a cache")
@@ -186,6 +187,51 @@ fn lend_against_evict_and_commit() {
             ends_empty(&cache);
         });
     }
+}
+
+/// Blocks that are being written out of L1 are not given to the next prompt before their bytes are down.
+#[test]
+fn lent_blocks_are_not_overwritten() {
+    explore(|| {
+        let disk = FakeDisk::new(1 << 20);
+        let cache = cache(&disk, 4, 0, WritePolicy::WriteBack);
+        let space = namespace(1);
+        serve(&cache, space, &prompt(1, 3), Finish::Waited);
+        let evicter = thread::spawn({
+            let cache = cache.clone();
+            move || cache.evict(1).expect("evict")
+        });
+        serve(&cache, space, &prompt(2, 3), Finish::Waited);
+        evicter.join().expect("a thread");
+        cache.evict(usize::MAX).expect("evict");
+        cache.flush(LONG).expect("flush");
+        for seed in [1, 2] {
+            let hit = serve(&cache, space, &prompt(seed, 3), Finish::Restored);
+            assert_eq!(hit, 3 * BLOCK);
+        }
+        ends_empty(&cache);
+    });
+}
+
+/// What is in the tree has its bytes: a request finds a prompt while it is being put there.
+#[test]
+fn publish_against_match() {
+    explore(|| {
+        let disk = FakeDisk::new(1 << 20);
+        let cache = cache(&disk, 8, 0, WritePolicy::WriteBack);
+        let space = namespace(1);
+        let readers = [(); 2].map(|()| {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                serve(&cache, space, &prompt(1, 3), Finish::Restored);
+            })
+        });
+        serve(&cache, space, &prompt(1, 3), Finish::Committed);
+        for thread in readers {
+            thread.join().expect("a thread");
+        }
+        ends_empty(&cache);
+    });
 }
 
 /// With write-back, a close leaves all that was committed on disk, whoever still holds it.

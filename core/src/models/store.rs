@@ -85,7 +85,17 @@ fn evict_against_pin() {
         });
         let reader = thread::spawn({
             let (store, keys) = (store.clone(), keys.clone());
-            move || read(&store, &keys)
+            move || {
+                let plan = store.plan(&keys).expect("plan");
+                thread::yield_now();
+                let pinned = plan.steps.iter().filter(|step| step.tier == TierId::L2);
+                for key in pinned.flat_map(|step| step.run.header().keys.iter()) {
+                    let found = store.lookup(&[*key]).expect("lookup");
+                    assert_eq!(found, [Lookup::Hit(TierId::L2)], "a pinned run went");
+                }
+                drop(plan);
+                read(&store, &keys)
+            }
         });
         for thread in writers {
             thread.join().expect("a thread");
@@ -199,7 +209,7 @@ fn clear_against_moves() {
             let (store, keys) = (store.clone(), keys.clone());
             move || {
                 store.evict_l2(LONG).expect("evict");
-                drop(store.prefetch(&keys).expect("prefetch"));
+                store.prefetch(&keys).expect("prefetch")
             }
         });
         let reader = thread::spawn({
@@ -209,7 +219,7 @@ fn clear_against_moves() {
             }
         });
         store.clear(None).expect("clear");
-        mover.join().expect("a thread");
+        let ticket = mover.join().expect("a thread");
         reader.join().expect("a thread");
         store.flush(LONG).expect("flush");
         let found = store.lookup(&keys).expect("lookup");
@@ -218,6 +228,7 @@ fn clear_against_moves() {
             "{found:?} came back"
         );
         assert!(disk.keys().is_empty());
+        ticket.cancel();
         ends_clean(&store);
     });
 }

@@ -412,6 +412,18 @@ impl Core {
         settle(header, source)
     }
 
+    /// At the end, with write-back: sends down all that L3 lacks, what is pinned and what lies above included.
+    pub(super) fn write_back(&self, deadline: Instant) {
+        // L2 first, from its oldest run on: what is written last is given up last.
+        self.evict_l2(deadline);
+        let born = self.moves.born();
+        let pinned = self.l2.as_ref().map_or_else(Vec::new, MemoryTier::runs);
+        for (header, source) in pinned {
+            self.send_down(header, source, born, Some(deadline));
+        }
+        self.write_back_above(deadline);
+    }
+
     /// Sends down what lies above as far as L3 lacks it; it stays there, too.
     pub(super) fn write_back_above(&self, deadline: Instant) {
         let born = self.moves.born();

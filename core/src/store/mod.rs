@@ -504,9 +504,7 @@ impl Handle {
         let core = &self.core;
         if !self.closed.swap(true, Ordering::AcqRel) && core.write_policy == WritePolicy::WriteBack
         {
-            // L2 first: what is written last is given up last.
-            core.evict_l2(deadline);
-            core.write_back_above(deadline);
+            core.write_back(deadline);
         }
         core.scheduler.stop();
         core.cancel_prefetches(|_| true);

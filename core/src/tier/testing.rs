@@ -247,6 +247,12 @@ impl FakeDisk {
         shelf.rows[key].broken.store(true, Ordering::SeqCst);
     }
 
+    /// The first keys of all runs, in the order of storing.
+    pub(crate) fn stored(&self) -> Vec<BlockKey> {
+        let shelf = self.shelf.lock();
+        shelf.runs.iter().map(|run| run.header.keys[0]).collect()
+    }
+
     pub(crate) fn keys(&self) -> HashSet<BlockKey> {
         self.shelf.lock().rows.keys().copied().collect()
     }

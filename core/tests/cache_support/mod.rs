@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvlab_core::buffer::CacheBuffer;
-use kvlab_core::cache::{HitTokens, PrefixCache, Request};
+use kvlab_core::cache::{HitTokens, Lease, PrefixCache, Request};
 use kvlab_core::key::{BlockKey, namespace_digest};
 use kvlab_core::layout::{LayerLayout, Layout};
 
@@ -101,7 +101,7 @@ pub(crate) fn restore(
     cache: &PrefixCache,
     namespace: &BlockKey,
     tokens: &[u32],
-) -> (Request, Arc<CacheBuffer>, HitTokens) {
+) -> (Request, Arc<Lease>, HitTokens) {
     let mut request = cache.begin(*namespace, tokens.to_vec(), 0).expect("begin");
     let buffer = Arc::new(cache.lease(tokens.len()).expect("lease"));
     let restored = request.restore(&buffer).expect("restore");

@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::expect_used, reason = "a helper of tests")]
 
+pub(crate) mod faulty;
+pub(crate) mod recorded;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -265,7 +265,8 @@ impl Victim {
                 ("put", Some(thread), Some(seed)) => {
                     let known = &mut self.known[of(thread, seed)];
                     before[thread as usize] = *known;
-                    if *known == Known::Absent {
+                    // In a small store it may have been evicted, and is written anew.
+                    if *known == Known::Absent || self.capacity == TIGHT {
                         *known = Known::Either;
                     }
                     "put"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 DRAIN_SECONDS = 60.0
 """The longest wait for commits and writes under way."""
+_SPARE_TOKENS = 256
 
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class LiveRequest:
         *,
         capacity: int,
         grid: int,
+        keep: bool = True,
         restore: RestoreMode,
         forward_key: bytes,
     ) -> None:
@@ -79,6 +81,8 @@ class LiveRequest:
             ids: ``[tokens]``, the prompt.
             capacity: Tokens to make room for, the prompt included.
             grid: The chunk grid in tokens, 0 for none.
+            keep: Whether its tokens are to be committed. Without, no resident sequence loses rows
+                to it.
             restore: How much of what is found to restore.
             forward_key: 32 bytes that stand for what a forward's time depends on.
 
@@ -101,14 +105,27 @@ class LiveRequest:
         self.request: Request = cache.begin(ids, namespace, grid=grid)
         self.found = HitTokens(*self.request.found)
         try:
-            self._choice: Choice = self.request.choose(restore, forward_key)
-            self._lookup_ms = _milliseconds_since(began)
-            self._buffer: CacheBuffer = cache.lease(capacity)
-            self._restore: Restore | None = self.request.start_restore(self._buffer)
+            self._restore: Restore | None = None
+            self._choice: Choice | None = None
+            taken = None
+            if restore != "never":
+                taken = self.request.take_resident(capacity, cut=keep)
+            self._resident = taken is not None
+            if taken is not None:
+                self._buffer: CacheBuffer = taken[0]
+                self.hits = HitTokens(l1=taken[1])
+                self._lookup_ms = _milliseconds_since(began)
+            else:
+                self._choice = self.request.choose(restore, forward_key)
+                self._lookup_ms = _milliseconds_since(began)
+                # With spare room the next turn still fits, and can go on in place.
+                spare = max(capacity // 2, _SPARE_TOKENS)
+                self._buffer = cache.lease(capacity, spare=spare)
+                self._restore = self.request.start_restore(self._buffer)
+                self.hits = HitTokens(*self._restore.tokens)
         except BaseException:
             self.request.close()
             raise
-        self.hits = HitTokens(*self._restore.tokens)
         self._computing = time.perf_counter()
 
     def run(self, compute: Callable[[PreallocatedCache], T]) -> tuple[PreallocatedCache, T]:
@@ -141,8 +158,7 @@ class LiveRequest:
             self._restore = None  # waits for reads under way: the buffer is written to no more
             self.request.close()
             raise
-        if self._restored is not None:
-            self._learn(self._restored)
+        self._learn(self._restored or _NOTHING)
         return kv, result
 
     def begin_forward(self, tokens: int, context: int) -> None:
@@ -213,7 +229,7 @@ class LiveRequest:
         """
         kept = ids[: self.computed_on_grid]
         if len(kept) > 0:
-            self.request.commit(kept, self._buffer)
+            self.request.commit(kept, self._buffer, resident=True)
 
     def try_commit(self, ids: NDArray[np.int64]) -> str | None:
         """Commit at the end of a request whose answer is there already: a refusal is no error, but a reason."""
@@ -233,9 +249,8 @@ class LiveRequest:
             first: When the first token's logits were there.
             not_kept: Why nothing was committed, or None.
         """
-        restored = self._restored
-        assert restored is not None, "reported before it ran"
-        predicted = self._choice["predicted"]
+        restored = self._restored or _NOTHING
+        predicted = self._choice["predicted"] if self._choice is not None else None
         return Report(
             prompt_tokens=prompt,
             found_tokens=self.found,
@@ -252,10 +267,13 @@ class LiveRequest:
             recomputed=self._recomputed(),
             missed=self._missed(prompt, restored["failure"]),
             not_kept=not_kept,
+            resident=self._resident,
             aborted_forwards=self._aborted,
         )
 
     def _recomputed(self) -> str | None:
+        if self._choice is None:
+            return None
         left = self.found.total - self._choice["tokens"]
         if left == 0:
             return None
@@ -292,10 +310,23 @@ class LiveRequest:
 
     def _drain(self) -> None:
         # Rows that are about to be overwritten may still be on their way to L1 or the disk.
+        self._buffer.forget()
         try:
             self._cache.flush(DRAIN_SECONDS)
         except StoreClosedError:
             return  # closing has waited for them
+
+
+# What a request that goes on in place restores.
+_NOTHING: Restored = {
+    "tokens": (0, 0, 0),
+    "l2_bytes": 0,
+    "l3_bytes": 0,
+    "l1_ms": 0.0,
+    "below_ms": 0.0,
+    "ms": 0.0,
+    "failure": None,
+}
 
 
 def _milliseconds_since(moment: float) -> float:

@@ -98,11 +98,11 @@ class OncePrompted(BaseStreamer):
         skip, self._skip = self._skip, False
         if not skip:
             self._prompted = True
-            self._streamer.put(value)
+            self._streamer.put(value)  # type: ignore[no-untyped-call]
 
     def end(self) -> None:
         """Hand on the end."""
-        self._streamer.end()
+        self._streamer.end()  # type: ignore[no-untyped-call]
 
 
 def row(ids: Tensor) -> NDArray[np.int64]:

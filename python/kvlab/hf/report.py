@@ -47,6 +47,8 @@ class Report:
         missed: Why the tokens that were not restored had to be computed.
         fallback: Why the request was left to plain transformers, or None.
         not_kept: Why its tokens were not handed over to be cached, or None.
+        resident: Whether the hit tokens still stood in their cache buffer, so that nothing was
+            copied; they count as L1's.
         aborted_forwards: Forwards that were given up and computed again because a restored layer
             could not be read (0 or 1).
     """
@@ -67,6 +69,7 @@ class Report:
     missed: str = ""
     fallback: str | None = None
     not_kept: str | None = None
+    resident: bool = False
     aborted_forwards: int = 0
 
     def as_dict(self) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from kvlab._core import KvCodec, KvLayout
+from kvlab._core import KvCodec, KvLayout, parse_size, parse_ttl
 from kvlab.errors import (
     ConfigError,
     ForkedProcessError,
@@ -55,6 +55,14 @@ class _Identity:
     forward_key: bytes
 
 
+class Terms(NamedTuple):
+    """What a session asks of the tiers: see `attach`."""
+
+    ttl: int | None
+    quota: int | None
+    persist: bool
+
+
 class Session:
     """Requests of one model over one prefix cache.
 
@@ -71,6 +79,7 @@ class Session:
         chunk_tokens: int,
         restore: RestoreMode,
         codec: KvCodec | None,
+        terms: Terms,
     ) -> None:
         """Use `attach`."""
         self.model = model
@@ -80,6 +89,7 @@ class Session:
         self._chunk = chunk_tokens
         self._restore = restore
         self._codec = codec
+        self._terms = terms
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -108,10 +118,12 @@ class Session:
                 digest.update(len(field).to_bytes(8, "little") + field)
             if self._codec is not None:
                 digest.update(b"codec int8")
+            namespace = digest.digest()
             key = forward_key(self.model, self._layout)
-            self._identity = _Identity(stamp, digest.digest(), key)
+            self._identity = _Identity(stamp, namespace, key)
+            self._cache.set_terms(namespace, salt=self._salt, **self._terms._asdict())
             if self._codec is not None:
-                self._cache.set_codec(self._identity.namespace, self._codec)
+                self._cache.set_codec(namespace, self._codec)
         return self._identity
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
@@ -206,7 +218,7 @@ class Session:
         if headroom < 0:
             raise ConfigError(f"headroom must be 0 or more tokens, got {headroom}")
         ids = row(input_ids)
-        live = self._open(ids, len(ids) + headroom)
+        live = self._open(ids, len(ids) + headroom, keep=keep)
 
         def compute(kv: PreallocatedCache) -> Tensor:
             self._fill_grid(live, ids, kv)
@@ -279,6 +291,7 @@ class Session:
             chunk_tokens=self._chunk,
             restore=self._restore,
             codec=self._codec,
+            terms=self._terms,
         )
         child._identity = self._identity
         if self._request is not None:
@@ -315,7 +328,7 @@ class Session:
         if self._closed:
             raise StoreClosedError("the session is closed; attach the model again")
 
-    def _open(self, ids: NDArray[np.int64], capacity: int) -> LiveRequest:
+    def _open(self, ids: NDArray[np.int64], capacity: int, *, keep: bool = True) -> LiveRequest:
         if self._request is not None:
             # The last turn is on its way to L1: milliseconds, and this one most likely goes on from it.
             self._request.wait_committed(DRAIN_SECONDS)
@@ -327,6 +340,7 @@ class Session:
             ids,
             capacity=capacity,
             grid=self._chunk,
+            keep=keep,
             restore=self._restore,
             forward_key=identity.forward_key,
         )
@@ -343,9 +357,7 @@ class Session:
         # prefill of a longer prompt would give: they are not kept.
         live.computed_on_grid = kv.get_seq_length()
 
-    def _forward(
-        self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache
-    ) -> Tensor:
+    def _forward(self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache) -> Tensor:
         live.begin_forward(len(ids), kv.get_seq_length())
         out = self.model(
             input_ids=torch.from_numpy(ids).unsqueeze(0),
@@ -427,8 +439,12 @@ def attach(
     block_tokens: int = 16,
     chunk_tokens: int = 0,
     l1: int | str | None = None,
+    residents: int = 4,
     restore: RestoreMode = "auto",
     codec: Literal["exact", "int8"] = "exact",
+    ttl: int | str | None = None,
+    quota: int | str | None = None,
+    persist: bool = True,
 ) -> Session:
     """Serve a model's prompts from a store.
 
@@ -444,6 +460,9 @@ def attach(
             compute the rest of a prompt in one go.
         l1: The share of the store's L1 memory for this model's layout, half of it for cache
             buffers. Default: all that is left.
+        residents: The most sequences that stay in their cache buffers, within that memory, so that
+            the next turn goes on in place without a copy; 0 for none. The first session of a
+            layout decides.
         restore: How much of what is found is restored. ``"auto"`` (default): as much as is
             predicted to pay, by the learnt costs of reading and computing (`Store.costs`); the rest
             is computed again. ``"always"``: all of it. ``"never"``: nothing; for comparison.
@@ -452,6 +471,11 @@ def attach(
             dtypes. What comes from disk then differs from what memory gives by up to 1/254 of the
             largest magnitude of its token and head; ``kvlab codec-bench`` says what that does to
             a model. Caches of different codecs never share anything.
+        ttl: Seconds, or e.g. ``"7d"``, after which what was stored is forgotten in every tier.
+            Default: never.
+        quota: Bytes of L3 that all sessions of this salt may take together; what is over evicts
+            their own least recently used prompts. Default: the store's ``l3_quota_per_salt``.
+        persist: Whether prompts of this session may be written to disk.
 
     Returns:
         A session.
@@ -461,6 +485,7 @@ def attach(
             which.
         CapacityError: The store's L1 memory is taken by other layouts.
         ConfigError: An argument that cannot be.
+        InvalidArgumentError: A size or a time that cannot be.
     """
     check_model(model)
     if block_tokens < 1:
@@ -476,7 +501,14 @@ def attach(
     layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
     kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
     stored = KvCodec(codec, kv_layout, dtype=str(layout.dtype).removeprefix("torch."))
-    cache = store.prefix_cache(kv_layout, l1=l1)
+    cache = store.prefix_cache(kv_layout, l1=l1, residents=residents)
+    terms = Terms(
+        ttl=None if ttl is None else parse_ttl(ttl),
+        quota=None if quota is None else parse_size(quota),
+        persist=persist,
+    )
+    if quota is not None and not salt:
+        raise ConfigError(f"quota = {quota} is for the sessions of a salt; give this one a salt")
     return Session(
         model,
         cache,
@@ -484,5 +516,6 @@ def attach(
         salt=salt,
         chunk_tokens=chunk_tokens,
         restore=restore,
+        terms=terms,
         codec=None if codec == "exact" else stored,
     )

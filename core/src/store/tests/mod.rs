@@ -1,3 +1,4 @@
+mod fairness;
 mod lifecycle;
 mod model;
 mod prefetch;

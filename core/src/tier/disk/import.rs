@@ -47,10 +47,11 @@ impl DiskTier {
         let mut file = File::open(path).map_err(context)?;
         let size = file.metadata().map_err(context)?.len();
         let mut page = vec![0; PAGE];
-        let frame = read_whole(&mut file, &mut page)
-            .map_err(context)?
-            .then(|| Frame::decode(&page))
-            .unwrap_or_else(|| Err("not an export of kvlab".to_owned()));
+        let frame = if read_whole(&mut file, &mut page).map_err(context)? {
+            Frame::decode(&page)
+        } else {
+            Err("not an export of kvlab".to_owned())
+        };
         let frame = frame.map_err(|reason| Error::Format {
             path: path.to_owned(),
             reason,

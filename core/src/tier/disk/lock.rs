@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::platform;
 use super::record::{FORMAT_VERSION, OLDEST_VERSION, is_readable};
 use crate::error::{Error, Result};
+use crate::memory::Checksum;
 
 const LOCK_FILE: &str = "LOCK";
 const FORMAT_FILE: &str = "FORMAT";
@@ -137,12 +138,23 @@ pub(super) fn read_format(path: &Path) -> Result<Option<(u32, u64)>> {
             "not a kvlab store; choose another directory".to_owned(),
         ));
     }
+    // Another id would make every segment foreign. Stores made before there was a checksum have none.
+    let line = words
+        .next()
+        .and_then(|sum| Some((sum, text.trim_end().strip_suffix(sum)?)));
+    let intact = line.is_none_or(|(sum, line)| {
+        format!("{:016x}", Checksum::of(line.trim_end().as_bytes())) == sum
+    });
     let version = version.and_then(|word| word.parse::<u32>().ok());
     match (
         version,
-        store.and_then(|word| u64::from_str_radix(word, 16).ok()),
+        store
+            .filter(|word| word.len() == 16)
+            .and_then(|word| u64::from_str_radix(word, 16).ok()),
     ) {
-        (Some(version), Some(store)) if is_readable(version) => Ok(Some((version, store))),
+        (Some(version), Some(store)) if is_readable(version) && intact => {
+            Ok(Some((version, store)))
+        }
         (Some(version), _) if !is_readable(version) => Err(refuse(format!(
             "format version {version}, this kvlab reads versions {OLDEST_VERSION} to {FORMAT_VERSION}; use the kvlab that \
              wrote it, or another directory"
@@ -203,7 +215,8 @@ fn write_format(path: &Path, store: u64) -> Result<()> {
             .truncate(true)
             .mode(0o600)
             .open(&temporary)?;
-        writeln!(file, "{FORMAT_MAGIC} {FORMAT_VERSION} {store:016x}")?;
+        let line = format!("{FORMAT_MAGIC} {FORMAT_VERSION} {store:016x}");
+        writeln!(file, "{line} {:016x}", Checksum::of(line.as_bytes()))?;
         file.sync_all()?;
         fs::rename(&temporary, path.join(FORMAT_FILE))?;
         File::open(path)?.sync_all()

@@ -24,15 +24,18 @@ mod scrub;
 mod segment;
 mod space;
 mod stats;
+mod sync;
 mod tenants;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use parking_lot::{Condvar, Mutex};
 
 use bounce::BouncePool;
@@ -42,6 +45,7 @@ use index::{Index, Meta};
 use lock::StoreDirectory;
 use payload::Form;
 use read::PinnedDiskRun;
+use run::Run;
 use segment::Segment;
 use space::Space;
 use stats::Counters;
@@ -91,6 +95,10 @@ pub(super) struct Inner {
     counters: Counters,
     /// What `close` gives back: the index and the directory's lock.
     resources: Mutex<Option<Arc<Resources>>>,
+    /// A segment file was removed since the directory was last saved.
+    unlinked: AtomicBool,
+    /// The disk was full when something was last written.
+    full: AtomicBool,
     /// What `close` gives back of a store that is only read: the lock of its directory.
     reading: Mutex<Option<StoreDirectory>>,
     state: Mutex<State>,
@@ -118,6 +126,8 @@ struct State {
     directory: Directory,
     space: Space,
     flights: Flights,
+    /// Runs that left the directory without being deleted, until their headers are gone from disk; by serial.
+    leaving: HashMap<u64, Arc<Run>, RandomState>,
     /// A thread is making room for records.
     growing: bool,
     closed: bool,
@@ -198,7 +208,8 @@ impl DiskTier {
     /// Puts everything acknowledged so far on stable storage, uses included, and moves the recovery checkpoint.
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Forked`], or [`Error::Io`].
+    /// [`Error::Closed`], [`Error::Forked`], or [`Error::Io`]: the segment that the system could not save takes nothing more, and
+    /// what of it was lost since it was last saved is a miss.
     pub fn flush(&self) -> Result<()> {
         self.inner.check_owner()?;
         self.inner.flush()
@@ -433,6 +444,8 @@ impl Inner {
         };
         for segment in segments {
             segment.sync().map_err(|error| {
+                self.state.lock().space.fail(segment.id);
+                self.seal_full();
                 Error::io(format!("{}: saving it", segment.path().display()), error)
             })?;
         }

@@ -45,7 +45,9 @@ impl Inner {
             Some(Err(_)) | None => self.write_gathered(row, place, source, codec)?,
         }
         if self.durable {
-            place.segment.sync()?;
+            // This record is still being written: the segment ends once it has been given up.
+            let synced = place.segment.sync();
+            synced.inspect_err(|_| self.state.lock().space.fail(place.segment.id))?;
         }
         Ok(())
     }

@@ -1,12 +1,15 @@
 //! Giving bytes back: eviction, deletes by the user, damaged runs. Rows go first, then readers are waited for, then the bytes go.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::Inner;
 use super::directory::Directory;
 use super::index::Index;
 use super::run::{Place, Run};
+use super::segment::Segment;
 use super::space::Release;
+use super::{Inner, State};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::policy::Slot;
@@ -16,6 +19,21 @@ use crate::tier::ReadFailure;
 struct Gone {
     run: Arc<Run>,
     pinned: bool,
+}
+
+impl State {
+    /// Takes a run out of the directory that nobody deleted; its bytes stay for a while.
+    fn leave(&mut self, slot: Slot) -> Option<Gone> {
+        let (run, pinned) = self.directory.remove(slot)?;
+        self.leaving.insert(run.serial, Arc::clone(&run));
+        Some(Gone { run, pinned })
+    }
+
+    /// Runs that left the directory and may still be on disk.
+    fn leaving_of(&self, wanted: impl Fn(&Run) -> bool) -> Vec<Arc<Run>> {
+        let leaving = self.leaving.values();
+        leaving.filter(|run| wanted(run)).cloned().collect()
+    }
 }
 
 impl Inner {
@@ -34,7 +52,7 @@ impl Inner {
                 let Some(slot) = expired.or_else(|| state.directory.victim()) else {
                     break;
                 };
-                let Some(run) = Self::take(&mut state.directory, slot) else {
+                let Some(run) = state.leave(slot) else {
                     break;
                 };
                 let len = run.run.place.extent.len;
@@ -68,13 +86,13 @@ impl Inner {
         {
             let mut state = self.state.lock();
             for slot in state.directory.expired_holders(keys) {
-                gone.extend(Self::take(&mut state.directory, slot));
+                gone.extend(state.leave(slot));
             }
             for _ in 0..others {
                 let Some(slot) = state.directory.expired() else {
                     break;
                 };
-                gone.extend(Self::take(&mut state.directory, slot));
+                gone.extend(state.leave(slot));
             }
         }
         self.counters.expired(gone.len());
@@ -92,7 +110,7 @@ impl Inner {
                     break true;
                 }
                 let victim = state.directory.tenants.victim(tenant);
-                let taken = victim.and_then(|slot| Self::take(&mut state.directory, slot));
+                let taken = victim.and_then(|slot| state.leave(slot));
                 let Some(run) = taken else { break false };
                 self.counters.evicted(run.run.place.extent.len);
                 self.counters.evicted_for_quota();
@@ -123,7 +141,7 @@ impl Inner {
             return 0;
         };
         let mut gone = Vec::new();
-        {
+        let leaving = {
             let mut state = self.state.lock();
             let flights = state.flights.cancel_keys(keys);
             while state.flights.any_open(&flights) {
@@ -134,8 +152,9 @@ impl Inner {
                     gone.extend(Self::take(&mut state.directory, slot));
                 }
             }
-        }
-        if let Err(error) = self.erase(&index, &gone) {
+            state.leaving_of(|run| keys.iter().any(|key| run.header.keys.contains(key)))
+        };
+        if let Err(error) = self.erase(&index, &gone, &leaving) {
             log::error!("{}: deleting runs: {error}", self.path.display());
         }
         gone.len()
@@ -146,7 +165,7 @@ impl Inner {
         self.check_owner()?;
         let index = self.index()?;
         let mut gone = Vec::new();
-        {
+        let leaving = {
             let mut state = self.state.lock();
             let flights = state.flights.cancel_namespace(namespace);
             while state.flights.any_open(&flights) {
@@ -155,8 +174,9 @@ impl Inner {
             for slot in state.directory.of_namespace(namespace) {
                 gone.extend(Self::take(&mut state.directory, slot));
             }
-        }
-        self.erase(&index, &gone)?;
+            state.leaving_of(|run| namespace.is_none_or(|wanted| run.header.namespace == *wanted))
+        };
+        self.erase(&index, &gone, &leaving)?;
         Ok(gone.len())
     }
 
@@ -165,14 +185,17 @@ impl Inner {
         Some(Gone { run, pinned })
     }
 
-    /// Deletes on disk what the user deleted: when this returns, neither rows nor headers are left.
-    fn erase(&self, index: &Index, gone: &[Gone]) -> Result<()> {
-        if gone.is_empty() {
-            return Ok(());
-        }
+    /// Deletes on disk what the user deleted: when this returns, neither rows nor headers are left. That goes for runs that
+    /// left the store before and are still on disk, too.
+    fn erase(&self, index: &Index, gone: &[Gone], leaving: &[Arc<Run>]) -> Result<()> {
         self.counters.removed(gone.len());
-        let mut outcome = self.drop_rows(index, gone);
-        for Gone { run, .. } in gone {
+        let runs = || gone.iter().map(|gone| &gone.run).chain(leaving);
+        let mut outcome = if gone.is_empty() && leaving.is_empty() {
+            Ok(())
+        } else {
+            self.drop_rows(index, runs())
+        };
+        for run in runs() {
             let segment = &run.place.segment;
             let erased = segment.erase_header(
                 run.place.extent.offset,
@@ -185,20 +208,43 @@ impl Inner {
             }
         }
         self.give_back_unread(gone);
-        outcome
+        outcome.and(self.save_reclaimed())
+    }
+
+    /// Puts on stable storage what was given back: a run that was evicted before its prompt was deleted does not come back
+    /// after a power failure either.
+    fn save_reclaimed(&self) -> Result<()> {
+        for segment in self.segments() {
+            if segment.has_unsaved_holes() {
+                segment.sync().map_err(|error| {
+                    Error::io(format!("{}: saving it", segment.path().display()), error)
+                })?;
+            }
+        }
+        if self.unlinked.swap(false, Ordering::AcqRel) {
+            self.files.sync_directory(&self.path).map_err(|error| {
+                self.unlinked.store(true, Ordering::Release);
+                Error::io(format!("{}: saving it", self.path.display()), error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Deletes the rows of runs that are out of the directory, then gives back the bytes of those that nobody reads.
     fn forget(&self, index: &Index, gone: &[Gone]) -> Result<()> {
-        let outcome = self.drop_rows(index, gone);
+        let outcome = self.drop_rows(index, gone.iter().map(|gone| &gone.run));
         self.give_back_unread(gone);
         outcome
     }
 
     /// Deletes rows from the index, so that they are gone even if this process ends now.
-    fn drop_rows(&self, index: &Index, gone: &[Gone]) -> Result<()> {
+    fn drop_rows<'a>(
+        &self,
+        index: &Index,
+        runs: impl IntoIterator<Item = &'a Arc<Run>>,
+    ) -> Result<()> {
         index
-            .remove(gone.iter().map(|gone| &*gone.run))
+            .remove(runs.into_iter().map(|run| &**run))
             .and_then(|()| index.flush())
             .map_err(|error| self.index_error(error))
     }
@@ -206,41 +252,65 @@ impl Inner {
     fn give_back_unread(&self, gone: &[Gone]) {
         for Gone { run, pinned } in gone {
             if !pinned {
-                self.give_back(&run.place);
+                self.give_back(&run.place, run.serial, run.header_bytes as usize);
             }
         }
     }
 
-    /// Gives the bytes of a record back to the file system. Its rows are gone and nobody reads it.
-    pub(super) fn give_back(&self, place: &Place) {
+    /// Gives the bytes of a record back to the file system. Its rows are gone and nobody reads it. Where that does not work its
+    /// header is erased: what has left the store must not be found by a search of the segment.
+    pub(super) fn give_back(&self, place: &Place, serial: u64, header_bytes: usize) {
         if self.read_only {
             return;
         }
         let segment = &place.segment;
         let release = self.state.lock().space.release(place);
-        let outcome = match release {
-            Release::Unlink => segment.remove(),
-            Release::Punch => segment.punch(place.extent).map(|punched| {
-                if punched {
-                    let mut state = self.state.lock();
-                    state.space.punched(segment.id, place.extent.len);
+        let gone = match release {
+            Release::Unlink(bytes) => self.unlink(segment, bytes),
+            Release::Punch => match segment.punch(place.extent) {
+                Ok(punched) => {
+                    if punched {
+                        let mut state = self.state.lock();
+                        state.space.punched(segment.id, place.extent.len);
+                    }
+                    punched
                 }
-            }),
+                Err(error) => {
+                    let path = segment.path().display();
+                    log::warn!("{path}: giving back {:?}: {error}", place.extent);
+                    false
+                }
+            },
         };
-        if let Err(error) = outcome {
-            log::warn!(
-                "{}: giving back {:?}: {error}",
-                segment.path().display(),
-                place.extent
-            );
+        let zeroes =
+            || segment.write_at(place.extent.offset, &vec![0; header_bytes], &self.bounces);
+        match if gone { Ok(()) } else { zeroes() } {
+            Ok(()) => drop(self.state.lock().leaving.remove(&serial)),
+            Err(error) => {
+                let path = segment.path().display();
+                log::warn!("{path}: erasing a run that was given up: {error}");
+            }
         }
+    }
+
+    /// Removes the file of an empty segment, of so many bytes; they count for as long as that fails. Whether it is gone.
+    pub(super) fn unlink(&self, segment: &Arc<Segment>, bytes: u64) -> bool {
+        let Err(error) = segment.remove() else {
+            self.unlinked.store(true, Ordering::Release);
+            return true;
+        };
+        log::warn!("{}: removing it: {error}", segment.path().display());
+        if error.kind() != io::ErrorKind::NotFound {
+            self.state.lock().space.doom(segment, bytes);
+        }
+        false
     }
 
     /// Ends a pin. The last one on a run that is gone gives its bytes back.
     pub(super) fn unpin(&self, run: &Run) {
         // In a forked child the bytes are the parent's, and its lock may never be released.
         if self.check_owner().is_ok() && self.state.lock().directory.unpin(run) {
-            self.give_back(&run.place);
+            self.give_back(&run.place, run.serial, run.header_bytes as usize);
         }
     }
 
@@ -249,16 +319,16 @@ impl Inner {
         let removed = {
             let mut state = self.state.lock();
             if state.directory.holds(run) {
-                state.directory.remove(run.slot)
+                state.leave(run.slot)
             } else {
                 None
             }
         };
-        if let Some((run, pinned)) = removed {
+        if let Some(gone) = removed {
             self.counters.dropped(failure);
             // Once the store is closed its rows stay; the next one finds the damage for itself.
             if let Ok(index) = self.index()
-                && let Err(error) = self.forget(&index, &[Gone { run, pinned }])
+                && let Err(error) = self.forget(&index, &[gone])
             {
                 log::warn!(
                     "{}: rows of a damaged run stay until the next open: {error}",

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -148,6 +149,8 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
         owner: std::process::id(),
         bounces,
         counters: Counters::default(),
+        unlinked: AtomicBool::new(true),
+        full: AtomicBool::new(false),
         resources: Mutex::new(resources),
         reading: Mutex::new(reading),
         state: Mutex::new(state),
@@ -194,8 +197,13 @@ fn open_segments(
                 segments.insert(id, found);
             }
             Err(error) => {
-                log::warn!("{}: left alone: {error}", path.join(name).display());
-                report.foreign_segments += 1;
+                let file = path.join(name);
+                // A process that was killed while it made a segment leaves a file without a byte in it.
+                let blank = Segment::is_blank(files, &file, mode, bounces).unwrap_or(false);
+                if mode.read_only || !blank || files.remove(&file).is_err() {
+                    log::warn!("{}: left alone: {error}", file.display());
+                    report.foreign_segments += 1;
+                }
             }
         }
     }
@@ -386,6 +394,7 @@ fn read_only_state(
         directory,
         space,
         flights: Flights::default(),
+        leaving: HashMap::default(),
         growing: false,
         closed: false,
         index_bytes: 0,
@@ -401,11 +410,9 @@ impl Recovery<'_> {
         let fresh = clean.is_none() && self.segments.is_empty();
         self.report.clean = clean == Some(1) || fresh;
         self.report.index_rebuilt |= clean.is_none() && !fresh;
-        // Whatever ends this process from here on leaves the store unclean.
-        self.index
-            .set_meta(Meta::Clean, 0)
-            .and_then(|()| self.index.flush())
-            .map_err(index_error)?;
+        // Whatever ends this process from here on leaves the store unclean, and a power failure must not undo that.
+        self.index.set_meta(Meta::Clean, 0).map_err(index_error)?;
+        self.index.sync()?;
         let loaded = self
             .index
             .load()
@@ -528,6 +535,7 @@ impl Recovery<'_> {
             directory,
             space,
             flights: Flights::default(),
+            leaving: HashMap::default(),
             growing: false,
             closed: false,
             index_bytes: self.index.bytes(),
@@ -538,7 +546,9 @@ impl Recovery<'_> {
     fn settle(&self, space: &mut Space, found: &Found, live: &[Extent]) -> io::Result<()> {
         let segment = &found.segment;
         if live.is_empty() {
-            return segment.remove();
+            return segment
+                .remove()
+                .inspect_err(|_| space.doom(segment, found.size));
         }
         let (size, end, records) = if let Some((end, records)) = &found.contents {
             (found.size, *end, records.clone())

@@ -3,11 +3,13 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bounce::{BOUNCE_BYTES, BouncePool};
 use super::files::{Files, IoMode, OpenFile, OpenMode};
 use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
 use super::record::{is_readable, is_sealed, seal};
+use super::sync::Syncs;
 use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
 
 const MAGIC: [u8; 8] = *b"KVLABSEG";
@@ -46,6 +48,9 @@ pub(super) struct Segment {
     pub(super) version: u32,
     pub(super) file: OpenFile,
     files: Arc<dyn Files>,
+    syncs: Syncs,
+    /// A range was given back since the file was last saved.
+    punched: AtomicBool,
 }
 
 /// Bytes of a table of contents of so many records.
@@ -90,6 +95,8 @@ impl Segment {
             version: FORMAT_VERSION,
             file: files.open(&directory.join(file_name(id)), mode)?,
             files: Arc::clone(files),
+            syncs: Syncs::default(),
+            punched: AtomicBool::new(false),
         };
         let outcome = segment
             .preallocate(size)
@@ -117,6 +124,8 @@ impl Segment {
             version: FORMAT_VERSION,
             file: files.open(&directory.join(file_name(id)), mode)?,
             files: Arc::clone(files),
+            syncs: Syncs::default(),
+            punched: AtomicBool::new(false),
         };
         let page = segment.read_at(0, PAGE, pool)?;
         let mut fields = Fields(page.get(16..).unwrap_or_default());
@@ -125,6 +134,42 @@ impl Segment {
             return Err(damaged("the header page is not that of this segment"));
         }
         Ok(segment)
+    }
+
+    /// Whether a file with a segment's name holds nothing at all: its making was interrupted.
+    pub(super) fn is_blank(
+        files: &Arc<dyn Files>,
+        path: &Path,
+        mode: OpenMode,
+        pool: &BouncePool,
+    ) -> io::Result<bool> {
+        let mode = OpenMode {
+            direct: false,
+            ..mode
+        };
+        let segment = Self {
+            store: 0,
+            id: 0,
+            version: FORMAT_VERSION,
+            file: files.open(path, mode)?,
+            files: Arc::clone(files),
+            syncs: Syncs::default(),
+            punched: AtomicBool::new(false),
+        };
+        let size = segment.size()?;
+        let mut at = 0;
+        while at < size {
+            let len = (size - at).min(BOUNCE_BYTES as u64) as usize;
+            if segment
+                .read_at(at, len, pool)?
+                .iter()
+                .any(|byte| *byte != 0)
+            {
+                return Ok(false);
+            }
+            at += len as u64;
+        }
+        Ok(true)
     }
 
     fn header_page(&self) -> Vec<u8> {
@@ -355,7 +400,12 @@ impl Segment {
             let at = (offset - start) as usize;
             let page = window.get(at..at + PAGE).unwrap_or_default();
             let record = match Record::peek(page) {
-                Some(_) => self.read_record(offset, pool).unwrap_or_default(),
+                Some(_) => match self.read_record(offset, pool) {
+                    // Bytes that only look like a header longer than the file.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+                    // What cannot be read now may be a record: it is not for this search to drop.
+                    found => found?,
+                },
                 None => None,
             };
             match record {
@@ -384,9 +434,10 @@ impl Segment {
         self.file.mode
     }
 
-    /// Puts what was written on stable storage.
+    /// Puts what was written on stable storage. Once that has failed it always does.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.files.sync(&self.file)
+        self.punched.store(false, Ordering::Release);
+        self.syncs.sync(|| self.files.sync(&self.file))
     }
 
     /// Makes the file `size` bytes long.
@@ -396,7 +447,14 @@ impl Segment {
 
     /// Gives a range back to the file system. False where that is not supported.
     pub(super) fn punch(&self, extent: Extent) -> io::Result<bool> {
-        self.files.punch(&self.file, extent.offset, extent.len)
+        let punched = self.files.punch(&self.file, extent.offset, extent.len)?;
+        self.punched.store(true, Ordering::Release);
+        Ok(punched)
+    }
+
+    /// Whether what a power failure might bring back was given up here.
+    pub(super) fn has_unsaved_holes(&self) -> bool {
+        self.punched.load(Ordering::Acquire)
     }
 
     /// Removes the file; whoever has the segment can still read it.

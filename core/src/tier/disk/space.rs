@@ -34,6 +34,8 @@ pub(super) struct SegmentState {
     writers: usize,
     /// All records ever written, for the table of contents.
     records: Vec<Extent>,
+    /// The system could not save it: nothing more is written to it.
+    failed: bool,
 }
 
 /// A segment that is to be ended by a table of contents.
@@ -49,8 +51,8 @@ pub(super) struct SealJob {
 pub(super) enum Release {
     /// Its range becomes a hole.
     Punch,
-    /// The segment holds nothing else: the file goes.
-    Unlink,
+    /// The segment holds nothing else: the file goes, and with it so many bytes.
+    Unlink(u64),
 }
 
 /// How room for a record is made.
@@ -67,6 +69,8 @@ pub(super) enum Growth {
 pub(super) struct Space {
     segments: BTreeMap<u32, SegmentState>,
     active: Option<u32>,
+    /// Empty segments whose files could not be removed, and their sizes.
+    doomed: Vec<(Arc<Segment>, u64)>,
     /// Full and written, to be sealed.
     to_seal: Vec<SealJob>,
     /// The id that the next segment gets; ids are never used twice.
@@ -91,6 +95,7 @@ impl Space {
             live,
             writers: 0,
             records,
+            failed: false,
             segment,
         };
         self.segments.insert(state.segment.id, state);
@@ -98,10 +103,10 @@ impl Space {
 
     /// Bytes that all segment files take.
     pub(super) fn used(&self) -> u64 {
-        self.segments
-            .values()
-            .map(|state| state.size.saturating_sub(state.holes))
-            .sum()
+        let segments = self.segments.values();
+        let taken = segments.map(|state| state.size.saturating_sub(state.holes));
+        let doomed = self.doomed.iter().map(|(_, size)| size);
+        taken.sum::<u64>() + doomed.sum::<u64>()
     }
 
     /// How many segment files there are.
@@ -157,25 +162,38 @@ impl Space {
         self.to_seal.pop()
     }
 
-    /// The segment was sealed at `size` bytes. True if it holds nothing: the file is to be unlinked.
-    pub(super) fn sealed(&mut self, id: u32, size: u64) -> bool {
-        let Some(state) = self.segments.get_mut(&id) else {
-            return false;
-        };
+    /// The segment was sealed at `size` bytes, or could not be sealed: it stays as it is then, readable, and its records are
+    /// found page by page. Gives back the bytes of its file if it holds nothing: the file is to be unlinked.
+    pub(super) fn sealed(&mut self, id: u32, size: Option<u64>) -> Option<u64> {
+        let state = self.segments.get_mut(&id)?;
         state.phase = Phase::Sealed;
-        state.size = size;
-        if state.live == 0 {
-            self.segments.remove(&id);
-            return true;
+        state.size = size.unwrap_or(state.size);
+        if state.live > 0 {
+            return None;
         }
-        false
+        let size = state.size.saturating_sub(state.holes);
+        self.segments.remove(&id);
+        Some(size)
     }
 
-    /// A segment could not be sealed: it stays as it is, readable, and its records are found page by page.
-    pub(super) fn seal_failed(&mut self, id: u32) {
+    /// The system could not save a segment: it takes nothing more, and ends once its writers are done.
+    pub(super) fn fail(&mut self, id: u32) {
         if let Some(state) = self.segments.get_mut(&id) {
-            state.phase = Phase::Sealed;
+            state.failed = true;
+            if self.active == Some(id) {
+                self.retire();
+            }
         }
+    }
+
+    /// An empty segment's file could not be removed: its bytes count until it is.
+    pub(super) fn doom(&mut self, segment: &Arc<Segment>, size: u64) {
+        self.doomed.push((Arc::clone(segment), size));
+    }
+
+    /// The segments whose files are still to be removed, which is to be tried again.
+    pub(super) fn take_doomed(&mut self) -> Vec<(Arc<Segment>, u64)> {
+        std::mem::take(&mut self.doomed)
     }
 
     /// How to make room for a record of `len` bytes in segments of `segment_bytes`, and how many bytes more that takes.
@@ -184,6 +202,7 @@ impl Space {
         let newest = self.segments.values_mut().next_back();
         if let Some(state) = newest
             && state.phase == Phase::Sealed
+            && !state.failed
             && state.segment.version == FORMAT_VERSION
             && state.end <= segment_bytes / 2
             && state.end + len + contents_bytes(state.records.len() + 1) <= segment_bytes
@@ -212,6 +231,7 @@ impl Space {
             live: 0,
             writers: 0,
             records: Vec::new(),
+            failed: false,
             segment,
         });
         state.phase = Phase::Active;
@@ -223,12 +243,13 @@ impl Space {
     pub(super) fn release(&mut self, place: &Place) -> Release {
         let id = place.segment.id;
         let Some(state) = self.segments.get_mut(&id) else {
-            return Release::Unlink;
+            return Release::Unlink(0);
         };
         state.live = state.live.saturating_sub(1);
         if state.live == 0 && state.phase == Phase::Sealed {
+            let bytes = state.size.saturating_sub(state.holes);
             self.segments.remove(&id);
-            return Release::Unlink;
+            return Release::Unlink(bytes);
         }
         Release::Punch
     }

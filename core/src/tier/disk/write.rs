@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::index::{Index, Meta, Row};
 use super::payload::Form;
@@ -165,7 +166,7 @@ impl Inner {
         // Without an answer from the system, writing decides.
         let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         if free < self.free_reserve {
-            return Err(Refusal::NoSpace);
+            return Err(self.is_full("the free-space reserve is reached"));
         }
         if !self.trim_tenant(index, ticket.tenant) {
             return Err(Refusal::OverQuota);
@@ -185,12 +186,12 @@ impl Inner {
         };
         let written = self
             .write_record(&row, &place, source, form)
-            .map_err(|error| refuse(&place, &error))
+            .map_err(|error| self.refuse("writing a run", &error))
             .and_then(|()| self.await_parent(ticket, header))
             .and_then(|()| {
                 index
                     .insert(&row)
-                    .map_err(|error| refuse(&place, &error.into()))
+                    .map_err(|error| self.refuse("writing the rows of a run", &error.into()))
             });
         if let Err(refusal) = written {
             self.abandon(index, &row, &place);
@@ -207,7 +208,37 @@ impl Inner {
         state.directory.insert(row, place);
         drop(state);
         self.counters.written(bytes);
+        if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
+            log::info!(
+                "{}: there is room again, runs are stored",
+                self.path.display()
+            );
+        }
         Ok(())
+    }
+
+    /// Says once that the disk is full: until there is room, runs are refused and reads go on.
+    fn is_full(&self, why: &str) -> Refusal {
+        if !self.full.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{}: {why}; runs are refused until there is room",
+                self.path.display()
+            );
+        }
+        Refusal::NoSpace
+    }
+
+    /// Logs why a run is refused, and says which refusal it is.
+    fn refuse(&self, what: &str, error: &io::Error) -> Refusal {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                self.is_full("the disk is full")
+            }
+            _ => {
+                log::warn!("{}: {what}: {error}", self.path.display());
+                Refusal::WriteFailed
+            }
+        }
     }
 
     /// Waits for the put that the parent is written by. Rows follow the order of the chain.
@@ -245,7 +276,7 @@ impl Inner {
             );
         }
         self.state.lock().space.finish_write(place);
-        self.give_back(place);
+        self.give_back(place, row.serial, head);
     }
 
     /// Sets aside room for a record, in a new segment if need be, evicting leaves if need be.
@@ -278,13 +309,20 @@ impl Inner {
             .make_room(index, bytes)
             .and_then(|()| self.grow_by(index, &growth));
         if let (Err(_), Growth::Resume { segment, .. }) = (&outcome, &growth) {
-            self.state.lock().space.seal_failed(segment.id);
+            let empty = self.state.lock().space.sealed(segment.id, None);
+            if let Some(bytes) = empty {
+                self.unlink(segment, bytes);
+            }
         }
         outcome
     }
 
     /// Evicts until `bytes` more fit into the capacity, and checks the free-space reserve.
     fn make_room(&self, index: &Index, bytes: u64) -> Result<(), Refusal> {
+        let doomed = self.state.lock().space.take_doomed();
+        for (segment, bytes) in doomed {
+            self.unlink(&segment, bytes);
+        }
         let index_bytes = index.bytes();
         let free = self.files.free_bytes(&self.path).unwrap_or(u64::MAX);
         let mut first = true;
@@ -297,7 +335,7 @@ impl Inner {
             };
             // What is evicted is free afterwards.
             if first && (free + missing).saturating_sub(bytes) < self.free_reserve {
-                return Err(Refusal::NoSpace);
+                return Err(self.is_full("the free-space reserve is reached"));
             }
             first = false;
             if missing == 0 {
@@ -310,10 +348,7 @@ impl Inner {
     }
 
     fn grow_by(&self, index: &Index, growth: &Growth) -> Result<(), Refusal> {
-        let refuse = |error: io::Error| {
-            log::warn!("{}: making room: {error}", self.path.display());
-            refusal_of(&error)
-        };
+        let refuse = |error: io::Error| self.refuse("making room", &error);
         let (segment, size) = match growth {
             Growth::Create { id, size } => {
                 let (id, size) = (*id, *size);
@@ -359,17 +394,16 @@ impl Inner {
     /// Ends a full segment with its table of contents, and moves the checkpoint.
     fn seal(&self, job: &SealJob) {
         let id = job.segment.id;
-        match job.segment.seal(job.end, &job.records, &self.bounces) {
-            Ok(size) => {
-                let empty = self.state.lock().space.sealed(id, size);
-                if empty && let Err(error) = job.segment.remove() {
-                    log::warn!("{}: removing it: {error}", job.segment.path().display());
-                }
-            }
+        let size = match job.segment.seal(job.end, &job.records, &self.bounces) {
+            Ok(size) => Some(size),
             Err(error) => {
                 log::warn!("{}: sealing it: {error}", job.segment.path().display());
-                self.state.lock().space.seal_failed(id);
+                None
             }
+        };
+        let empty = self.state.lock().space.sealed(id, size);
+        if let Some(bytes) = empty {
+            self.unlink(&job.segment, bytes);
         }
         let checkpoint = self.state.lock().space.checkpoint();
         let moved = self.index().and_then(|index| {
@@ -421,16 +455,4 @@ fn validate(header: &RunHeader, source: &RunSource, form: Form) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn refuse(place: &Place, error: &io::Error) -> Refusal {
-    log::warn!("{}: writing a run: {error}", place.segment.path().display());
-    refusal_of(error)
-}
-
-fn refusal_of(error: &io::Error) -> Refusal {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Refusal::NoSpace,
-        _ => Refusal::WriteFailed,
-    }
 }

@@ -251,6 +251,14 @@ impl MemoryTier {
         Some((self.run(record, Some(slot)), position))
     }
 
+    /// Every listed run, pinned or not, with its payload.
+    pub fn runs(&self) -> Vec<(RunHeader, RunSource)> {
+        let directory = self.shared.directory.lock();
+        let records = directory.records();
+        let runs = records.map(|record| (record.header().clone(), record.source()));
+        runs.collect()
+    }
+
     /// An evicted run that is on its way to another tier, by one of its blocks.
     pub fn find_leaving(&self, key: &BlockKey) -> Option<(RunHeader, RunSource)> {
         let record = self.shared.directory.lock().leaving(key)?;
