@@ -377,7 +377,7 @@ impl Request {
             standing: Arc::clone(&self.standing),
             resident,
             counted: self.counted,
-            decoded: decoded,
+            decoded,
             done: Arc::clone(&done),
         });
         if let Err(error) = submitted {
