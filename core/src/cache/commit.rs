@@ -222,6 +222,8 @@ impl Shared {
         let block_tokens = self.layout.block_tokens();
         let whole = job.tokens.len() / block_tokens * block_tokens;
         let keys = self.keys(job.namespace, &job.tokens[..whole]);
+        // First, so that the disk is at work while the blocks are copied: the runs are taken from the buffer, not from L1.
+        let written = self.write_through(job, &keys);
         self.fill_l1(job, &keys)?;
         let held = {
             let mut l1 = self.l1.lock();
@@ -230,7 +232,7 @@ impl Shared {
                 .map_or(0, |(_, tokens)| tokens / block_tokens)
         };
         self.store.forget_l2(&keys[..held.min(keys.len())])?;
-        self.write_through(job, &keys)
+        written
     }
 
     fn end_commit(&self, hold: HoldId) -> Result<()> {

@@ -431,24 +431,11 @@ impl Inner {
         }
         let index = self.index()?;
         while self.sweep(&index, &[], SWEPT_BY_FLUSH) > 0 {}
-        let (checkpoint, segments) = {
-            let state = self.state.lock();
-            let checkpoint = state.space.checkpoint();
-            let open = state
-                .space
-                .iter()
-                .filter(|segment| segment.phase != space::Phase::Sealed)
-                .map(|segment| Arc::clone(&segment.segment))
-                .collect::<Vec<_>>();
-            (checkpoint, open)
-        };
-        for segment in segments {
-            segment.sync().map_err(|error| {
-                self.state.lock().space.fail(segment.id);
-                self.seal_full();
-                Error::io(format!("{}: saving it", segment.path().display()), error)
-            })?;
+        let unsaved = self.state.lock().space.unsaved();
+        for segment in unsaved {
+            self.save(&segment).inspect_err(|_| self.seal_full())?;
         }
+        let checkpoint = self.state.lock().space.checkpoint();
         self.files
             .sync_directory(&self.path)
             .map_err(|error| Error::io(format!("{}: saving it", self.path.display()), error))?;

@@ -23,14 +23,14 @@ pub(super) enum Form {
 }
 
 impl Inner {
-    /// Writes a run's record, to stable storage if the store is durable.
+    /// Writes a run's record, to stable storage if the store is durable. Gives back the checksums of its slices.
     pub(super) fn write_record(
         &self,
         row: &Row,
         place: &Place,
         source: &RunSource,
         form: Form,
-    ) -> io::Result<()> {
+    ) -> io::Result<Box<[u64]>> {
         let codec = match form {
             Form::Given => row.header.terms.codec,
             Form::Stored => Codec::Raw,
@@ -38,22 +38,27 @@ impl Inner {
         let exact = codec == Codec::Raw;
         let straight = (exact && is_aligned(place.segment.mode(), source))
             .then(|| self.write_straight(row, place, source));
-        match straight {
+        let sums = match straight {
             // The system may ask for more alignment than it said.
             Some(Err(error)) if error.kind() != io::ErrorKind::InvalidInput => return Err(error),
-            Some(Ok(())) => {}
+            Some(Ok(sums)) => sums,
             Some(Err(_)) | None => self.write_gathered(row, place, source, codec)?,
-        }
+        };
         if self.durable {
             // This record is still being written: the segment ends once it has been given up.
             let synced = place.segment.sync();
             synced.inspect_err(|_| self.state.lock().space.fail(place.segment.id))?;
         }
-        Ok(())
+        Ok(sums)
     }
 
     /// Writes the payload from where it lies. Records that are longer than the working memory get their header last.
-    fn write_straight(&self, row: &Row, place: &Place, source: &RunSource) -> io::Result<()> {
+    fn write_straight(
+        &self,
+        row: &Row,
+        place: &Place,
+        source: &RunSource,
+    ) -> io::Result<Box<[u64]>> {
         let head = row.header_bytes as usize;
         let whole = place.extent.len <= BOUNCE_BYTES as u64;
         let sums = source.slices.iter().map(|pieces| {
@@ -88,10 +93,12 @@ impl Inner {
         let segment = &place.segment;
         let offset = place.extent.offset;
         if whole {
-            return segment.write_pieces(offset, regions, &pieces);
+            segment.write_pieces(offset, regions, &pieces)?;
+        } else {
+            segment.write_pieces(offset + head as u64, regions, &pieces)?;
+            segment.write_region(offset, &bounce.region, head)?;
         }
-        segment.write_pieces(offset + head as u64, regions, &pieces)?;
-        segment.write_region(offset, &bounce.region, head)
+        Ok(record.sums)
     }
 
     /// Writes the payload by way of working memory, with the header in the same call if both fit it; else the header comes last.
@@ -101,7 +108,7 @@ impl Inner {
         place: &Place,
         source: &RunSource,
         codec: Codec,
-    ) -> io::Result<()> {
+    ) -> io::Result<Box<[u64]>> {
         let header = &row.header;
         let head = row.header_bytes as usize;
         let total = place.extent.len as usize;
@@ -133,12 +140,15 @@ impl Inner {
         let record = self.record(row, place, sums.into());
         if whole {
             region.write(0, &record.encode());
-            return gather.write();
+            gather.write()?;
+        } else {
+            gather.write()?;
+            let offset = place.extent.offset;
+            place
+                .segment
+                .write_at(offset, &record.encode(), &self.bounces)?;
         }
-        gather.write()?;
-        place
-            .segment
-            .write_at(place.extent.offset, &record.encode(), &self.bounces)
+        Ok(record.sums)
     }
 
     fn record(&self, row: &Row, place: &Place, sums: Box<[u64]>) -> Record {

@@ -11,7 +11,7 @@ use super::files::IoMode;
 use super::record::padded;
 use super::run::Run;
 use crate::codec::Codec;
-use crate::memory::{Checksum, PAGE, Piece, Regions, page_align};
+use crate::memory::{Checksum, PAGE, Piece, Region, Regions, page_align};
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::{PinnedRun, ReadFailure};
 
@@ -92,11 +92,10 @@ fn failure_of(error: &io::Error) -> ReadFailure {
 
 impl PinnedDiskRun {
     fn read(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
-        let sums = self.sums()?;
         let mut first = range.start;
         while first < range.end {
             let last = self.group_end(first, range.end);
-            self.read_group(first..last, target, sums)
+            self.read_group(first..last, target)
                 .inspect_err(|failure| {
                     log::warn!(
                         "slices {first}..{last} of run {} in {} could not be used: {failure:?}",
@@ -111,7 +110,7 @@ impl PinnedDiskRun {
 
     /// The end of the group of slices from `first` on that one call reads: as many as fit the working memory, one at least.
     fn group_end(&self, first: usize, end: usize) -> usize {
-        let mut bytes = 0;
+        let mut bytes = self.header_bytes(first) as u64;
         let lengths = self.run.stored().skip(first);
         let count = lengths
             .take_while(|&len| {
@@ -122,37 +121,52 @@ impl PinnedDiskRun {
         (first + count.max(1)).min(end)
     }
 
-    /// The checksums of the slices, from the header on disk, which must be the one that was written for this run.
-    fn sums(&self) -> Result<&[u64], ReadFailure> {
+    /// Bytes of the header that are read together with slices from `first` on: none if it was read before, or does not lie
+    /// right before them.
+    fn header_bytes(&self, first: usize) -> usize {
+        if first == 0 && self.run.sums.get().is_none() {
+            self.run.header_bytes as usize
+        } else {
+            0
+        }
+    }
+
+    /// The checksums of the slices, out of the first `head` bytes of a region that a read brought in; if there are none, they are
+    /// known or read now.
+    fn sums(&self, region: &Region, head: usize) -> Result<&[u64], ReadFailure> {
         let run = &*self.run;
         if let Some(sums) = run.sums.get() {
             return Ok(sums);
         }
         let segment = &run.place.segment;
-        let record = segment
-            .read_record(run.place.extent.offset, &self.inner.bounces)
-            .map_err(|error| failure_of(&error))?
+        let offset = run.place.extent.offset;
+        let record = if head > 0 {
+            let mut bytes = vec![0; head];
+            region.read(0, &mut bytes);
+            segment.parse_record(offset, &bytes)
+        } else {
+            segment
+                .read_record(offset, &self.inner.bounces)
+                .map_err(|error| failure_of(&error))?
+        };
+        // It must be the one that was written for this run.
+        let record = record
             .filter(|record| record.identity.serial == run.serial && record.header == run.header)
             .ok_or(ReadFailure::Corrupt)?;
         Ok(run.sums.get_or_init(|| record.sums))
     }
 
-    fn read_group(
-        &self,
-        slices: Range<usize>,
-        target: &RunTarget,
-        sums: &[u64],
-    ) -> Result<(), ReadFailure> {
+    fn read_group(&self, slices: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
         let exact = self.run.header.terms.codec == Codec::Raw;
         if exact && self.is_aligned(&slices, target) {
-            match self.read_straight(slices.clone(), target, sums) {
+            match self.read_straight(slices.clone(), target) {
                 // The system asks for more alignment than it said.
                 Err(Failed::Unaligned) => {}
                 Err(Failed::Read(failure)) => return Err(failure),
                 Ok(()) => return Ok(()),
             }
         }
-        self.read_and_copy(slices, target, sums)
+        self.read_and_copy(slices, target)
     }
 
     /// Whether the pieces of these slices can be read into as they are.
@@ -167,20 +181,20 @@ impl PinnedDiskRun {
             .all(|piece| piece.offset.is_multiple_of(memory) && piece.len.is_multiple_of(offset))
     }
 
-    fn read_straight(
-        &self,
-        range: Range<usize>,
-        target: &RunTarget,
-        sums: &[u64],
-    ) -> Result<(), Failed> {
+    fn read_straight(&self, range: Range<usize>, target: &RunTarget) -> Result<(), Failed> {
         let run = &*self.run;
         let lengths = run.header.slices.get(range.clone()).unwrap_or_default();
         let targets = target.slices.get(range.clone()).unwrap_or_default();
-        // One page of the spare region takes all padding. Discarded bytes get places of their own, slice by slice: they
-        // are verified after all slices of this call were read.
-        let padding_at = 0;
-        let mut spare_bytes = PAGE;
-        let mut vectors = Vec::new();
+        // The spare region takes the header, then one page of it all padding. Discarded bytes get places of their own, slice by
+        // slice: they are verified after all slices of this call were read.
+        let head = self.header_bytes(range.start);
+        let padding_at = head;
+        let mut spare_bytes = head + PAGE;
+        let mut vectors = vec![Piece {
+            spare: true,
+            offset: 0,
+            len: head,
+        }];
         let mut slices = Vec::with_capacity(targets.len());
         for (position, (&len, pieces)) in lengths.iter().zip(targets).enumerate() {
             let from = vectors.len();
@@ -211,7 +225,7 @@ impl PinnedDiskRun {
             spare: &spare.region,
         };
         let segment = &run.place.segment;
-        let offset = run.slice_offset(range.start);
+        let offset = run.slice_offset(range.start) - head as u64;
         segment
             .read_pieces(offset, regions, &vectors)
             .map_err(|error| {
@@ -222,6 +236,7 @@ impl PinnedDiskRun {
                     Failed::Read(failure_of(&error))
                 }
             })?;
+        let sums = self.sums(&spare.region, head).map_err(Failed::Read)?;
         for (slice, index) in slices.into_iter().zip(range) {
             let mut hasher = Checksum::default();
             for piece in vectors.get(slice).unwrap_or_default() {
@@ -237,15 +252,11 @@ impl PinnedDiskRun {
     }
 
     /// Reads into working memory, verifies there, and copies or decodes what is kept to where it goes.
-    fn read_and_copy(
-        &self,
-        range: Range<usize>,
-        target: &RunTarget,
-        sums: &[u64],
-    ) -> Result<(), ReadFailure> {
+    fn read_and_copy(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
         let run = &*self.run;
         let lengths = run.stored().skip(range.start).take(range.len());
-        let bytes = lengths.clone().map(padded).sum::<u64>() as usize;
+        let head = self.header_bytes(range.start);
+        let bytes = head + lengths.clone().map(padded).sum::<u64>() as usize;
         let bounce = self
             .inner
             .bounces
@@ -253,9 +264,15 @@ impl PinnedDiskRun {
             .map_err(|_| ReadFailure::Io)?;
         run.place
             .segment
-            .read_region(run.slice_offset(range.start), &bounce.region, 0, bytes)
+            .read_region(
+                run.slice_offset(range.start) - head as u64,
+                &bounce.region,
+                0,
+                bytes,
+            )
             .map_err(|error| failure_of(&error))?;
-        let mut at = 0;
+        let sums = self.sums(&bounce.region, head)?;
+        let mut at = head;
         for (len, index) in lengths.zip(range) {
             let mut hasher = Checksum::default();
             bounce.region.hash_into(&mut hasher, at, len as usize);

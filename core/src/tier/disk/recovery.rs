@@ -555,7 +555,10 @@ impl Recovery<'_> {
         } else {
             let end = live.last().map_or(FIRST_RECORD, Extent::end);
             // Without its table it is searched page by page the next time.
-            let size = segment.seal(end, live, self.bounces).unwrap_or(found.size);
+            let sealed = segment.seal(end, live, self.bounces);
+            let size = sealed
+                .and_then(|size| segment.sync().map(|()| size))
+                .unwrap_or(found.size);
             (size, end, live.to_vec())
         };
         space.adopt(Arc::clone(segment), size, end, records, live.len());

@@ -272,7 +272,12 @@ impl Segment {
         if len > PAGE {
             bytes.extend(self.read_at(offset + PAGE as u64, len - PAGE, pool)?);
         }
-        Ok(Record::decode(&bytes).filter(|record| {
+        Ok(self.parse_record(offset, &bytes))
+    }
+
+    /// The record whose header these bytes of the file are, from `offset` on; none if it is not sound or belongs elsewhere.
+    pub(super) fn parse_record(&self, offset: u64, bytes: &[u8]) -> Option<Record> {
+        Record::decode(bytes).filter(|record| {
             record.identity
                 == Identity {
                     store: self.store,
@@ -280,7 +285,7 @@ impl Segment {
                     offset,
                     serial: record.identity.serial,
                 }
-        }))
+        })
     }
 
     /// Overwrites a record's header with zeroes, durably.
@@ -294,7 +299,8 @@ impl Segment {
         self.sync()
     }
 
-    /// Ends the file with a table of contents at `end` and gives back what lies behind; the new size of the file.
+    /// Ends the file with a table of contents at `end` and gives back what lies behind; the new size of the file. It is on
+    /// stable storage after the next [`Segment::sync`].
     pub(super) fn seal(&self, end: u64, records: &[Extent], pool: &BouncePool) -> io::Result<u64> {
         let len = contents_bytes(records.len());
         let mut table = Vec::with_capacity(len as usize);
@@ -315,7 +321,6 @@ impl Segment {
         seal(&mut table);
         self.write_at(end, &table, pool)?;
         self.files.set_size(&self.file, end + len)?;
-        self.sync()?;
         Ok(end + len)
     }
 

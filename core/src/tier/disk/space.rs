@@ -7,6 +7,9 @@ use super::record::FORMAT_VERSION;
 use super::run::Place;
 use super::segment::{Extent, FIRST_RECORD, Segment, contents_bytes};
 
+/// Sealed segments that are put on stable storage together.
+const SAVED_TOGETHER: usize = 4;
+
 /// Where a segment is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -73,6 +76,10 @@ pub(super) struct Space {
     doomed: Vec<(Arc<Segment>, u64)>,
     /// Full and written, to be sealed.
     to_seal: Vec<SealJob>,
+    /// Sealed, but not known to be on stable storage: the checkpoint stays before them. Each with the number of its sealing,
+    /// because a segment may go on and be sealed again while it is being saved.
+    unsaved: BTreeMap<u32, u64>,
+    sealings: u64,
     /// The id that the next segment gets; ids are never used twice.
     pub(super) next_id: u32,
 }
@@ -169,17 +176,61 @@ impl Space {
         state.phase = Phase::Sealed;
         state.size = size.unwrap_or(state.size);
         if state.live > 0 {
+            if !state.failed {
+                self.sealings += 1;
+                self.unsaved.insert(id, self.sealings);
+            }
             return None;
         }
         let size = state.size.saturating_sub(state.holes);
-        self.segments.remove(&id);
+        self.forget(id);
         Some(size)
+    }
+
+    fn forget(&mut self, id: u32) {
+        self.segments.remove(&id);
+        self.unsaved.remove(&id);
+    }
+
+    /// The sealed segments that are to be put on stable storage now; none while they are few. A sync holds up what else is written,
+    /// so that one for each segment would cost a good part of the disk's speed.
+    pub(super) fn due_for_saving(&self) -> Vec<Arc<Segment>> {
+        if self.unsaved.is_empty() || !self.unsaved.len().is_multiple_of(SAVED_TOGETHER) {
+            return Vec::new();
+        }
+        let unsaved = self.unsaved.keys();
+        unsaved
+            .filter_map(|id| self.segments.get(id))
+            .map(|state| Arc::clone(&state.segment))
+            .collect()
+    }
+
+    /// The segments that have bytes which may not be on stable storage.
+    pub(super) fn unsaved(&self) -> Vec<Arc<Segment>> {
+        let segments = self.segments.iter();
+        segments
+            .filter(|(id, state)| state.phase != Phase::Sealed || self.unsaved.contains_key(id))
+            .map(|(_, state)| Arc::clone(&state.segment))
+            .collect()
+    }
+
+    /// The sealing of a segment that is not saved, if any; for [`Space::saved`].
+    pub(super) fn sealing(&self, id: u32) -> Option<u64> {
+        self.unsaved.get(&id).copied()
+    }
+
+    /// A segment was put on stable storage after `sealing` had been asked for: the checkpoint need not wait for it.
+    pub(super) fn saved(&mut self, id: u32, sealing: Option<u64>) {
+        if sealing.is_some() && self.sealing(id) == sealing {
+            self.unsaved.remove(&id);
+        }
     }
 
     /// The system could not save a segment: it takes nothing more, and ends once its writers are done.
     pub(super) fn fail(&mut self, id: u32) {
         if let Some(state) = self.segments.get_mut(&id) {
             state.failed = true;
+            self.unsaved.remove(&id);
             if self.active == Some(id) {
                 self.retire();
             }
@@ -248,7 +299,7 @@ impl Space {
         state.live = state.live.saturating_sub(1);
         if state.live == 0 && state.phase == Phase::Sealed {
             let bytes = state.size.saturating_sub(state.holes);
-            self.segments.remove(&id);
+            self.forget(id);
             return Release::Unlink(bytes);
         }
         Release::Punch
@@ -261,12 +312,13 @@ impl Space {
         }
     }
 
-    /// Segments below this id hold only records whose rows are written.
+    /// Segments below this id are saved and hold only records whose rows are written.
     pub(super) fn checkpoint(&self) -> u32 {
         let mut open = self
             .segments
-            .values()
-            .filter(|state| state.phase != Phase::Sealed);
+            .iter()
+            .filter(|(id, state)| state.phase != Phase::Sealed || self.unsaved.contains_key(id))
+            .map(|(_, state)| state);
         let newest = self.segments.last_key_value().map(|(id, _)| *id);
         open.next()
             .map(|state| state.segment.id)
@@ -294,6 +346,13 @@ impl Space {
                     state.end
                 ));
             }
+        }
+        if let Some(id) = self
+            .unsaved
+            .keys()
+            .find(|id| !self.segments.contains_key(id))
+        {
+            return Err(format!("segment {id:08x} is to be saved and is not there"));
         }
         for (id, state) in &self.segments {
             let live = runs.iter().filter(|(of, _)| of == id).count();

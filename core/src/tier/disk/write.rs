@@ -18,6 +18,10 @@ use crate::run::{RunHeader, RunSource};
 use crate::tier::{Put, Refusal};
 use foldhash::fast::RandomState;
 
+/// Records of so many bytes are read without their header while the process that wrote them lives. A smaller one is read together
+/// with its header, and its checksums would be a good part of what the directory holds of it.
+const SUMS_KEPT_FROM: u64 = 1 << 20;
+
 /// The most expired runs that one put drops beside those in its way.
 const SWEPT_AT_ONCE: usize = 16;
 
@@ -187,16 +191,20 @@ impl Inner {
         let written = self
             .write_record(&row, &place, source, form)
             .map_err(|error| self.refuse("writing a run", &error))
-            .and_then(|()| self.await_parent(ticket, header))
-            .and_then(|()| {
+            .and_then(|sums| {
+                self.await_parent(ticket, header)?;
                 index
                     .insert(&row)
-                    .map_err(|error| self.refuse("writing the rows of a run", &error.into()))
+                    .map_err(|error| self.refuse("writing the rows of a run", &error.into()))?;
+                Ok(sums)
             });
-        if let Err(refusal) = written {
-            self.abandon(index, &row, &place);
-            return Err(refusal);
-        }
+        let sums = match written {
+            Ok(sums) => sums,
+            Err(refusal) => {
+                self.abandon(index, &row, &place);
+                return Err(refusal);
+            }
+        };
         let mut state = self.state.lock();
         if state.flights.is_cancelled(ticket.id) {
             drop(state);
@@ -205,8 +213,11 @@ impl Inner {
         }
         state.space.finish_write(&place);
         let bytes = place.extent.len;
-        state.directory.insert(row, place);
+        let run = state.directory.insert(row, place);
         drop(state);
+        if bytes >= SUMS_KEPT_FROM {
+            run.sums.get_or_init(|| sums);
+        }
         self.counters.written(bytes);
         if self.full.load(Ordering::Relaxed) && self.full.swap(false, Ordering::Relaxed) {
             log::info!(
@@ -391,7 +402,7 @@ impl Inner {
         }
     }
 
-    /// Ends a full segment with its table of contents, and moves the checkpoint.
+    /// Ends a full segment with its table of contents. Every few segments, they are put on stable storage and the checkpoint moves.
     fn seal(&self, job: &SealJob) {
         let id = job.segment.id;
         let size = match job.segment.seal(job.end, &job.records, &self.bounces) {
@@ -401,9 +412,21 @@ impl Inner {
                 None
             }
         };
-        let empty = self.state.lock().space.sealed(id, size);
+        let (empty, due) = {
+            let mut state = self.state.lock();
+            let empty = state.space.sealed(id, size);
+            (empty, state.space.due_for_saving())
+        };
         if let Some(bytes) = empty {
             self.unlink(&job.segment, bytes);
+        }
+        if due.is_empty() {
+            return;
+        }
+        for segment in due {
+            if let Err(error) = self.save(&segment) {
+                log::warn!("{error}");
+            }
         }
         let checkpoint = self.state.lock().space.checkpoint();
         let moved = self.index().and_then(|index| {
@@ -415,6 +438,19 @@ impl Inner {
         if let Err(error) = moved {
             log::warn!("{}: moving the checkpoint: {error}", self.path.display());
         }
+    }
+
+    /// Puts a segment on stable storage. One that cannot be takes nothing more.
+    pub(super) fn save(&self, segment: &Segment) -> Result<()> {
+        let sealing = self.state.lock().space.sealing(segment.id);
+        let saved = segment.sync();
+        let mut state = self.state.lock();
+        match saved {
+            Ok(()) => state.space.saved(segment.id, sealing),
+            Err(_) => state.space.fail(segment.id),
+        }
+        drop(state);
+        saved.map_err(|error| Error::io(format!("{}: saving it", segment.path().display()), error))
     }
 }
 
