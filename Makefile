@@ -6,6 +6,8 @@
 #   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
 #   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS, PEERS_ARGS
 #                          further arguments of `make demo`, of the pytest of `make test`, of `make torture` and of `make bench-peers`
+#   CASES                  how many cases of each property `make test-long` tries; default: 200
+#   FUZZ_SECONDS           how long `make fuzz` feeds each parser; default: 60
 #   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
 #   PEERS_VENV             where `make bench-peers` installs what kvlab is compared with; default: .venv-peers
 
@@ -22,6 +24,9 @@ DEMO_ARGS ?=
 TORTURE_ARGS ?=
 PYTEST_ARGS ?=
 SCHEDULES ?= 20000
+FUZZ_SECONDS ?= 60
+CASES ?= 200
+FUZZ_TARGETS := record_header segment index_rows export_frame costs
 PEERS_ARGS ?=
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
@@ -51,6 +56,11 @@ test-rust: $(VENV)/.stamp-venv  ## Run the Rust tests and doctests
 	cargo test --workspace --locked
 	cargo test -p kvlab-core --features shuttle --lib --locked models::
 
+.PHONY: test-long
+test-long:  ## Run the properties of L3 with many cases (CASES=200)
+	PROPTEST_CASES=$(CASES) cargo test --release --locked -p kvlab-core \
+		--test disk_power --test disk_faults --test disk_damage --test disk_lifetime --test disk_model --test store_on_disk
+
 .PHONY: shuttle
 shuttle: $(VENV)/.stamp-venv  ## Try many orders of threads on the models of core/src/models (SCHEDULES=20000)
 	KVLAB_SCHEDULES=$(SCHEDULES) cargo test -p kvlab-core --features shuttle --lib --locked models::
@@ -70,6 +80,17 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
 	cargo run --release --locked -p kvlab-core --example torture -- $(TORTURE_ARGS)
+
+# No sanitizer: the parsers have no unsafe code, and so a stable compiler does. Found inputs are kept apart from the seeds.
+.PHONY: fuzz
+fuzz:  ## Feed the parsers of files with changed bytes (FUZZ_SECONDS=60 each; needs cargo-fuzz)
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "kvlab: make fuzz needs cargo-fuzz: cargo install cargo-fuzz"; exit 1; }
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		mkdir -p core/fuzz/found/$$target; \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir core/fuzz --sanitizer none $$target \
+			core/fuzz/found/$$target core/fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=65536 -print_final_stats=1; \
+	done
 
 .PHONY: bench-peers
 bench-peers: $(VENV)/.stamp-test $(VENV)/.stamp-built $(PEERS_VENV)/.stamp  ## Compare with other stores, side by side (PEERS_ARGS="--rounds 7")

@@ -91,8 +91,10 @@ fn main() -> ExitCode {
     }
     writeln!(out, "{}", summary.json()).expect("heard");
     if summary.failures.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+        return ExitCode::SUCCESS;
     }
+    let kept = directory.keep();
+    let what = "the stores are kept, as they were found (failed-*) and as they are now";
+    writeln!(std::io::stderr(), "{}: {what}", kept.display()).expect("heard");
+    ExitCode::FAILURE
 }

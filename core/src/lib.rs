@@ -10,6 +10,9 @@ pub mod codec;
 pub mod config;
 pub mod cost;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod key;
 pub mod layout;
 pub mod memory;

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use disk_support::{check_key, config, crash_image, header, namespace, open, source};
+use disk_support::{Shape, check, check_key, config, crash_image, header, namespace, open, source};
 use kvlab_core::Error;
 use kvlab_core::run::RunHeader;
 use kvlab_core::tier::disk::DiskTier;
@@ -254,6 +254,8 @@ fn what_the_user_deletes_stays_deleted_after_a_kill() {
     assert_eq!(tier.remove(&[runs[0].keys[1]]), 2);
     assert_eq!(tier.clear(Some(&names[1])).expect("cleared"), 3);
     tier.validate().expect("sound");
+    // To the reader it is gone, which is no damage.
+    assert_eq!(check(&*pinned, Shape::Pages), Err(ReadFailure::Gone));
     for without_index in [false, true] {
         let copy = directory.path().join(format!("killed-{without_index}"));
         crash_image(&store, &copy);
@@ -273,6 +275,46 @@ fn what_the_user_deletes_stays_deleted_after_a_kill() {
     assert_eq!(tier.stats().dropped.corrupt, 0);
     assert_eq!(tier.clear(None).expect("cleared"), 2);
     assert_eq!((tier.stats().runs, tier.stats().live_bytes), (0, 0));
+}
+
+/// A kill in the middle of a write may leave a header and a part of its payload. Such a record does not stand in the way of the
+/// run's being stored again: what is acknowledged then is there.
+#[test]
+fn a_record_that_a_kill_cut_short_is_stored_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("store");
+    let (tier, _) = open(&config(&store));
+    let names = namespace("one");
+    let runs = [0, 1, 2].map(|seed| header(names, names, seed, 2, SLICES));
+    for run in &runs {
+        assert_eq!(tier.put(run, &source(run)).expect("valid"), Put::Stored);
+    }
+    for without_index in [false, true] {
+        for pages in 1..RECORD / 4096 {
+            let copy = directory.path().join("killed");
+            crash_image(&store, &copy);
+            if without_index {
+                fs::remove_dir_all(copy.join("index")).expect("removed");
+            }
+            let segment = OpenOptions::new().write(true).open(segment_file(&copy));
+            let rest = vec![0; (RECORD - pages * 4096) as usize];
+            let written = 4096 + 2 * RECORD + pages * 4096;
+            segment
+                .expect("there")
+                .write_all_at(&rest, written)
+                .expect("written");
+            let (tier, report) = open(&config(&copy));
+            assert_eq!(report.runs, 2, "{pages} pages: {report:?}");
+            assert_eq!(readable(&tier, &runs), 2);
+            assert_eq!(
+                tier.put(&runs[2], &source(&runs[2])).expect("valid"),
+                Put::Stored
+            );
+            assert_eq!(readable(&tier, &runs), 3);
+            drop(tier);
+            fs::remove_dir_all(copy).expect("removed");
+        }
+    }
 }
 
 /// All files of a store that are not empty, in order.
@@ -463,7 +505,7 @@ fn children_of_a_lost_run_are_reclaimed_or_found_again_with_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(disk_support::cases(16))]
 
     /// Any damage anywhere in any file: the store opens or refuses with an error, and what it reads is right.
     #[test]

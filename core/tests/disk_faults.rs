@@ -282,7 +282,7 @@ fn fault() -> impl Strategy<Value = (Operation, Fault, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(disk_support::cases(8))]
 
     #[test]
     fn any_faults_cost_only_what_is_counted(

@@ -207,7 +207,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(disk_support::cases(12))]
     /// Against a plain list a tenant, oldest use first: a quota takes from its own tenant only, in order of use.
     #[test]
     fn a_quota_evicts_the_tenants_own_oldest_leaves(steps in steps()) {
@@ -269,6 +269,44 @@ proptest! {
                 }
             }
             tier.validate().map_err(TestCaseError::fail)?;
+        }
+    }
+}
+
+/// What a time to live or a quota took is not found again by a search of the segments.
+#[test]
+fn what_a_limit_took_does_not_come_back_after_a_kill() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("store");
+    let (tier, _) = open(&config(&path));
+    let short = mortal(1, None, 10, 11);
+    let tenants = (0..6).map(|seed| owned(7, seed, 100)).collect::<Vec<_>>();
+    let other = owned(8, 0, 100);
+    for run in tenants.iter().chain([&short, &other]) {
+        assert_eq!(put(&tier, run), Put::Stored);
+    }
+    tier.set_quota(7, Some(2 * record(100))).expect("set");
+    wait_until(short.terms.expires());
+    tier.flush().expect("flushed");
+    assert_eq!((tier.stats().expired, tier.stats().quota_evictions), (1, 4));
+    for lost_index in [false, true] {
+        let image = directory.path().join(format!("image-{lost_index}"));
+        crash_image(&path, &image);
+        if lost_index {
+            fs::remove_dir_all(image.join("index")).expect("removed");
+        }
+        let (left, report) = open(&config(&image));
+        // Not because it is over: its bytes are gone.
+        assert_eq!(
+            (report.runs, report.rows_dropped.expired),
+            (3, 0),
+            "{report:?}"
+        );
+        for run in tenants[..4].iter().chain([&short]) {
+            assert!(!left.contains(&run.keys[0]));
+        }
+        for run in tenants[4..].iter().chain([&other]) {
+            assert_eq!(check_key(&left, &run.keys[0]), Some(Ok(())));
         }
     }
 }

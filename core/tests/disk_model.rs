@@ -258,7 +258,7 @@ impl Machine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(disk_support::cases(48))]
 
     #[test]
     fn a_store_is_a_list_of_runs(

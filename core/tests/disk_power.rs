@@ -54,7 +54,7 @@ fn copy_index(from: &Path, to: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(disk_support::cases(6))]
 
     #[test]
     fn what_is_acknowledged_is_on_stable_storage(

@@ -154,6 +154,66 @@ fn a_prefix_goes_down_survives_a_restart_and_comes_up() {
     store.validate().expect("sound");
 }
 
+/// What `flush` acknowledged is there after a kill, whatever was queued or in memory then, and whatever is under way now.
+#[test]
+fn what_a_flush_acknowledged_survives_a_kill() {
+    for write_policy in [WritePolicy::WriteThrough, WritePolicy::WriteBack] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (path, image) = (
+            directory.path().join("store"),
+            directory.path().join("image"),
+        );
+        let config = StoreConfig {
+            l2_bytes: 512 << 10,
+            write_policy,
+            ..config(&path)
+        };
+        let store = open(&config);
+        let chains = [1, 2, 3].map(|chain| runs("model", 100 * chain, 8, &[70_000, 4096, 12_345]));
+        let mut acknowledged = Vec::new();
+        for (number, chain) in chains.iter().enumerate() {
+            for run in chain {
+                // Some are evicted from memory to make room for others.
+                store.demote(run.clone(), source(run)).expect("demote");
+                store
+                    .write_through(run.clone(), source(run))
+                    .expect("write");
+            }
+            if number < 2 {
+                store.flush(LONG).expect("flush");
+                acknowledged.push(keys(chain));
+            }
+            if number == 1 {
+                // Deleted behind the flush: it does not come back either.
+                store.remove(&chains[0][4].keys).expect("remove");
+                acknowledged[0].truncate(8);
+            }
+            disk_support::crash_image(&path, &image);
+            let left = open(&StoreConfig {
+                disk: Some(disk_support::config(&image)),
+                ..config.clone()
+            });
+            assert!(left.recovery().is_some_and(|report| !report.clean));
+            for keys in &acknowledged {
+                let outcome = read(&left, keys);
+                assert_eq!(
+                    (outcome.l3.blocks, outcome.failure),
+                    (keys.len(), None),
+                    "{write_policy:?}"
+                );
+            }
+            if number > 0 {
+                assert_eq!(
+                    left.lookup(&chains[0][4].keys).expect("lookup"),
+                    [Lookup::Miss; 2]
+                );
+            }
+            drop(left);
+            std::fs::remove_dir_all(&image).expect("removed");
+        }
+    }
+}
+
 #[test]
 fn a_damaged_file_gives_the_leading_steps_and_then_misses() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -237,7 +297,7 @@ fn ops() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(disk_support::cases(24))]
 
     #[test]
     fn bytes_equal_or_miss(script in prop::collection::vec(ops(), 1..40), back in any::<bool>()) {

@@ -303,6 +303,7 @@ class TierStats(TypedDict):
         evictions: Runs given up for others.
         corrupt: Reads that found damaged bytes; their runs were dropped.
         io_errors: Reads that the operating system failed.
+        gone: Reads of runs that were deleted meanwhile.
     """
 
     capacity: int
@@ -319,6 +320,7 @@ class TierStats(TypedDict):
     evictions: int
     corrupt: int
     io_errors: int
+    gone: int
 
 
 class Refusals(TypedDict):

@@ -221,7 +221,8 @@ fn tier(py: Python<'_>, stats: TierStats) -> PyResult<Bound<'_, PyDict>> {
             write_micros,
             evictions,
             corrupt,
-            io_errors
+            io_errors,
+            gone
         ]
     ))
 }

@@ -10,6 +10,7 @@
 mod decide;
 mod estimate;
 mod persist;
+
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,8 @@ use crate::tier::TierId;
 use estimate::{Estimator, Observation, Prior};
 
 pub use decide::{Costs, Cut, Part, Question, RestoreMode, best};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use persist::fuzz_costs;
 
 /// What must be predicted to be saved before a found prefix is cut: predictions are no better than this.
 const MARGIN_SECONDS: f64 = 0.002;
@@ -367,7 +370,7 @@ impl Book {
     fn observe_prefill(&mut self, model: BlockKey, tokens: usize, context: usize, seconds: f64) {
         self.changed = true;
         // Contexts need telling apart less finely: attention is a small part of the time until they are long.
-        let context_class = (context + 1).ilog2() / 2;
+        let context_class = context.saturating_add(1).ilog2() / 2;
         self.prefill_cost(model).observe(Observation {
             cell: tokens.max(1).ilog2() << 8 | context_class,
             features: forward_features(tokens, context),

@@ -100,7 +100,8 @@ impl CostFile {
                 book.observe_prefill(model, tokens, context, next(&mut words)?);
             }
             "overlap" if setting == self.disk => {
-                book.observe_overlap(next(&mut words)?);
+                let share = next(&mut words).filter(|share: &f64| share.is_finite());
+                book.observe_overlap(share?);
             }
             _ => return None,
         }
@@ -120,7 +121,8 @@ impl CostFile {
         for (model, cost) in &book.prefills {
             for seen in cost.history() {
                 let ([_, tokens, attended], seconds) = (seen.features, seen.seconds);
-                let context = (attended / tokens - tokens / 2.0).round();
+                // Below zero by what rounding loses, at most.
+                let context = (attended / tokens - tokens / 2.0).round() as u64;
                 let _ = writeln!(
                     lines,
                     "prefill {:016x} {model} {tokens} {context} {seconds:e}",
@@ -148,6 +150,35 @@ impl CostFile {
         file.sync_data()?;
         fs::rename(&draft, &self.path)
     }
+}
+
+/// Entry point of the fuzz target: lines of a sealed file, with `@` in place of a setting that is this one's.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_costs(input: &[u8]) {
+    use super::Estimator;
+
+    let file = CostFile {
+        path: PathBuf::new(),
+        machine: 1,
+        disk: 1,
+    };
+    let lines = String::from_utf8_lossy(input).replace('@', "1");
+    let mut book = Book::default();
+    for line in lines.lines() {
+        file.take(line, &mut book);
+    }
+    let text = file.text(&book);
+    assert!(text.len() as u64 <= MAX_BYTES);
+    assert!((0.0..=1.0).contains(&book.overlap()), "{}", book.overlap());
+    let saved = checked(&text);
+    assert!(saved.is_some());
+    let mut again = Book::default();
+    for line in saved.into_iter().flat_map(str::lines) {
+        assert!(file.take(line, &mut again).is_some(), "{line}");
+    }
+    let reads = |book: &Book| -> usize { book.reads.values().map(Estimator::observations).sum() };
+    assert_eq!(reads(&again), reads(&book));
+    assert_eq!(again.overlaps, book.overlaps);
 }
 
 /// The lines behind a header that fits them.

@@ -507,7 +507,7 @@ impl Core {
         // What was found when the load was ordered may have been removed since, and written anew.
         let found = self.l3.as_ref().and_then(|l3| l3.find(load.wanted()));
         let Some((source, _)) = found.filter(|(run, _)| run.header() == load.header()) else {
-            board.failed(load, End::Cancelled, ReadFailure::Io, counters);
+            board.failed(load, End::Cancelled, ReadFailure::Gone, counters);
             return;
         };
         let Ok(room) = self.reserve(l2, load.header()) else {
@@ -532,7 +532,11 @@ impl Core {
             }
             Err(failure) => {
                 self.counters.l3.failed(failure);
-                board.failed(load, End::Failed, failure, counters);
+                let end = match failure {
+                    ReadFailure::Gone => End::Cancelled,
+                    _ => End::Failed,
+                };
+                board.failed(load, end, failure, counters);
             }
         }
     }

@@ -30,6 +30,7 @@ pub(super) struct TierCounters {
     pub(super) write_micros: Counter,
     pub(super) evictions: Counter,
     pub(super) corrupt: Counter,
+    pub(super) gone: Counter,
     pub(super) io_errors: Counter,
 }
 
@@ -50,6 +51,7 @@ impl TierCounters {
         match failure {
             ReadFailure::Io => self.io_errors.add(1),
             ReadFailure::Corrupt => self.corrupt.add(1),
+            ReadFailure::Gone => self.gone.add(1),
         }
     }
 }
@@ -189,6 +191,7 @@ fn picture(counters: &TierCounters) -> TierStats {
         write_micros: counters.write_micros.get(),
         evictions: counters.evictions.get(),
         corrupt: counters.corrupt.get(),
+        gone: counters.gone.get(),
         io_errors: counters.io_errors.get(),
     }
 }
@@ -224,6 +227,8 @@ pub struct TierStats {
     pub corrupt: u64,
     /// Reads that the system failed; each was a miss.
     pub io_errors: u64,
+    /// Reads of runs that were deleted meanwhile; each was a miss.
+    pub gone: u64,
 }
 
 /// Runs that were not kept, by reason.

@@ -87,6 +87,8 @@ pub enum ReadFailure {
     Io,
     /// They are not what was written: bad magic, key, length or checksum.
     Corrupt,
+    /// The run was deleted while it was read.
+    Gone,
 }
 
 /// A run found in a tier, pinned: neither evicted nor reclaimed while this handle lives.

@@ -15,6 +15,15 @@ use kvlab_core::memory::{Piece, Region};
 use kvlab_core::run::{RunHeader, RunSource, RunTarget, Terms};
 use kvlab_core::tier::disk::{DiskTier, RecoveryReport};
 use kvlab_core::tier::{PinnedRun, ReadFailure, Tier};
+use proptest::test_runner::Config as ProptestConfig;
+
+/// So many cases of a slow property, unless `PROPTEST_CASES` asks for another number.
+pub(crate) fn cases(few: u32) -> ProptestConfig {
+    match std::env::var("PROPTEST_CASES") {
+        Ok(_) => ProptestConfig::default(),
+        Err(_) => ProptestConfig::with_cases(few),
+    }
+}
 
 pub(crate) fn config(path: &Path) -> DiskConfig {
     DiskConfig {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use kvlab_core::tier::disk::DiskTier;
 
 use super::{RUNS, Random, Spec, THREADS, run};
-use crate::disk_support::check_key;
+use crate::disk_support::{check_key, crash_image};
 
 /// Everything fits: nothing is evicted, so whatever was acknowledged must be there.
 const AMPLE: u64 = 256 << 20;
@@ -55,9 +55,7 @@ pub(crate) struct Summary {
     pub(crate) rows_rebuilt: u64,
     pub(crate) rows_dropped: u64,
     pub(crate) segments_scanned: u64,
-    /// Reads that failed their checksum: honest misses of runs that were in flight.
-    pub(crate) corrupt: u64,
-    /// Must stay empty: lost, wrong or resurrected runs, and what a child complained of.
+    /// Must stay empty: lost, wrong or resurrected runs, runs that are there and cannot be read, and what a child complained of.
     pub(crate) failures: Vec<String>,
 }
 
@@ -79,7 +77,6 @@ impl Summary {
             ("rows_rebuilt", self.rows_rebuilt),
             ("rows_dropped", self.rows_dropped),
             ("segments_scanned", self.segments_scanned),
-            ("corrupt_in_flight", self.corrupt),
             ("failures", self.failures.len() as u64),
         ];
         let numbers = numbers.map(|(name, count)| format!("  \"{name}\": {count}"));
@@ -96,6 +93,8 @@ struct Victim {
     path: PathBuf,
     capacity: u64,
     known: Vec<Known>,
+    /// What children said since it was last looked at, with the cycle: the story of a failure.
+    said: Vec<(u64, String)>,
 }
 
 /// The harness.
@@ -113,6 +112,7 @@ impl Torture {
             path: directory.join(name),
             capacity,
             known: vec![Known::Absent; (THREADS * RUNS) as usize],
+            said: Vec::new(),
         };
         Self {
             victims: [victim("ample", AMPLE), victim("tight", TIGHT)],
@@ -158,12 +158,15 @@ impl Torture {
     }
 
     fn verify(&mut self, which: usize, without_index: bool) {
-        let (victim, summary) = (&self.victims[which], &mut self.summary);
+        let (victim, summary) = (&mut self.victims[which], &mut self.summary);
         let (path, index) = (&victim.path, victim.path.join("index"));
         if without_index && index.exists() {
             fs::remove_dir_all(index).expect("removed");
             summary.index_deleted += 1;
         }
+        let failures = summary.failures.len();
+        let image = path.with_extension("image");
+        crash_image(path, &image);
         let spec = Spec {
             path: path.clone(),
             capacity: victim.capacity,
@@ -193,11 +196,14 @@ impl Torture {
                 (Known::Stored, None) if tight => summary.misses_evicted += 1,
                 (Known::Absent, None) => summary.misses_deleted += 1,
                 (Known::Either, None) => summary.misses_in_flight += 1,
-                (Known::Either, Some(Err(_))) => summary.corrupt += 1,
                 (known, found) => summary.failures.push(format!(
-                    "cycle {}: run {seed} of thread {thread} in {}: {known:?}, found {found:?}, {report:?}",
+                    "cycle {}: run {seed} of thread {thread} in {}: {known:?}, found {found:?}, {report:?}, after {:?}",
                     summary.cycles,
-                    path.display()
+                    path.display(),
+                    victim.said.iter().filter(|(_, line)| {
+                        let (of, ours) = (format!(" {thread} {seed}"), format!("clear {thread}"));
+                        line.ends_with(&of) || line.ends_with(&ours)
+                    }).collect::<Vec<_>>(),
                 )),
             }
         }
@@ -208,6 +214,13 @@ impl Torture {
         if let Err(error) = tier.close() {
             summary.failures.push(error.to_string());
         }
+        if summary.failures.len() == failures {
+            fs::remove_dir_all(image).expect("removed");
+        } else {
+            let kept = path.with_extension(format!("failed-{}", summary.cycles));
+            fs::rename(image, kept).expect("kept");
+        }
+        victim.said.clear();
     }
 }
 
@@ -243,6 +256,7 @@ impl Victim {
         // What a run was before the put that is under way.
         let mut before = [Known::Absent; THREADS as usize];
         for line in lines {
+            self.said.push((summary.cycles, line.clone()));
             let mut words = line.split(' ');
             let word = words.next().unwrap_or_default();
             let mut number = || words.next().and_then(|word| word.parse::<u32>().ok());

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
@@ -205,6 +206,7 @@ impl Directory {
             created,
             place,
             sums: OnceLock::new(),
+            deleted: AtomicBool::new(false),
         });
         let (meta, ghost) = (Self::meta(&run, depth), Self::ghost(&run));
         self.policy.insert(slot, ghost, meta);

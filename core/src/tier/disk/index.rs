@@ -440,6 +440,10 @@ fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
     })
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[path = "fuzz_rows.rs"]
+pub(super) mod fuzzing;
+
 #[cfg(test)]
 mod tests {
     use super::{Row, parse_run, run_value};

@@ -8,6 +8,8 @@ mod bounce;
 mod directory;
 mod files;
 mod flight;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod import;
 mod index;
 pub mod inspect;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::bounce::BOUNCE_BYTES;
@@ -42,12 +43,20 @@ impl PinnedRun for PinnedDiskRun {
             log::error!("a read of slices {range:?} does not fit its target; nothing was read");
             return Err(ReadFailure::Io);
         }
-        let outcome = self.read(range.clone(), target);
+        let outcome = self.read(range.clone(), target).map_err(|failure| {
+            // The header is erased at once, pinned or not; to find it so is no damage.
+            if run.deleted.load(Ordering::Acquire) {
+                ReadFailure::Gone
+            } else {
+                failure
+            }
+        });
         match outcome {
             Ok(()) => {
                 let lengths = run.stored().skip(range.start).take(range.len());
                 self.inner.counters.read(lengths.map(u64::from).sum());
             }
+            Err(ReadFailure::Gone) => {}
             Err(failure) => self.inner.drop_damaged(run, failure),
         }
         outcome

@@ -196,6 +196,7 @@ impl Inner {
             self.drop_rows(index, runs())
         };
         for run in runs() {
+            run.deleted.store(true, Ordering::Release);
             let segment = &run.place.segment;
             let erased = segment.erase_header(
                 run.place.extent.offset,

@@ -278,6 +278,9 @@ struct Recovery<'a> {
 }
 
 /// Searches the segments that are `wanted` for records; by segment and offset. What cannot be read is left alone.
+///
+/// Writes to a segment that was not sealed may have been cut short, header first: what is not whole was never acknowledged, and
+/// must not stand in the way of its being stored again.
 fn scan(
     segments: &mut BTreeMap<u32, Found>,
     bounces: &BouncePool,
@@ -292,7 +295,11 @@ fn scan(
         report.segments_scanned += 1;
         match found.segment.scan(bounces) {
             Ok(records) => {
-                let records = records.into_iter();
+                let records = records.into_iter().filter(|record| {
+                    // Bytes that cannot be read now may be right: who reads them will know.
+                    found.contents.is_some()
+                        || found.segment.is_whole(record, bounces).unwrap_or(true)
+                });
                 let records = records.map(|record| (record.identity.offset, record));
                 scanned.insert(*id, records.collect());
                 true

@@ -1,5 +1,6 @@
 //! A stored run as the directory knows it.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::index::Row;
@@ -29,6 +30,8 @@ pub(super) struct Run {
     pub(super) place: Place,
     /// Checksums of the slices, once the header on disk was read and found to be right.
     pub(super) sums: OnceLock<Box<[u64]>>,
+    /// It was deleted: set before its header is erased, which may happen under a reader.
+    pub(super) deleted: AtomicBool,
 }
 
 impl Run {

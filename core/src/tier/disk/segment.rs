@@ -10,7 +10,9 @@ use super::files::{Files, IoMode, OpenFile, OpenMode};
 use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
 use super::record::{is_readable, is_sealed, seal};
 use super::sync::Syncs;
-use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
+use crate::memory::{
+    Checksum, PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces,
+};
 
 const MAGIC: [u8; 8] = *b"KVLABSEG";
 const CONTENTS_MAGIC: [u8; 8] = *b"KVLABTOC";
@@ -286,6 +288,37 @@ impl Segment {
                     serial: record.identity.serial,
                 }
         })
+    }
+
+    /// Whether the payload of a record is what its header says, all of it.
+    pub(super) fn is_whole(&self, record: &Record, pool: &BouncePool) -> io::Result<bool> {
+        let codec = record.header.terms.codec;
+        let mut at = record.identity.offset + u64::from(record.header_bytes);
+        let end = record.identity.offset + record.bytes();
+        let bounce = pool.take(BOUNCE_BYTES).map_err(io::Error::other)?;
+        let mut window = at..at;
+        for (&len, sum) in record.header.slices.iter().zip(&record.sums) {
+            let mut hasher = Checksum::default();
+            let mut left = u64::from(codec.stored_bytes(len));
+            let next = at + page_align(left as usize) as u64;
+            while left > 0 {
+                if at == window.end {
+                    window = at..end.min(at + BOUNCE_BYTES as u64);
+                    let bytes = (window.end - window.start) as usize;
+                    self.read_region(at, &bounce.region, 0, bytes)?;
+                }
+                let part = left.min(window.end - at);
+                let from = (at - window.start) as usize;
+                bounce.region.hash_into(&mut hasher, from, part as usize);
+                left -= part;
+                at += part;
+            }
+            if *sum != hasher.finish() {
+                return Ok(false);
+            }
+            at = next;
+        }
+        Ok(true)
     }
 
     /// Overwrites a record's header with zeroes, durably.

@@ -147,6 +147,7 @@ impl Counters {
         match failure {
             ReadFailure::Io => add(&self.io, 1),
             ReadFailure::Corrupt => add(&self.corrupt, 1),
+            ReadFailure::Gone => {}
         }
     }
 
