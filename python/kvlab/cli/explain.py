@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvlab.cli._common import json_option, print_json
+from kvlab.cli._store import size_text
 from kvlab.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
         InvalidArgumentError: not exactly one was given, or the file cannot be read as UTF-8.
     """
     if (prompt is None) == (prompt_file is None):
-        message = "give the prompt either with --prompt TEXT or with --prompt-file FILE (- is stdin)"
+        message = (
+            "give the prompt either with --prompt TEXT or with --prompt-file FILE (- is stdin)"
+        )
         raise InvalidArgumentError(message)
     return prompt if prompt_file is None else read_text(prompt_file)
 
@@ -44,11 +47,23 @@ def read_text(path: Path) -> str:
         raise InvalidArgumentError(f"{path}: {error}") from error
 
 
+def cost_line(found: Explanation) -> str:
+    """What a restore would bring and take, and what a session would do."""
+    forecast = found.forecast
+    line = f"restore='auto': {forecast.decision}"
+    if forecast.restore_ms is None or forecast.compute_ms is None:
+        return line
+    return (
+        f"{line} (predicted: {forecast.restore_ms:.1f} ms to restore what is below L1, "
+        f"{forecast.compute_ms:.1f} ms to compute it)"
+    )
+
+
 def render(found: Explanation) -> str:
     """The explanation as lines for a terminal."""
-    lines = [found.reason, ""]
+    lines = [found.reason, cost_line(found), ""]
     for span in found.spans:
-        size = f"{span.bytes / 2**20:9.1f} MiB" if span.tier else ""
+        size = f"{size_text(span.bytes):>12}" if span.tier else ""
         where = f"tokens {span.start:>6} to {span.end - 1:>6}"
         lines.append(f"  {where}  {TEXT_OF[span.tier]:<17}{size}".rstrip())
     lines.append(f"  tokens {found.reusable_tokens:>6} to {found.prompt_tokens - 1:>6}  computed")

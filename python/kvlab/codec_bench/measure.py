@@ -13,10 +13,10 @@ import torch
 from kvlab._core import KvCodec, KvLayout, Store
 from kvlab.codec_bench.arms import ARMS, values_per_scale
 from kvlab.errors import InvalidArgumentError, KvlabError
+from kvlab.hf.attach import attach
 from kvlab.hf.cache import PreallocatedCache
 from kvlab.hf.layout import ModelLayout, read_layout
 from kvlab.hf.load import load
-from kvlab.hf.session import attach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
