@@ -234,6 +234,14 @@ impl CostBook {
         }
     }
 
+    /// [`Self::open`] for a directory that is only read: what is learnt from now on ends with the process.
+    pub fn open_read_only(path: PathBuf, disk: &str) -> Self {
+        Self {
+            file: None,
+            ..Self::open(path, disk)
+        }
+    }
+
     /// Writes the book down, if it has a file and anything was learnt since. A failure is logged: the costs are then learnt
     /// again.
     pub fn save(&self) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,6 @@ def confirm(question: str, *, yes: bool, as_json: bool, directory: Path) -> None
     """
     if yes:
         return
-    if as_json or not click.get_text_stream("stdin").isatty():
+    if as_json or not sys.stdin.isatty():
         raise InvalidArgumentError(f"{directory}: {question} Say so with --yes.")
     click.confirm(question, abort=True, err=True)
