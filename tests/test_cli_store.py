@@ -35,11 +35,11 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
     build("llama").save_pretrained(path)
     made = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="?")
+        models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token=WORDS[0])
     )
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     make: Any = PreTrainedTokenizerFast
-    make(tokenizer_object=made, unk_token="?").save_pretrained(path)
+    make(tokenizer_object=made, unk_token=WORDS[0]).save_pretrained(path)
     return path
 
 

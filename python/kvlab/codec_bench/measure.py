@@ -149,7 +149,7 @@ def _restored(
     model: Any, store: Store, codec: Any, window: Tensor, prefix: int
 ) -> tuple[Tensor, float]:
     """Write the prefix through to L3, drop it from memory, restore it and score behind it."""
-    with attach(model, store, salt="codec-bench", codec=codec) as session:
+    with attach(model, store, salt="codec-bench", codec=codec, restore="always") as session:
         session.prefill(window[:, :prefix])
         session.flush()
         store.evict()
