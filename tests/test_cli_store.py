@@ -147,7 +147,7 @@ def test_gc_evicts_down_to_a_capacity(store: Path) -> None:
 def test_clear_deletes_a_namespace_or_all_when_told_so(store: Path, names: list[str]) -> None:
     before = files(store)
     # Nobody is there to be asked.
-    for extra in ([], ["--json"]):
+    for extra in ((), ("--json",)):
         with pytest.raises(InvalidArgumentError, match="--yes"):
             run("clear", store, *extra)
     assert files(store) == before
@@ -162,7 +162,11 @@ def test_clear_deletes_a_namespace_or_all_when_told_so(store: Path, names: list[
 
 @pytest.mark.parametrize("start", ["zz", ""])
 def test_a_namespace_that_is_not_one_is_refused(store: Path, names: list[str], start: str) -> None:
-    for command in (["clear", store, "--yes"], ["export", store, store.parent / "out.kv"]):
+    commands: list[list[str | Path]] = [
+        ["clear", store, "--yes"],
+        ["export", store, store.parent / "out.kv"],
+    ]
+    for command in commands:
         with pytest.raises(InvalidArgumentError) as caught:
             run(*command, "--namespace", start)
         assert all(name[:12] in str(caught.value) for name in names)
@@ -207,18 +211,20 @@ def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_that_is_open_may_be_looked_at_but_not_changed(
-    store: Path, names: list[str]
+    store: Path, names: list[str], model_directory: Path
 ) -> None:
     with open_store(store):
         assert as_json("inspect", store)["holder"] is not None
         assert "open: process" in run("inspect", store)
         assert as_json("verify", store)["sound"]
         run("export", store, store.parent / "out.kv", "--namespace", names[0])
-        for command in (
+        commands: list[list[str | Path]] = [
             ["gc", store],
             ["clear", store, "--yes"],
             ["import", store, store.parent / "out.kv"],
-        ):
+            ["explain", store, "--prompt", "w1", "--model", model_directory],
+        ]
+        for command in commands:
             with pytest.raises(StoreLockedError, match="in use"):
                 run(*command)
 
@@ -250,7 +256,7 @@ def test_an_error_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 def test_explain_says_what_is_cached_where_it_parts_and_what_a_restore_costs(
     store: Path, names: list[str], model_directory: Path, tmp_path: Path
 ) -> None:
-    ask = ["explain", store, "--model", model_directory]
+    ask: list[str | Path] = ["explain", store, "--model", model_directory]
     words = TEXT.split()
     found = as_json(*ask, "--prompt", TEXT)
     assert found["namespace"] == names[0]

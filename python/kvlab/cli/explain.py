@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,12 +27,12 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     Raises:
         InvalidArgumentError: not exactly one was given, or the file cannot be read as UTF-8.
     """
-    if (prompt is None) == (prompt_file is None):
-        message = (
-            "give the prompt either with --prompt TEXT or with --prompt-file FILE (- is stdin)"
-        )
-        raise InvalidArgumentError(message)
-    return prompt if prompt_file is None else read_text(prompt_file)
+    if prompt is not None and prompt_file is None:
+        return prompt
+    if prompt_file is not None and prompt is None:
+        return read_text(prompt_file)
+    message = "give the prompt either with --prompt TEXT or with --prompt-file FILE (- is stdin)"
+    raise InvalidArgumentError(message)
 
 
 def read_text(path: Path) -> str:
@@ -104,7 +104,7 @@ def explain(
 ) -> None:
     """Why a prompt hits or misses the store in DIRECTORY, and where it leaves what is cached.
 
-    The store is opened for reading only, so that another process may have it open. On disk only
+    The store is only read; no other process may have it open to write. On disk only
     keys are kept, no tokens: the first token that differs is known to its block, or to the token
     with --against.
     """
@@ -120,13 +120,16 @@ def explain(
         torch.set_num_threads(threads)
     loaded, tokenizer = load(model, dtype=TORCH_NAMES[dtype])
 
+    encode: Any = tokenizer
+
     def tokens(text: str) -> torch.Tensor:
-        if not chat:
-            return tokenizer(text, return_tensors="pt").input_ids
-        turns = [{"role": "user", "content": text}]
-        encoded = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        if chat:
+            turns = [{"role": "user", "content": text}]
+            encoded = encode.apply_chat_template(
+                turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:
+            encoded = encode(text, return_tensors="pt")
         ids: torch.Tensor = encoded["input_ids"]
         return ids
 
