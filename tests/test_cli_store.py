@@ -235,7 +235,7 @@ def test_a_store_that_is_open_may_be_looked_at_but_not_changed(
 def test_a_directory_without_a_store_is_refused_and_not_made_one(
     command: list[str], tmp_path: Path, model_directory: Path
 ) -> None:
-    extra = ["--model", model_directory] if command[0] == "explain" else []
+    extra: list[str | Path] = ["--model", model_directory] if command[0] == "explain" else []
     with pytest.raises(FormatError, match="not a kvlab store"):
         run(command[0], tmp_path, *command[1:], *extra)
     assert list(tmp_path.iterdir()) == []
