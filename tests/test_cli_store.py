@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from hf_support import attach, damage_last_record, hits, open_store
 from kvlab import KvlabError, hf
 from kvlab.cli import app
-from kvlab.errors import FormatError, InvalidArgumentError, StoreLockedError
+from kvlab.errors import FormatError, InvalidArgumentError, StoreIOError, StoreLockedError
 from tiny_models import build
 
 WORDS = ["?", *(f"w{index}" for index in range(200))]
@@ -206,8 +206,9 @@ def test_a_file_that_is_no_export_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"something else" * 100)
     with pytest.raises(KvlabError, match="other"):
         run("import", tmp_path / "store", file)
-    with pytest.raises(KvlabError, match="missing"):
-        run("import", tmp_path / "store", tmp_path / "missing")
+    with pytest.raises(StoreIOError, match="missing"):
+        run("import", tmp_path / "new", tmp_path / "missing")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_store_that_is_open_may_be_looked_at_but_not_changed(

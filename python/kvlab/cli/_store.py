@@ -65,6 +65,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def disk_bytes(directory: Path) -> int:
+    """What the files of a directory take on disk, holes left out; 0 where there is none."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return sum(path.stat().st_blocks * 512 for path in files)
+
+
+def roomy(directory: Path, more: int = 0) -> int:
+    """A capacity for a store under which opening it, and adding so many bytes, evicts nothing."""
+    return max(2 * (disk_bytes(directory) + more), 1 << 30)
+
+
 def find_namespace(found: Inspection, start: str) -> bytes:
     """The one namespace of a store whose hexadecimal digits begin with `start`.
 
