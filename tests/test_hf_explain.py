@@ -9,11 +9,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the 'hf' extra is not installed")
 pytest.importorskip("transformers", reason="the 'hf' extra is not installed")
 
-from hf_support import extended, open_store, push_down, state
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from hf_support import attach, extended, open_store, push_down, state
 from kvlab.errors import InvalidArgumentError
-from kvlab.hf import attach
 from tiny_models import build, prompt
 
 
@@ -27,6 +27,7 @@ from tiny_models import build, prompt
 )
 def test_what_is_explained_is_what_a_request_then_finds(
     tmp_path_factory: pytest.TempPathFactory,
+    *,
     cached: int,
     same: int,
     more: int,

@@ -102,10 +102,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="name, path or hub id")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
-    parser.add_argument("--tokens", type=int, default=1024, help="prefix tokens")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds at each rate")
+    parser.add_argument("--tokens", type=int, default=512, help="prefix tokens")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds at each rate")
     parser.add_argument(
-        "--limits", default="none,200MiB,50MiB,20MiB,5MiB", help="L3 read limits, or none"
+        "--limits", default="none,100MiB,20MiB,5MiB", help="L3 read limits, or none"
     )
     parser.add_argument(
         "--cache-dir", type=Path, help="where the store is made; a temporary directory"
@@ -115,7 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tokenizer = hf.load(arguments.model, dtype=arguments.dtype)
     ids = prompt(tokenizer, arguments.tokens, 1)
-    settings = {name: str(value) for name, value in vars(arguments).items()}
+    settings: dict[str, object] = {name: str(value) for name, value in vars(arguments).items()}
     report = Report("Restore or compute, by the rate of the disk", settings)
     results: list[tuple[str, dict[Mode, list[float]]]] = []
     with tempfile.TemporaryDirectory(prefix="kvlab-bench-", dir=arguments.cache_dir) as name:

@@ -527,6 +527,7 @@ class PrefixCache:
         ttl: int | str | None = None,
         quota: int | str | None = None,
         persist: bool = True,
+        codec: KvCodec | None = None,
     ) -> None:
         """Says what is asked of the tiers for the blocks of a namespace that are stored from now on.
 
@@ -538,6 +539,9 @@ class PrefixCache:
             quota: Bytes of L3 for all namespaces of the salt; what is over evicts their own leaves. None leaves
                 it as it is.
             persist: Whether they may be written to disk.
+            codec: How L3 stores them, made for the layout of this cache; None for as they are. It should be part of
+                what the namespace is a digest of, so that no name stands for two sets of bytes. What was stored
+                before is read as it was stored.
 
         Raises:
             InvalidArgumentError: a namespace of another length, a time or size that cannot be, a quota without a salt.
@@ -564,20 +568,6 @@ class PrefixCache:
                 namespace or grid.
             StoreClosedError: the store is closed.
             ForkedProcessError: the store is a parent process's.
-        """
-
-    def set_codec(self, namespace: bytes, codec: KvCodec) -> None:
-        """Says how L3 stores the runs of a namespace from now on.
-
-        The codec should be part of what the namespace is a digest of, so that no name stands for two
-        sets of bytes. What was stored before is read as it was stored.
-
-        Args:
-            namespace: 32 bytes.
-            codec: Made for the layout of this cache.
-
-        Raises:
-            InvalidArgumentError: a namespace of another length.
         """
 
     def lease(self, tokens: int, *, spare: int = 0) -> CacheBuffer:
@@ -614,8 +604,16 @@ class PrefixCache:
             StoreClosedError: the store is closed.
         """
 
-    def explain(self, tokens: _Tokens, namespace: bytes) -> PromptExplanation:
+    def explain(
+        self, tokens: _Tokens, namespace: bytes, model: bytes, *, grid: int = 0
+    ) -> PromptExplanation:
         """What the tiers know of a prompt, under this namespace and others; counts as no use.
+
+        Args:
+            tokens: As for `begin`.
+            namespace: As for `begin`.
+            model: As for `Request.choose`: for the costs of computing.
+            grid: As for `begin`.
 
         Raises:
             InvalidArgumentError: as for `begin`.

@@ -187,6 +187,7 @@ class Choice(TypedDict):
             `"cheapest"`, or `"trial"` (a run more than that, to see whether its tier became faster).
         predicted: What is predicted for that; None where it was not measured or not needed.
         all: The same for restoring everything.
+        none: The same for restoring nothing below L1.
         left: The tier of the first token that is left alone; None if all are restored.
     """
 
@@ -194,6 +195,7 @@ class Choice(TypedDict):
     reason: Literal["asked", "not_measured", "cheapest", "trial"]
     predicted: Cut | None
     all: Cut | None
+    none: Cut | None
     left: str | None
 
 
@@ -488,11 +490,13 @@ class PromptExplanation(TypedDict):
         l1: How far L1 knows it.
         below: Where each usable whole block is below L1, from the first block on.
         elsewhere: Other namespaces that have the prompt's first block, and how many of its leading blocks.
+        choice: What a request with `restore="auto"` would restore of it, to the block, trials aside.
     """
 
     l1: TreeDivergence
     below: list[Tier | None]
     elsewhere: list[tuple[bytes, int]]
+    choice: Choice
 
 
 class UnreadableFile(TypedDict):

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kvlab_core::Error;
 use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
+use kvlab_core::codec::Codec;
 use kvlab_core::config::StopPolicy;
 use kvlab_core::cost::RestoreMode;
 use kvlab_core::key::{BlockKey, tenant_of};
@@ -105,9 +106,10 @@ impl PyPrefixCache {
         }
     }
 
-    /// Says what is asked of the tiers for a namespace, from now on: how long its blocks live, whether they may be on disk, and
-    /// how many bytes of L3 all namespaces of a salt may take.
-    #[pyo3(signature = (namespace, *, salt="", ttl=None, quota=None, persist=true))]
+    /// Says what is asked of the tiers for a namespace, from now on: how long its blocks live, whether they may be on disk,
+    /// how L3 stores them, and how many bytes of L3 all namespaces of a salt may take.
+    #[pyo3(signature = (namespace, *, salt="", ttl=None, quota=None, persist=true, codec=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword-only settings")]
     fn set_terms(
         &self,
         py: Python<'_>,
@@ -116,6 +118,7 @@ impl PyPrefixCache {
         ttl: Option<Ttl>,
         quota: Option<ByteSize>,
         persist: bool,
+        codec: Option<&PyKvCodec>,
     ) -> PyResult<()> {
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
         let tenant = tenant_of(salt);
@@ -123,6 +126,7 @@ impl PyPrefixCache {
             tenant,
             ttl_seconds: ttl.map_or(0, |ttl| ttl.0),
             persist,
+            codec: codec.map_or(Codec::Raw, |codec| codec.inner),
             ..Terms::default()
         };
         if let Some(quota) = quota {
@@ -165,13 +169,6 @@ impl PyPrefixCache {
         })
     }
 
-    /// Says how L3 stores the runs of a namespace from now on.
-    fn set_codec(&self, namespace: &[u8], codec: &PyKvCodec) -> PyResult<()> {
-        let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        self.inner.set_codec(namespace, codec.inner);
-        Ok(())
-    }
-
     /// A cache buffer for so many tokens, and for `spare` more where that costs nothing.
     #[pyo3(
         signature = (tokens, *, spare=Int::from(0)),
@@ -207,18 +204,32 @@ impl PyPrefixCache {
         Ok(PyPrefetchTicket { inner })
     }
 
-    /// What the tiers know of a prompt, under this namespace and others; counts as no use.
+    /// What the tiers know of a prompt, under this namespace and others, and what a request would restore of it; counts as
+    /// no use.
+    #[pyo3(
+        signature = (tokens, namespace, model, *, grid=Int::from(0)),
+        text_signature = "($self, tokens, namespace, model, *, grid=0)"
+    )]
     fn explain<'py>(
         &self,
         py: Python<'py>,
         tokens: Tokens,
         namespace: &[u8],
+        model: &[u8],
+        grid: Int,
     ) -> PyResult<Bound<'py, PyDict>> {
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let found = py
-            .detach(|| self.inner.explain(namespace, &tokens.0))
-            .or_raise()?;
-        stats::explanation(py, &found)
+        let model = BlockKey::from_slice(model).or_raise()?;
+        let grid = grid.get("grid")?;
+        let found = py.detach(|| {
+            let found = self.inner.explain(namespace, &tokens.0)?;
+            let choice = self.inner.foresee(&found, tokens.0.len(), &model, grid);
+            Ok((found, choice))
+        });
+        let (found, choice) = found.or_raise()?;
+        let dict = stats::explanation(py, &found)?;
+        dict.set_item("choice", stats::choice(py, &choice)?)?;
+        Ok(dict)
     }
 
     /// Gives up L1 blocks to the tiers below (all that may go, by default); gives back how many went.

@@ -143,7 +143,11 @@ pub(crate) fn choice<'py>(py: Python<'py>, choice: &Choice) -> PyResult<Bound<'p
         _ => "cheapest",
     };
     dict.set_item("reason", reason)?;
-    let cuts = [("predicted", &choice.predicted), ("all", &choice.all)];
+    let cuts = [
+        ("predicted", &choice.predicted),
+        ("all", &choice.all),
+        ("none", &choice.none),
+    ];
     for (name, side) in cuts {
         let side = side.as_ref().map(|side| cut(py, side)).transpose()?;
         dict.set_item(name, side)?;

@@ -1,10 +1,12 @@
 //! Why a prompt hits or misses, without changing anything: no lock, no pin, no use is counted.
 
 use super::PrefixCache;
+use crate::cost::{Choice, Part, Question};
 use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
 use crate::radix::Divergence;
 use crate::store::Lookup;
+use crate::tier::TierId;
 
 /// What the tiers know of a prompt.
 #[derive(Clone, Debug)]
@@ -72,5 +74,39 @@ impl PrefixCache {
             below,
             elsewhere,
         })
+    }
+
+    /// What a request of a prompt of `tokens` tokens would restore of what was found, with the costs learnt so far;
+    /// `model` and `grid` as for the request. To the block: that runs are read whole is left out.
+    pub fn foresee(
+        &self,
+        found: &Explanation,
+        tokens: usize,
+        model: &BlockKey,
+        grid: usize,
+    ) -> Choice {
+        let layout = &self.shared.layout;
+        let in_l1 = found.l1.matched / layout.block_tokens();
+        let below = found.below.iter().skip(in_l1).map_while(|block| {
+            let tier = match block {
+                Lookup::Hit(tier) => *tier,
+                // Read where it waits, in memory.
+                Lookup::Pending => TierId::L2,
+                Lookup::Miss => return None,
+            };
+            Some(Part {
+                tier,
+                bytes: layout.block_bytes() as u64,
+                tokens: layout.block_tokens(),
+            })
+        });
+        let question = Question {
+            prompt: tokens,
+            l1: in_l1.min(found.below.len()) * layout.block_tokens(),
+            parts: &below.collect::<Vec<_>>(),
+            grid: grid.max(layout.block_tokens()),
+            chunked: grid > 1,
+        };
+        self.shared.store.costs().foresee(model, &question)
     }
 }

@@ -23,7 +23,6 @@ use crate::sync::{Condvar, Mutex};
 
 use crate::block::BlockPool;
 use crate::buffer::{BufferPool, BufferStats};
-use crate::codec::Codec;
 use crate::config::StopPolicy;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -152,12 +151,6 @@ impl PrefixCache {
     /// Says what the tiers below are asked for with the runs of a namespace; holds for what is stored from now on.
     pub fn set_terms(&self, namespace: BlockKey, terms: Terms) {
         self.shared.lender.terms.lock().insert(namespace, terms);
-    }
-
-    /// Says how L3 stores the runs of a namespace from now on; the codec should be part of what the namespace is a digest of.
-    pub fn set_codec(&self, namespace: BlockKey, codec: Codec) {
-        let mut terms = self.shared.lender.terms.lock();
-        terms.entry(namespace).or_default().codec = codec;
     }
 
     /// Starts a request: the longest cached prefix of `tokens` in whole blocks, at most all but the last token, rounded down

@@ -98,8 +98,23 @@ pub struct Choice {
     pub predicted: Option<Cut>,
     /// What is predicted for restoring everything; as above.
     pub all: Option<Cut>,
+    /// What is predicted for restoring nothing below L1; as above.
+    pub none: Option<Cut>,
     /// Where the first run that is left alone lies.
     pub left: Option<TierId>,
+}
+
+impl Choice {
+    fn everything(reason: Reason, question: &Question<'_>) -> Self {
+        Self {
+            reason,
+            tokens: question.found(),
+            predicted: None,
+            all: None,
+            none: None,
+            left: None,
+        }
+    }
 }
 
 /// What choices were made since the store was opened.
@@ -222,6 +237,14 @@ impl CostBook {
         }
     }
 
+    /// [`Self::open`] for a directory that is only read: what is learnt from now on ends with the process.
+    pub fn open_read_only(path: PathBuf, disk: &str) -> Self {
+        Self {
+            file: None,
+            ..Self::open(path, disk)
+        }
+    }
+
     /// Writes the book down, if it has a file and anything was learnt since. A failure is logged: the costs are then learnt
     /// again.
     pub fn save(&self) {
@@ -297,6 +320,11 @@ impl CostBook {
         };
         *counter += 1;
         choice
+    }
+
+    /// What [`RestoreMode::Auto`] would choose, trials aside. Nothing is counted.
+    pub fn foresee(&self, model: &BlockKey, question: &Question<'_>) -> Choice {
+        self.book.lock().weigh(model, question).0
     }
 
     /// What was learnt.
@@ -394,65 +422,63 @@ impl Book {
     }
 
     fn choose(&mut self, mode: RestoreMode, model: &BlockKey, question: &Question<'_>) -> Choice {
-        let found = question.found();
-        let everything = |reason| Choice {
-            reason,
-            tokens: found,
-            predicted: None,
-            all: None,
-            left: None,
-        };
         match mode {
-            RestoreMode::Always => return everything(Reason::Asked),
-            RestoreMode::Never => {
-                return Choice {
-                    tokens: 0,
-                    left: question.first_tier(),
-                    ..everything(Reason::Asked)
-                };
+            RestoreMode::Always => Choice::everything(Reason::Asked, question),
+            RestoreMode::Never => Choice {
+                tokens: 0,
+                left: question.first_tier(),
+                ..Choice::everything(Reason::Asked, question)
+            },
+            RestoreMode::Auto => {
+                let (mut choice, next) = self.weigh(model, question);
+                if let (Some(cheapest), Some(next), Some(tier)) =
+                    (choice.predicted, next, choice.left)
+                    && self.tries(tier, &cheapest, &next)
+                {
+                    choice.reason = Reason::Trial;
+                    choice.tokens = next.tokens;
+                    choice.predicted = Some(next);
+                    choice.left = question.parts.get(next.parts).map(|part| part.tier);
+                }
+                choice
             }
-            RestoreMode::Auto => {}
         }
-        let measured = self.prefill_cost(*model).is_learnt()
-            && question
-                .parts
-                .iter()
-                .all(|part| self.read_cost(part.tier).is_learnt());
+    }
+
+    /// The cut of the least predicted time, and the next one: it reads one run more, or as many as it takes to get to the grid.
+    fn weigh(&mut self, model: &BlockKey, question: &Question<'_>) -> (Choice, Option<Cut>) {
+        let mut prefills = self.prefills.iter();
+        let measured = prefills.any(|(each, cost)| each == model && cost.is_learnt())
+            && question.parts.iter().all(|part| {
+                let cost = self.reads.get(&part.tier);
+                cost.is_some_and(ReadCost::is_learnt)
+            });
         if !measured {
-            return everything(Reason::NotMeasured);
+            return (Choice::everything(Reason::NotMeasured, question), None);
         }
         let cuts = question.cuts(&mut Predictions {
             book: self,
             model: *model,
         });
-        let (Some(&all), Some(&cheapest)) = (cuts.last(), best(&cuts)) else {
-            return everything(Reason::NotMeasured);
+        let (Some(&none), Some(&all), Some(&cheapest)) = (cuts.first(), cuts.last(), best(&cuts))
+        else {
+            return (Choice::everything(Reason::NotMeasured, question), None);
         };
         let saved = all.total - cheapest.total;
         let mut choice = Choice {
-            reason: Reason::Cheapest,
-            tokens: all.tokens,
             predicted: Some(all),
             all: Some(all),
-            left: None,
+            none: Some(none),
+            ..Choice::everything(Reason::Cheapest, question)
         };
         if saved <= MARGIN_SECONDS.max(MARGIN_SHARE * all.total) {
-            return choice;
+            return (choice, None);
         }
         choice.tokens = cheapest.tokens;
         choice.predicted = Some(cheapest);
         choice.left = question.parts.get(cheapest.parts).map(|part| part.tier);
-        // The next cut reads one run more, or as many as it takes to get to the grid.
-        let next = cuts.iter().find(|cut| cut.tokens > cheapest.tokens);
-        if let (Some(next), Some(tier)) = (next, choice.left)
-            && self.tries(tier, &cheapest, next)
-        {
-            choice.reason = Reason::Trial;
-            choice.tokens = next.tokens;
-            choice.predicted = Some(*next);
-            choice.left = question.parts.get(next.parts).map(|part| part.tier);
-        }
-        choice
+        let next = cuts.into_iter().find(|cut| cut.tokens > cheapest.tokens);
+        (choice, next)
     }
 
     /// Whether to spend the difference between two cuts on a look at a tier. Reading from it starts the wait anew.

@@ -30,8 +30,13 @@ impl BlockStore {
             "{} workers, direct {}, limit {:?}",
             config.io_workers, disk.direct, disk.read_limit
         );
+        let read_only = disk.read_only;
         let (disk, report) = DiskTier::open(disk)?;
-        let costs = CostBook::open(costs, &how);
+        let costs = if read_only {
+            CostBook::open_read_only(costs, &how)
+        } else {
+            CostBook::open(costs, &how)
+        };
         let disk = Arc::new(disk);
         let l3 = Arc::clone(&disk) as Arc<dyn DurableTier>;
         Self::build(config, Some(l3), Some((disk, report)), costs)

@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
     "explain": "Why a prompt hits or misses a store.",
     "export": "Write a namespace of a store to one file.",
-    "gc": "Drop what is expired, damaged or too much in a store.",
+    "gc": "Drop what is expired or damaged in a store.",
     "import": "Take over what another store exported.",
     "inspect": "What is in a store.",
     "size": "How large a KV cache is, and where it outgrows the weights.",

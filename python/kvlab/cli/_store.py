@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def disk_bytes(directory: Path) -> int:
+    """What the files of a directory take on disk, holes left out; 0 where there is none."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return sum(path.stat().st_blocks * 512 for path in files)
+
+
+def roomy(directory: Path, more: int = 0) -> int:
+    """A capacity for a store under which opening it, and adding so many bytes, evicts nothing."""
+    return max(2 * (disk_bytes(directory) + more), 1 << 30)
+
+
 def find_namespace(found: Inspection, start: str) -> bytes:
     """The one namespace of a store whose hexadecimal digits begin with `start`.
 
@@ -87,6 +99,6 @@ def confirm(question: str, *, yes: bool, as_json: bool, directory: Path) -> None
     """
     if yes:
         return
-    if as_json or not click.get_text_stream("stdin").isatty():
+    if as_json or not sys.stdin.isatty():
         raise InvalidArgumentError(f"{directory}: {question} Say so with --yes.")
     click.confirm(question, abort=True, err=True)

@@ -8,7 +8,7 @@ import click
 
 from kvlab import BlockStore, inspect_store
 from kvlab.cli._common import json_option, print_json
-from kvlab.cli._store import confirm, find_namespace
+from kvlab.cli._store import confirm, find_namespace, roomy
 
 __all__ = ["clear"]
 
@@ -27,7 +27,7 @@ def clear(*, directory: Path, namespace: str | None, yes: bool, as_json: bool) -
     name = None if namespace is None else find_namespace(found, namespace)
     what = "everything" if name is None else f"namespace {name.hex()[:12]}"
     confirm(f"Delete {what} in {directory}?", yes=yes, as_json=as_json, directory=directory)
-    with BlockStore.open(directory, l2=0) as store:
+    with BlockStore.open(directory, l2=0, l3=roomy(directory), free_reserve=0) as store:
         runs = store.clear(name)
     if as_json:
         print_json({"namespace": None if name is None else name.hex(), "runs": runs})

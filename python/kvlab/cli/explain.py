@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kvlab.cli._common import json_option, print_json
+from kvlab.cli._store import size_text
 from kvlab.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
     Raises:
         InvalidArgumentError: not exactly one was given, or the file cannot be read as UTF-8.
     """
-    if (prompt is None) == (prompt_file is None):
-        message = "give the prompt either with --prompt TEXT or with --prompt-file FILE (- is stdin)"
-        raise InvalidArgumentError(message)
-    return prompt if prompt_file is None else read_text(prompt_file)
+    if prompt is not None and prompt_file is None:
+        return prompt
+    if prompt_file is not None and prompt is None:
+        return read_text(prompt_file)
+    message = "give the prompt either with --prompt TEXT or with --prompt-file FILE (- is stdin)"
+    raise InvalidArgumentError(message)
 
 
 def read_text(path: Path) -> str:
@@ -44,11 +47,23 @@ def read_text(path: Path) -> str:
         raise InvalidArgumentError(f"{path}: {error}") from error
 
 
+def cost_line(found: Explanation) -> str:
+    """What a restore would bring and take, and what a session would do."""
+    forecast = found.forecast
+    line = f"restore='auto': {forecast.decision}"
+    if forecast.restore_ms is None or forecast.compute_ms is None:
+        return line
+    return (
+        f"{line} (predicted: {forecast.restore_ms:.1f} ms to restore what is below L1, "
+        f"{forecast.compute_ms:.1f} ms to compute it)"
+    )
+
+
 def render(found: Explanation) -> str:
     """The explanation as lines for a terminal."""
-    lines = [found.reason, ""]
+    lines = [found.reason, cost_line(found), ""]
     for span in found.spans:
-        size = f"{span.bytes / 2**20:9.1f} MiB" if span.tier else ""
+        size = f"{size_text(span.bytes):>12}" if span.tier else ""
         where = f"tokens {span.start:>6} to {span.end - 1:>6}"
         lines.append(f"  {where}  {TEXT_OF[span.tier]:<17}{size}".rstrip())
     lines.append(f"  tokens {found.reusable_tokens:>6} to {found.prompt_tokens - 1:>6}  computed")
@@ -89,7 +104,7 @@ def explain(
 ) -> None:
     """Why a prompt hits or misses the store in DIRECTORY, and where it leaves what is cached.
 
-    The store is opened for reading only, so that another process may have it open. On disk only
+    The store is only read; no other process may have it open to write. On disk only
     keys are kept, no tokens: the first token that differs is known to its block, or to the token
     with --against.
     """
@@ -105,13 +120,16 @@ def explain(
         torch.set_num_threads(threads)
     loaded, tokenizer = load(model, dtype=TORCH_NAMES[dtype])
 
+    encode: Any = tokenizer
+
     def tokens(text: str) -> torch.Tensor:
-        if not chat:
-            return tokenizer(text, return_tensors="pt").input_ids
-        turns = [{"role": "user", "content": text}]
-        encoded = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        if chat:
+            turns = [{"role": "user", "content": text}]
+            encoded = encode.apply_chat_template(
+                turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+            )
+        else:
+            encoded = encode(text, return_tensors="pt")
         ids: torch.Tensor = encoded["input_ids"]
         return ids
 

@@ -31,7 +31,9 @@ def export(*, directory: Path, file: Path, namespace: str, as_json: bool) -> Non
     """
     name = find_namespace(inspect_store(directory), namespace)
     with ConsoleProgress().stage("exporting") as update:
-        done = export_namespace(directory, name, file, lambda bytes_done, _total: update(bytes_done))
+        done = export_namespace(
+            directory, name, file, lambda bytes_done, _total: update(bytes_done)
+        )
     if as_json:
         print_json({"namespace": name.hex(), **done})
         return

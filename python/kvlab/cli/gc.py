@@ -10,30 +10,27 @@ import click
 from kvlab import BlockStore, inspect_store
 from kvlab._progress import ConsoleProgress
 from kvlab.cli._common import json_option, print_json
-from kvlab.cli._store import size_text
+from kvlab.cli._store import disk_bytes, roomy, size_text
 
 __all__ = ["gc"]
 
 
-def disk_bytes(directory: Path) -> int:
-    """What the files of a directory take on disk, holes left out."""
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return sum(path.stat().st_blocks * 512 for path in files)
-
-
 @click.command
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--capacity", default="20GiB", show_default=True, help="Evict down to this size.")
+@click.option(
+    "--capacity", help="Evict down to this size, e.g. 20GiB; by default nothing is evicted."
+)
 @click.option("--no-check", is_flag=True, help="Do not read everything to find what is damaged.")
 @json_option
-def gc(*, directory: Path, capacity: str, no_check: bool, as_json: bool) -> None:
-    """Drop what is expired, damaged or too much in the store in DIRECTORY, and repair its index.
+def gc(*, directory: Path, capacity: str | None, no_check: bool, as_json: bool) -> None:
+    """Drop what is expired or damaged in the store in DIRECTORY, and repair its index.
 
     The store must not be open elsewhere. What can be read stays what it was.
     """
     moved = inspect_store(directory)["moved_indexes"]
     before = disk_bytes(directory)
-    with BlockStore.open(directory, l2=0, l3=capacity, free_reserve=0) as store:
+    room = roomy(directory) if capacity is None else capacity
+    with BlockStore.open(directory, l2=0, l3=room, free_reserve=0) as store:
         damaged = 0
         if not no_check:
             with ConsoleProgress().stage("checking") as update:

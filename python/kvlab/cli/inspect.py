@@ -22,11 +22,11 @@ def render(found: Inspection, *, with_segments: bool) -> str:
     disk = sum(segment["disk_bytes"] for segment in found["segments"])
     runs = sum(namespace["runs"] for namespace in found["namespaces"])
     blocks = sum(namespace["blocks"] for namespace in found["namespaces"])
+    held = f"open: process {found['holder']}" if found["holder"] else "not open"
+    sizes = f"{size_text(disk)} on disk, index {size_text(found['index_bytes'])}"
     lines = [
-        f"store {found['store']}, format {found['format']}, "
-        + (f"open: process {found['holder']}" if found["holder"] else "not open"),
-        f"{runs} runs of {blocks} blocks in {len(found['segments'])} segments: "
-        f"{size_text(disk)} on disk, index {size_text(found['index_bytes'])}",
+        f"store {found['store']}, format {found['format']}, {held}",
+        f"{runs} runs of {blocks} blocks in {len(found['segments'])} segments: {sizes}",
         index_line(found),
         "",
         namespace_table(found),

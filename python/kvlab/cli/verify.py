@@ -22,10 +22,8 @@ __all__ = ["verify"]
 def render(found: Verification) -> str:
     """The result as lines for a terminal."""
     verdict = "all as written" if found["sound"] else "DAMAGED"
-    lines = [
-        f"{verdict}: {found['records']} runs of {found['blocks']} blocks, "
-        f"{size_text(found['bytes'])} read and checked"
-    ]
+    size = size_text(found["bytes"])
+    lines = [f"{verdict}: {found['records']} runs of {found['blocks']} blocks, {size} checked"]
     lines += [
         f"damaged: {damage['file']} at byte {damage['offset']}, layer {damage['slice']}: "
         f"{damage['reason']} ({damage['blocks']} blocks, {damage['namespace'].hex()[:12]})"

@@ -64,7 +64,7 @@ ARMS: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 def values_per_scale(arm: str, tokens: int, heads: int, dim: int) -> tuple[int, int]:
     """How many elements share a scale in K and in V; 0 where the half stays exact."""
-    sizes = {
+    sizes: dict[Callable[[Tensor], Tensor], int] = {
         per_token_head: dim,
         per_channel: CHANNEL_TOKENS,
         per_tensor: heads * tokens * dim,

@@ -13,10 +13,10 @@ import torch
 from kvlab._core import KvCodec, KvLayout, Store
 from kvlab.codec_bench.arms import ARMS, values_per_scale
 from kvlab.errors import InvalidArgumentError, KvlabError
+from kvlab.hf.attach import attach
 from kvlab.hf.cache import PreallocatedCache
 from kvlab.hf.layout import ModelLayout, read_layout
 from kvlab.hf.load import load
-from kvlab.hf.session import attach
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +149,7 @@ def _restored(
     model: Any, store: Store, codec: Any, window: Tensor, prefix: int
 ) -> tuple[Tensor, float]:
     """Write the prefix through to L3, drop it from memory, restore it and score behind it."""
-    with attach(model, store, salt="codec-bench", codec=codec) as session:
+    with attach(model, store, salt="codec-bench", codec=codec, restore="always") as session:
         session.prefill(window[:, :prefix])
         session.flush()
         store.evict()

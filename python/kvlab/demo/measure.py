@@ -20,10 +20,11 @@ import torch
 
 from kvlab._core import Store
 from kvlab.demo.prompt import prompt
+from kvlab.hf.attach import attach
 from kvlab.hf.cache import PreallocatedCache
 from kvlab.hf.layout import read_layout
 from kvlab.hf.load import load
-from kvlab.hf.session import Session, attach
+from kvlab.hf.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -3,6 +3,7 @@
 This package imports torch and transformers; ``import kvlab`` does not.
 """
 
+from kvlab.hf.attach import attach
 from kvlab.hf.cache import KeyValue, PreallocatedCache, PreallocatedLayer
 from kvlab.hf.explain import Explanation
 from kvlab.hf.fingerprint import fingerprint
@@ -10,7 +11,7 @@ from kvlab.hf.layout import LayerShape, ModelLayout, read_layout
 from kvlab.hf.load import load
 from kvlab.hf.output import GenerateOutput, Prefilled
 from kvlab.hf.report import HitTokens, Report
-from kvlab.hf.session import Session, attach
+from kvlab.hf.session import Session
 from kvlab.hf.stamp import Stamp
 from kvlab.hf.support import check_model, refuse_request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from kvlab._core import PrefixCache
-    from kvlab._types import PromptExplanation
+    from kvlab._types import Choice, PromptExplanation
 
 _TEXT_TOKENS = 12
 """Tokens of text shown from where a prompt diverges."""
@@ -71,6 +72,36 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
+class TierShare:
+    """What a restore of the matched tokens brings from one tier.
+
+    Attributes:
+        tokens: How many.
+        bytes: KV bytes.
+    """
+
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a request with ``restore="auto"`` is predicted to do and to take, by the costs learnt so far.
+
+    Attributes:
+        restored_tokens: Tokens that it would restore, L1's included.
+        restore_ms: Milliseconds to restore all matched tokens; None where too little was measured.
+        compute_ms: Milliseconds to compute instead what of them is below L1; None as above.
+        decision: What it would do, in one sentence.
+    """
+
+    restored_tokens: int
+    restore_ms: float | None
+    compute_ms: float | None
+    decision: str
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """What is cached of a prompt, and why the rest is not reused.
 
@@ -83,7 +114,9 @@ class Explanation:
         divergence: Where the prompt leaves what is cached; None if all of it that can be reused is.
         unreachable_tokens: Cached tokens behind the first one that is missing: of no use without it.
         elsewhere: Other namespaces that have the beginning of this prompt.
-        reason: All of it in one sentence.
+        tiers: By tier, the matched tokens that a restore would bring from there.
+        forecast: What a restore would cost, and whether it would be done.
+        reason: Why it hits or misses, in one sentence.
     """
 
     prompt_tokens: int
@@ -93,6 +126,8 @@ class Explanation:
     divergence: Divergence | None
     unreachable_tokens: int
     elsewhere: tuple[Elsewhere, ...]
+    tiers: dict[str, TierShare]
+    forecast: Forecast
     reason: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,6 +140,7 @@ def explain(
     namespace: bytes,
     ids: NDArray[np.int64],
     *,
+    forward_key: bytes,
     grid: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
     against: NDArray[np.int64] | None = None,
@@ -115,6 +151,7 @@ def explain(
         cache: The prefix cache of the model's layout.
         namespace: 32 bytes, as of `Session.namespace`.
         ids: ``[tokens]``, the prompt.
+        forward_key: 32 bytes that stand for what a forward's time depends on.
         grid: The chunk grid in tokens; 0 for none.
         tokenizer: Turns tokens into the text of the answer.
         against: ``[tokens]``, a prompt that was expected to share its beginning with this one. It
@@ -127,7 +164,7 @@ def explain(
         InvalidArgumentError: The prompt is empty.
         StoreClosedError: The store is closed.
     """
-    found = cache.explain(ids, namespace)
+    found = cache.explain(ids, namespace, forward_key, grid=grid)
     block, block_bytes = cache.layout.block_tokens, cache.layout.block_bytes
     step = max(grid, block)
     reusable = (len(ids) - 1) // step * step
@@ -137,15 +174,56 @@ def explain(
     spans = tuple(_spans(tiers, block, block_bytes))
     divergence = None
     if matched < reusable:
-        divergence = _divergence(found, ids, hit, block, against, tokenizer)
+        divergence = _divergence(found, ids, hit, block, against=against, tokenizer=tokenizer)
     unreachable = sum(span.end - span.start for span in spans if span.tier and span.start > hit)
     elsewhere = tuple(
         Elsewhere(other.hex(), blocks * block) for other, blocks in found["elsewhere"]
     )
-    reason = _reason(len(ids), reusable, matched, step, divergence, unreachable, elsewhere)
-    return Explanation(
-        len(ids), reusable, matched, spans, divergence, unreachable, elsewhere, reason
+    reason = _reason(
+        len(ids),
+        reusable,
+        matched,
+        step,
+        divergence=divergence,
+        unreachable=unreachable,
+        elsewhere=elsewhere,
     )
+    return Explanation(
+        prompt_tokens=len(ids),
+        reusable_tokens=reusable,
+        matched_tokens=matched,
+        spans=spans,
+        divergence=divergence,
+        unreachable_tokens=unreachable,
+        elsewhere=elsewhere,
+        tiers=_shares(tiers[: matched // block], block, block_bytes),
+        forecast=_forecast(found["choice"], matched),
+        reason=reason,
+    )
+
+
+def _shares(tiers: Sequence[str | None], block: int, block_bytes: int) -> dict[str, TierShare]:
+    counts = Counter(tier for tier in tiers if tier is not None)
+    return {
+        tier: TierShare(blocks * block, blocks * block_bytes) for tier, blocks in counts.items()
+    }
+
+
+def _forecast(choice: Choice, matched: int) -> Forecast:
+    tokens, whole, none = choice["tokens"], choice["all"], choice["none"]
+    if matched == 0:
+        return Forecast(0, None, None, "there is nothing to restore")
+    if whole is None or none is None:
+        decision = "all is restored: too little was measured to weigh reading against computing"
+        return Forecast(tokens, None, None, decision)
+    restore_ms = whole["restore_ms"]
+    compute_ms = none["prefill_ms"] - whole["prefill_ms"]
+    if choice["left"] is None:
+        decision = "all is restored"
+    else:
+        part = f"the first {tokens} tokens are restored" if tokens else "nothing is restored"
+        decision = f"{part}, {matched - tokens} are computed again: that is quicker"
+    return Forecast(tokens, restore_ms, compute_ms, decision)
 
 
 def _tiers(found: PromptExplanation, blocks: int, block: int) -> list[str | None]:
@@ -169,6 +247,7 @@ def _divergence(
     ids: NDArray[np.int64],
     hit: int,
     block: int,
+    *,
     against: NDArray[np.int64] | None,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Divergence:
@@ -201,6 +280,7 @@ def _reason(
     reusable: int,
     matched: int,
     step: int,
+    *,
     divergence: Divergence | None,
     unreachable: int,
     elsewhere: tuple[Elsewhere, ...],

@@ -6,12 +6,11 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from kvlab._core import KvCodec, KvLayout, parse_size, parse_ttl
 from kvlab.errors import (
     ConfigError,
     ForkedProcessError,
@@ -21,7 +20,6 @@ from kvlab.errors import (
 )
 from kvlab.hf.explain import Explanation, explain
 from kvlab.hf.fingerprint import fingerprint, forward_key
-from kvlab.hf.layout import ModelLayout, read_layout
 from kvlab.hf.live import DRAIN_SECONDS, LiveRequest
 from kvlab.hf.output import GenerateOutput, OncePrompted, Prefilled, row
 from kvlab.hf.report import Report
@@ -37,13 +35,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from kvlab._core import PrefetchTicket, PrefixCache, Request, Store
+    from kvlab._core import KvCodec, PrefetchTicket, PrefixCache, Request
     from kvlab._types import RestoreMode
     from kvlab.hf.cache import PreallocatedCache
+    from kvlab.hf.layout import ModelLayout
 
 _log = logging.getLogger(__name__)
 _DEFAULT_NEW_TOKENS = 256
-_RESTORE_MODES = ("always", "auto", "never")
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,27 @@ class _Identity:
     forward_key: bytes
 
 
-class Terms(NamedTuple):
-    """What a session asks of the tiers: see `attach`."""
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """What a session was asked for: the arguments of `attach`, checked.
 
-    ttl: int | None
-    quota: int | None
-    persist: bool
+    Attributes:
+        salt: The cache salt.
+        chunk_tokens: The chunk grid, in tokens; 0 for none.
+        restore: How much of what is found is restored.
+        codec: How L3 stores keys and values; None for as they are.
+        ttl: Seconds that what is stored lives; None for no limit.
+        quota: Bytes of L3 for all sessions of the salt; None for the store's.
+        persist: Whether prompts may be written to disk.
+    """
+
+    salt: str = ""
+    chunk_tokens: int = 0
+    restore: RestoreMode = "auto"
+    codec: KvCodec | None = None
+    ttl: int | None = None
+    quota: int | None = None
+    persist: bool = True
 
 
 class Session:
@@ -74,22 +87,13 @@ class Session:
         model: PreTrainedModel,
         cache: PrefixCache,
         layout: ModelLayout,
-        *,
-        salt: str,
-        chunk_tokens: int,
-        restore: RestoreMode,
-        codec: KvCodec | None,
-        terms: Terms,
+        options: SessionOptions,
     ) -> None:
         """Use `attach`."""
         self.model = model
         self._cache = cache
         self._layout = layout
-        self._salt = salt
-        self._chunk = chunk_tokens
-        self._restore = restore
-        self._codec = codec
-        self._terms = terms
+        self._options = options
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -113,17 +117,23 @@ class Session:
             check_model(self.model)
             stamp = Stamp.take(self.model)
             digest = hashlib.sha256(b"kvlab session v1")
-            live = fingerprint(self.model, self._layout, chunk_tokens=self._chunk)
-            for field in (live, self._cache.layout.describe(), self._salt.encode()):
+            asked = self._options
+            live = fingerprint(self.model, self._layout, chunk_tokens=asked.chunk_tokens)
+            for field in (live, self._cache.layout.describe(), asked.salt.encode()):
                 digest.update(len(field).to_bytes(8, "little") + field)
-            if self._codec is not None:
+            if asked.codec is not None:
                 digest.update(b"codec int8")
             namespace = digest.digest()
             key = forward_key(self.model, self._layout)
             self._identity = _Identity(stamp, namespace, key)
-            self._cache.set_terms(namespace, salt=self._salt, **self._terms._asdict())
-            if self._codec is not None:
-                self._cache.set_codec(namespace, self._codec)
+            self._cache.set_terms(
+                namespace,
+                salt=asked.salt,
+                ttl=asked.ttl,
+                quota=asked.quota,
+                persist=asked.persist,
+                codec=asked.codec,
+            )
         return self._identity
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
@@ -271,11 +281,13 @@ class Session:
             StoreClosedError: The session or its store is closed.
         """
         self._check_open()
+        identity = self._identify()
         return explain(
             self._cache,
-            self.namespace,
+            identity.namespace,
             row(input_ids),
-            grid=self._chunk,
+            forward_key=identity.forward_key,
+            grid=self._options.chunk_tokens,
             tokenizer=tokenizer,
             against=None if against is None else row(against),
         )
@@ -283,16 +295,7 @@ class Session:
     def fork(self) -> Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
         self._check_open()
-        child = Session(
-            self.model,
-            self._cache,
-            self._layout,
-            salt=self._salt,
-            chunk_tokens=self._chunk,
-            restore=self._restore,
-            codec=self._codec,
-            terms=self._terms,
-        )
+        child = Session(self.model, self._cache, self._layout, self._options)
         child._identity = self._identity
         if self._request is not None:
             child._request = self._request.fork(DRAIN_SECONDS)
@@ -339,20 +342,21 @@ class Session:
             identity.namespace,
             ids,
             capacity=capacity,
-            grid=self._chunk,
+            grid=self._options.chunk_tokens,
             keep=keep,
-            restore=self._restore,
+            restore=self._options.restore,
             forward_key=identity.forward_key,
         )
 
     @torch.inference_mode()
     def _fill_grid(self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache) -> None:
         """With a chunk grid, compute all whole chunks but the one that holds the last token."""
-        if self._chunk == 0:
+        chunk = self._options.chunk_tokens
+        if chunk == 0:
             return
-        while len(ids) - kv.get_seq_length() > self._chunk:
+        while len(ids) - kv.get_seq_length() > chunk:
             at = kv.get_seq_length()
-            self._forward(live, ids[at : at + self._chunk], kv)
+            self._forward(live, ids[at : at + chunk], kv)
         # Rows behind the grid come out of forwards of other shapes, so their rounding differs from what a cold
         # prefill of a longer prompt would give: they are not kept.
         live.computed_on_grid = kv.get_seq_length()
@@ -429,93 +433,3 @@ def _new_tokens(model: PreTrainedModel, kwargs: Mapping[str, Any], prompt: int) 
         return _DEFAULT_NEW_TOKENS
     # Where max_length is transformers' own default it counts new tokens.
     return max(int(length) - prompt, min(int(length), _DEFAULT_NEW_TOKENS))
-
-
-def attach(
-    model: PreTrainedModel,
-    store: Store,
-    *,
-    salt: str = "",
-    block_tokens: int = 16,
-    chunk_tokens: int = 0,
-    l1: int | str | None = None,
-    residents: int = 4,
-    restore: RestoreMode = "auto",
-    codec: Literal["exact", "int8"] = "exact",
-    ttl: int | str | None = None,
-    quota: int | str | None = None,
-    persist: bool = True,
-) -> Session:
-    """Serve a model's prompts from a store.
-
-    Args:
-        model: A decoder-only transformers model on the CPU, in eval mode.
-        store: An open store.
-        salt: Caches under different salts never share anything.
-        block_tokens: Tokens in a block: a hit is rounded down to whole blocks.
-        chunk_tokens: Prefill on a grid of so many tokens, a multiple of ``block_tokens`` (512 is a
-            good one). Cold and warm answers are then the same bit for bit, in every dtype. The
-            price: prefill takes 7-10 % longer, a hit is rounded down to whole chunks, and generated
-            tokens are reused only after a later prompt had them computed on the grid. 0 (default):
-            compute the rest of a prompt in one go.
-        l1: The share of the store's L1 memory for this model's layout, half of it for cache
-            buffers. Default: all that is left.
-        residents: The most sequences that stay in their cache buffers, within that memory, so that
-            the next turn goes on in place without a copy; 0 for none. The first session of a
-            layout decides.
-        restore: How much of what is found is restored. ``"auto"`` (default): as much as is
-            predicted to pay, by the learnt costs of reading and computing (`Store.costs`); the rest
-            is computed again. ``"always"``: all of it. ``"never"``: nothing; for comparison.
-        codec: How L3 stores keys and values. ``exact`` (default): as they are. ``int8``: lossy, a
-            choice for capacity and slow disks; 3.8 times smaller in float32, 1.9 in the 16-bit
-            dtypes. What comes from disk then differs from what memory gives by up to 1/254 of the
-            largest magnitude of its token and head; ``kvlab codec-bench`` says what that does to
-            a model. Caches of different codecs never share anything.
-        ttl: Seconds, or e.g. ``"7d"``, after which what was stored is forgotten in every tier.
-            Default: never.
-        quota: Bytes of L3 that all sessions of this salt may take together; what is over evicts
-            their own least recently used prompts. Default: the store's ``l3_quota_per_salt``.
-        persist: Whether prompts of this session may be written to disk.
-
-    Returns:
-        A session.
-
-    Raises:
-        UnsupportedModelError: The model keeps state that cannot be cut at a token; the message says
-            which.
-        CapacityError: The store's L1 memory is taken by other layouts.
-        ConfigError: An argument that cannot be.
-        InvalidArgumentError: A size or a time that cannot be.
-    """
-    check_model(model)
-    if block_tokens < 1:
-        raise ConfigError(f"block_tokens = {block_tokens} is not at least 1; 16 is a good one")
-    if chunk_tokens < 0 or chunk_tokens % block_tokens != 0:
-        raise ConfigError(
-            f"chunk_tokens = {chunk_tokens} is no multiple of block_tokens = {block_tokens}; "
-            f"use 0 or e.g. {32 * block_tokens}"
-        )
-    if restore not in _RESTORE_MODES:
-        raise ConfigError(f"restore = {restore!r}: use {', '.join(map(repr, _RESTORE_MODES))}")
-    layout = read_layout(model)
-    layers = [(s.k_heads, s.k_dim, s.v_heads, s.v_dim) for s in layout.layers]
-    kv_layout = KvLayout(layers, element_bytes=layout.element_bytes, block_tokens=block_tokens)
-    stored = KvCodec(codec, kv_layout, dtype=str(layout.dtype).removeprefix("torch."))
-    cache = store.prefix_cache(kv_layout, l1=l1, residents=residents)
-    terms = Terms(
-        ttl=None if ttl is None else parse_ttl(ttl),
-        quota=None if quota is None else parse_size(quota),
-        persist=persist,
-    )
-    if quota is not None and not salt:
-        raise ConfigError(f"quota = {quota} is for the sessions of a salt; give this one a salt")
-    return Session(
-        model,
-        cache,
-        layout,
-        salt=salt,
-        chunk_tokens=chunk_tokens,
-        restore=restore,
-        terms=terms,
-        codec=None if codec == "exact" else stored,
-    )
