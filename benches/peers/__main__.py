@@ -1,4 +1,4 @@
-"""`make bench-peers`: runs the arms in turns, prints the tables, and writes results.json, results.md and the pictures."""
+"""`make bench-peers`: runs the arms in turns, prints the tables, writes results.json, results.md and the pictures."""
 
 from __future__ import annotations
 

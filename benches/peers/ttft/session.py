@@ -1,4 +1,4 @@
-"""kvlab in transformers: a session's prefill, restored from L3, beside plain transformers that goes on from a live cache."""
+"""kvlab in transformers: a session's prefill restored from L3, and plain transformers on a live cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MODEL = "smollm2-135m"
 HEADROOM = 16
-DAMAGED = 4 << 20
 TIMEOUT = 300.0
 
 
@@ -37,7 +36,7 @@ class SessionFp32(Engine):
     def __init__(self, directory: Path, longest: int) -> None:
         super().__init__(directory, longest)
         torch.set_num_threads(THREADS)
-        self.model: Any = kvlab.hf.load(MODEL, dtype=self.dtype)[0]
+        self.model = self.load()
         self.shapes = read_layout(self.model).layers
         # What goes on where nothing of kvlab is in the path, and what is computed from nothing.
         self.live = PreallocatedCache.allocate(self.shapes, self.room, self.dtype)
@@ -49,6 +48,10 @@ class SessionFp32(Engine):
         """Of the extension, and of transformers."""
         transformers = importlib.metadata.version("transformers")
         return f"{kvlab.build_info()['version']}, transformers {transformers}"
+
+    def load(self) -> Any:
+        """The model."""
+        return kvlab.hf.load(MODEL, dtype=self.dtype)[0]
 
     def start(self) -> None:
         """Opens the store."""
@@ -110,11 +113,11 @@ class SessionFp32(Engine):
         return seconds, first
 
     def damaged(self, prefix: list[int], turn: list[int]) -> str:
-        """In the first segment, well within the first runs of the prefix."""
+        """In the middle of what a closed store with one prefix has on the disk."""
         _, computed = self.computed(prefix, turn)
         self.close()
         segments = [path for path in disk.files(self.directory) if path.suffix == ".seg"]
-        disk.invert(segments[0], DAMAGED)
+        disk.invert(segments[0], segments[0].stat().st_blocks * 512 // 2)
         disk.drop(self.directory)
         self.start()
         hits, _, first = self.restore(prefix + turn)

@@ -1,4 +1,4 @@
-"""The process of one engine: reads a call a line, answers a line, both JSON. `python -m peers.ttft.worker ENGINE ...`."""
+"""The process of one engine: a call a line, an answer a line, both JSON. `python -m peers.ttft.worker ENGINE ...`."""
 
 from __future__ import annotations
 
