@@ -185,6 +185,7 @@ def _compare(
         "blocks_reused": report.blocks_reused,
         "bytes_read": report.bytes_read,
         "restore_ms": _spread(r.restore_ms for r in reports),
+        "restore_wait_ms": _spread(r.restore_wait_ms for r in reports),
         "suffix_prefill_ms": _spread(r.prefill_ms for r in reports),
         "ttft_ms": {name: _spread(values) for name, values in times.items()},
         "ratios": {

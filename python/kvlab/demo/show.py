@@ -45,7 +45,12 @@ def tables(result: dict[str, Any], console: Console) -> None:
     )
     parts = _table(
         "What the restored time is made of, ms, and with a prefetch before the request",
-        ("restore, ms", "suffix prefill, ms", "TTFT, ms, prefetched 0 / 50 / 200 ms before"),
+        (
+            "suffix prefill, ms",
+            "restore beside it, ms",
+            "waited for layers, ms",
+            "TTFT, prefetched 0 / 50 / 200 ms before",
+        ),
     )
     reuse = _table(
         "What was reused, and what a fork then shares",
@@ -69,8 +74,9 @@ def tables(result: dict[str, Any], console: Console) -> None:
         )
         parts.add_row(
             *name,
-            _span(run["restore_ms"]),
             _span(run["suffix_prefill_ms"]),
+            _span(run["restore_ms"]),
+            _span(run["restore_wait_ms"]),
             " / ".join(f"{spread['median']:.0f}" for spread in run["prefetched_ttft_ms"].values()),
         )
         reuse.add_row(

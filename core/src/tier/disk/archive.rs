@@ -76,3 +76,36 @@ fn sealed(mut page: Vec<u8>) -> Vec<u8> {
     seal(&mut page);
     page
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Frame, end_page};
+    use crate::key::BlockKey;
+    use crate::tier::disk::record::is_sealed;
+
+    #[test]
+    fn golden_first_and_last_page() {
+        let frame = Frame {
+            namespace: BlockKey([7; 32]),
+            records: 0x0102,
+            bytes: 0x0003_0000,
+        };
+        let page = frame.encode();
+        let mut expected = b"KVLABEXP".to_vec();
+        expected.extend_from_slice(&page[8..16]);
+        expected.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([2, 1, 0, 0, 0, 0, 0, 0]);
+        expected.extend([0, 0, 3, 0, 0, 0, 0, 0]);
+        expected.extend([7; 32]);
+        expected.resize(4096, 0);
+        assert!(page == expected && is_sealed(&page));
+        assert_eq!(Frame::decode(&page), Ok(frame));
+        let end = end_page();
+        assert!(end.starts_with(b"KVLABEND") && end.len() == 4096 && is_sealed(&end));
+        for at in 0..72 {
+            let mut page = page.clone();
+            page[at] ^= 1;
+            assert!(Frame::decode(&page).is_err(), "byte {at}");
+        }
+    }
+}
