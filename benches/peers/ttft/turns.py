@@ -180,6 +180,7 @@ def run(
         for tokens in lengths:
             prefix = generator.choices(VOCABULARY, k=tokens)
             for contender in contenders:
+                told(f"first token: {tokens:,} tokens, computed and kept: {contender.name}")
                 contender.attempt(contender.keep, prefix)
             for round_ in range(rounds + 1):
                 told(f"first token: {tokens:,} tokens, round {round_} of {rounds}")
