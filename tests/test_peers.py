@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 pytest.importorskip("matplotlib")
+pytest.importorskip("transformers")
 
 BENCHES = Path(__file__).parent.parent / "benches"
 sys.path.insert(0, str(BENCHES))
@@ -21,6 +22,9 @@ sys.path.insert(0, str(BENCHES))
 from peers import cycle, disk, machine, picture, schedule, summary, trees
 from peers.cycle import Task
 from peers.payload import Payload, Shape, Tensors
+from peers.ttft import session, table, turns
+
+from tiny_models import build
 
 SHAPE = Shape(tokens=256, layers=2, prompts=2)
 ARMS = (
@@ -38,6 +42,7 @@ def place() -> Iterator[Path]:
     base = Path(tempfile.gettempdir())
     if machine.describe(base)["file_system"] == "tmpfs":
         base = BENCHES.parent / "target"
+        base.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=base) as name:
         yield Path(name)
 
@@ -125,3 +130,44 @@ def test_every_tree_here_finds_what_it_was_given(monkeypatch: pytest.MonkeyPatch
     assert all(tree.not_run or tree.match for tree in others)
     assert len(kvlab_tree.match) == len(kvlab_tree.insert) == len(kvlab_tree.evict) == 1
     assert "kvlab.RadixCache" in summary.markdown_trees([kvlab_tree, *others], leaves=32)
+
+
+class TinySession(session.SessionFp32):
+    """The engine as it is, with a model that needs no download."""
+
+    def load(self) -> object:
+        return build("llama")
+
+
+def test_a_session_answers_alike_restored_and_never_evicted_and_notices_damage(place: Path) -> None:
+    engine = TinySession(place, longest=256)
+    prefix, turn = [index % 200 for index in range(256)], [3, 1, 4, 1, 5]
+    assert engine.keep(prefix) > 0
+    for _ in range(2):
+        _, restored = engine.restored(prefix, turn)
+        _, never_evicted = engine.never_evicted(prefix, turn)
+        assert restored == never_evicted
+    verdict = engine.damaged(prefix, turn)
+    assert verdict.startswith("noticed: 0 tokens restored")
+    engine.close()
+
+
+def test_an_engine_that_cannot_start_is_named_with_its_reason(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(turns.TITLES, "absent:Engine", "an absent engine")
+    outcomes = turns.run(["absent:Engine"], [16, 32], 1, place, lambda _: None)
+    assert [outcome.tokens for outcome in outcomes] == [16, 32]
+    shown = table.markdown(outcomes)
+    assert shown.count("- an absent engine: ModuleNotFoundError") == 1
+    assert not list(place.iterdir())
+
+
+def test_first_tokens_are_ratios_round_by_round(tmp_path: Path) -> None:
+    outcome = turns.Outcome("ours", 512, "1", 5_000_000)
+    outcome.computed, outcome.restored = [2.0, 6.0, 3.0], [1.0, 2.0, 0.5]
+    outcome.never_evicted, outcome.integrity = [1.0, 1.0, 0.5], "noticed"
+    row = table.markdown([outcome]).splitlines()[2]
+    assert "| 3.0 (2.0-6.0) | 1.00 (1.00-2.00) | 3000 (2000-6000) |" in row
+    table.draw([outcome], tmp_path / "picture.svg")
+    assert "ours, 512" in (tmp_path / "picture.svg").read_text()

