@@ -215,6 +215,32 @@ fn encoded_runs_travel_as_they_are() {
 }
 
 #[test]
+fn uses_are_counted_by_namespace_and_across_reopening() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let runs = runs(&[(false, vec![2, 1]), (true, vec![3])]);
+    store(directory.path(), &runs);
+    let hits = || {
+        let found = inspect(directory.path()).expect("a store");
+        let namespaces = found.namespaces.iter();
+        let hits = namespaces.map(|found| (found.namespace, found.hits));
+        hits.collect::<BTreeMap<_, _>>()
+    };
+    let (one, two) = (namespace("one"), namespace("two"));
+    assert_eq!(hits(), BTreeMap::from([(one, 0), (two, 0)]));
+    for round in 1..3 {
+        let (tier, _) = open(&config(directory.path()));
+        for run in &runs[..2] {
+            assert!(tier.find(&run.keys[0]).is_some());
+        }
+        assert!(tier.find(&runs[0].keys[1]).is_some());
+        tier.flush().expect("saved");
+        assert_eq!(hits(), BTreeMap::from([(one, 3 * round), (two, 0)]));
+        tier.close().expect("closed");
+    }
+    assert_eq!(hits(), BTreeMap::from([(one, 6), (two, 0)]));
+}
+
+#[test]
 fn what_is_no_store_or_no_export_is_refused_by_name() {
     let directory = tempfile::tempdir().expect("a directory");
     let refused = |result: Result<(), Error>| match result {

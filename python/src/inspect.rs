@@ -137,7 +137,8 @@ fn inspection<'py>(py: Python<'py>, found: &Inspection) -> PyResult<Bound<'py, P
                 stored_bytes,
                 oldest,
                 newest,
-                expired_runs
+                expired_runs,
+                hits
             ]
         );
         entry.set_item("namespace", PyBytes::new(py, &namespace.namespace.0))?;

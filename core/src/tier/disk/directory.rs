@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::index;
-use super::run::{Place, Run};
+use super::run::{Place, Run, Uses};
 use super::tenants::{Rank, Tenants};
 use crate::clock::Clock;
 use crate::key::BlockKey;
@@ -34,10 +34,10 @@ struct Entry {
     children: u32,
     /// Blocks before this run's first one, as far as they are known.
     depth: u32,
-    last_use: u64,
+    uses: Uses,
     /// Its place in its tenant's order of eviction.
     rank: Rank,
-    /// Whether `last_use` is newer than what the index holds.
+    /// Whether `uses` is newer than what the index holds.
     unsaved: bool,
 }
 
@@ -184,6 +184,7 @@ impl Directory {
         let index::Row {
             serial,
             last_use,
+            hits,
             header,
             header_bytes,
             created,
@@ -221,7 +222,10 @@ impl Directory {
                 pins: 0,
                 children: 0,
                 depth,
-                last_use,
+                uses: Uses {
+                    last: last_use,
+                    hits,
+                },
                 rank,
                 unsaved: false,
             });
@@ -402,7 +406,8 @@ impl Directory {
         let Some(entry) = self.entry_mut(slot) else {
             return;
         };
-        entry.last_use = now;
+        entry.uses.last = now;
+        entry.uses.hits = entry.uses.hits.saturating_add(1);
         let (tenant, rank) = (entry.run.header.terms.tenant, entry.rank);
         if !std::mem::replace(&mut entry.unsaved, true) {
             self.touched.push(slot);
@@ -416,7 +421,7 @@ impl Directory {
         let entries = self.entries.iter().flatten();
         let mut own = entries
             .filter(|entry| entry.run.header.terms.tenant == tenant)
-            .map(|entry| (entry.last_use, entry.run.slot))
+            .map(|entry| (entry.uses.last, entry.run.slot))
             .collect::<Vec<_>>();
         own.sort_unstable();
         for (_, slot) in own {
@@ -450,15 +455,15 @@ impl Directory {
         self.touched.len()
     }
 
-    /// Runs used since the last call, with their last use.
-    pub(super) fn take_uses(&mut self) -> Vec<(Arc<Run>, u64)> {
+    /// Runs used since the last call.
+    pub(super) fn take_uses(&mut self) -> Vec<(Arc<Run>, Uses)> {
         let slots = std::mem::take(&mut self.touched);
         let mut uses = Vec::with_capacity(slots.len());
         for slot in slots {
             if let Some(entry) = self.entry_mut(slot)
                 && std::mem::take(&mut entry.unsaved)
             {
-                uses.push((Arc::clone(&entry.run), entry.last_use));
+                uses.push((Arc::clone(&entry.run), entry.uses));
             }
         }
         uses

@@ -10,7 +10,7 @@ use sled::{Batch, Db, Tree};
 
 use super::record::stored_payload_bytes;
 use super::record::{Fields, MAX_HEADER_BYTES, codec_fields, header_bytes_1, parse_codec};
-use super::run::Run;
+use super::run::{Run, Uses};
 use super::segment::Extent;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -19,18 +19,21 @@ use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader, Terms};
 
 /// Part of the row that says where a run lies.
 const PART_RUN: u16 = 0;
-/// Part of the row that holds parent and namespace.
-const PART_CHAIN: u16 = 1;
-/// Part of the row of the first block key.
-const PART_KEYS: u16 = 2;
+/// Part of the first row of names: parent, namespace and block keys, one after the other.
+const PART_NAMES: u16 = 1;
 /// Part of the row of the first slice lengths, where they differ.
 const PART_SLICES: u16 = 0x8000;
 /// Bytes of the row of part 0.
-const RUN_BYTES: usize = 60;
+const RUN_BYTES: usize = 64;
 /// The same in version 1.
 const RUN_BYTES_1: usize = 36;
-/// Slice lengths in a row.
-const SLICES_PER_ROW: usize = 16;
+/// Bytes of names, or of slice lengths, in a row at most. A row costs time at open, but a leaf of sled holds 16 rows however long
+/// they are, and is written as a whole.
+const LIST_BYTES: usize = 1024;
+/// Bytes of a row of slice lengths in version 1.
+const SLICES_BYTES_1: usize = 64;
+/// Bytes of the first row of names in version 1: parent and namespace. Each block key had a row of its own.
+const CHAIN_BYTES_1: usize = 64;
 
 const CACHE_BYTES: u64 = 32 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
@@ -44,6 +47,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Row {
     pub(super) serial: u64,
     pub(super) last_use: u64,
+    /// How often it was used.
+    pub(super) hits: u32,
     pub(super) segment: u32,
     pub(super) offset: u64,
     pub(super) header: RunHeader,
@@ -69,6 +74,8 @@ pub(super) struct Loaded {
     pub(super) rows: Vec<Row>,
     /// Numbers of runs whose rows make no sense.
     pub(super) damaged: Vec<u64>,
+    /// Numbers of runs whose rows are of version 1.
+    pub(super) outdated: Vec<u64>,
 }
 
 /// A store-wide value.
@@ -134,7 +141,12 @@ impl Index {
         let mut finish = |serial: Option<u64>, parts: &mut Vec<(u16, sled::IVec)>| {
             if let Some(serial) = serial {
                 match parse_row(serial, parts) {
-                    Some(row) => loaded.rows.push(row),
+                    Some(row) => {
+                        if is_outdated(parts) {
+                            loaded.outdated.push(serial);
+                        }
+                        loaded.rows.push(row);
+                    }
                     None => loaded.damaged.push(serial),
                 }
             }
@@ -160,25 +172,17 @@ impl Index {
     /// Adds the rows of a run.
     pub(super) fn insert(&self, row: &Row) -> sled::Result<()> {
         let mut batch = Batch::default();
-        let header = &row.header;
-        batch.insert(&row_key(row.serial, PART_RUN), run_value(row));
-        let mut chain = Vec::with_capacity(64);
-        chain.extend_from_slice(&header.parent.0);
-        chain.extend_from_slice(&header.namespace.0);
-        batch.insert(&row_key(row.serial, PART_CHAIN), chain);
-        for (position, key) in header.keys.iter().enumerate() {
-            let part = PART_KEYS + position as u16;
-            batch.insert(&row_key(row.serial, part), &key.0);
+        fill_batch(&mut batch, row);
+        self.rows.apply_batch(batch)
+    }
+
+    /// Replaces whatever rows there are of a run.
+    pub(super) fn replace(&self, row: &Row) -> sled::Result<()> {
+        let mut batch = Batch::default();
+        for key in self.rows.scan_prefix(row.serial.to_be_bytes()).keys() {
+            batch.remove(key?);
         }
-        if uniform(&header.slices).is_none() {
-            for (position, lengths) in header.slices.chunks(SLICES_PER_ROW).enumerate() {
-                let value = lengths
-                    .iter()
-                    .flat_map(|len| len.to_le_bytes())
-                    .collect::<Vec<_>>();
-                batch.insert(&row_key(row.serial, PART_SLICES + position as u16), value);
-            }
-        }
+        fill_batch(&mut batch, row);
         self.rows.apply_batch(batch)
     }
 
@@ -204,14 +208,14 @@ impl Index {
         self.rows.apply_batch(batch)
     }
 
-    /// Saves when runs were last used.
+    /// Saves when runs were last used, and how often.
     pub(super) fn save_uses<'a>(
         &self,
-        runs: impl IntoIterator<Item = (&'a Run, u64)>,
+        runs: impl IntoIterator<Item = (&'a Run, Uses)>,
     ) -> sled::Result<()> {
         let mut batch = Batch::default();
-        for (run, last_use) in runs {
-            let row = run.row(last_use);
+        for (run, uses) in runs {
+            let row = run.row(uses);
             batch.insert(&row_key(run.serial, PART_RUN), run_value(&row));
         }
         self.rows.apply_batch(batch)
@@ -295,12 +299,38 @@ fn row_key(serial: u64, part: u16) -> [u8; 10] {
 }
 
 fn parts_of(header: &RunHeader) -> impl Iterator<Item = u16> {
+    let names = (32 * (2 + header.keys.len())).div_ceil(LIST_BYTES);
     let slices = match uniform(&header.slices) {
         Some(_) => 0,
-        None => header.slices.len().div_ceil(SLICES_PER_ROW),
+        None => (4 * header.slices.len()).div_ceil(LIST_BYTES),
     };
-    (PART_RUN..PART_KEYS + header.keys.len() as u16)
+    (PART_RUN..PART_NAMES + names as u16)
         .chain((0..slices).map(|position| PART_SLICES + position as u16))
+}
+
+fn fill_batch(batch: &mut Batch, row: &Row) {
+    let header = &row.header;
+    batch.insert(&row_key(row.serial, PART_RUN), run_value(row));
+    let mut insert = |first: u16, list: &[u8]| {
+        for (position, value) in list.chunks(LIST_BYTES).enumerate() {
+            batch.insert(&row_key(row.serial, first + position as u16), value);
+        }
+    };
+    let names = [&header.parent, &header.namespace];
+    let names = names.into_iter().chain(&header.keys);
+    let names = names.flat_map(|key| key.0).collect::<Vec<_>>();
+    insert(PART_NAMES, &names);
+    if uniform(&header.slices).is_none() {
+        let lengths = header.slices.iter();
+        let lengths = lengths.flat_map(|len| len.to_le_bytes());
+        insert(PART_SLICES, &lengths.collect::<Vec<_>>());
+    }
+}
+
+/// Whether these are the rows of a run as version 1 wrote them, later uses aside.
+fn is_outdated(parts: &[(u16, sled::IVec)]) -> bool {
+    let names = parts.iter().find(|(part, _)| *part == PART_NAMES);
+    names.is_some_and(|(_, value)| value.len() == CHAIN_BYTES_1)
 }
 
 /// The length of every slice, if they are all the same.
@@ -327,12 +357,14 @@ fn run_value(row: &Row) -> Vec<u8> {
     }
     value.extend_from_slice(&codec.to_le_bytes());
     value.extend_from_slice(&parameters.to_le_bytes());
+    value.extend_from_slice(&row.hits.to_le_bytes());
     value
 }
 
 /// What the row of part 0 says.
 struct RunFields {
     last_use: u64,
+    hits: u32,
     offset: u64,
     created: u64,
     segment: u32,
@@ -354,6 +386,7 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
         let uniform = fields.u32()?;
         return Some(RunFields {
             last_use,
+            hits: 0,
             offset,
             created: 0,
             segment,
@@ -373,6 +406,7 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
     let codec = parse_codec(fields.u16()?, fields.u32()?)?;
     Some(RunFields {
         last_use,
+        hits: fields.u32()?,
         offset,
         created,
         segment,
@@ -394,30 +428,48 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
 }
 
 fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
+    let list_bytes = if is_outdated(parts) {
+        (CHAIN_BYTES_1, 32, SLICES_BYTES_1)
+    } else {
+        (LIST_BYTES, LIST_BYTES, LIST_BYTES)
+    };
     let mut parts = parts.iter();
     let mut next = |expected: u16| {
         let (part, value) = parts.next()?;
-        (*part == expected).then_some(Fields(value))
+        (*part == expected).then_some(&**value)
     };
-    let run = parse_run(next(PART_RUN)?.0)?;
+    let run = parse_run(next(PART_RUN)?)?;
     if run.blocks > MAX_RUN_BLOCKS || run.slices > MAX_RUN_SLICES {
         return None;
     }
     if run.header_bytes == 0 || run.header_bytes > MAX_HEADER_BYTES {
         return None;
     }
-    let mut chain = next(PART_CHAIN)?;
-    let (parent, namespace) = (BlockKey(chain.take()?), BlockKey(chain.take()?));
-    let keys = (0..run.blocks)
-        .map(|position| next(PART_KEYS + position as u16)?.take().map(BlockKey))
-        .collect::<Option<Box<[_]>>>()?;
+    let mut list = |first: u16, bytes: usize, mut row_bytes: usize, others: usize| {
+        let mut whole = Vec::with_capacity(bytes);
+        let mut part = first;
+        while whole.len() < bytes {
+            let value = next(part)?;
+            if value.len() != row_bytes.min(bytes - whole.len()) {
+                return None;
+            }
+            whole.extend_from_slice(value);
+            (part, row_bytes) = (part + 1, others);
+        }
+        Some(whole)
+    };
+    let (chain_bytes, key_bytes, slices_bytes) = list_bytes;
+    let names = list(PART_NAMES, 32 * (2 + run.blocks), chain_bytes, key_bytes)?;
+    let mut names = Fields(&names);
+    let (parent, namespace) = (BlockKey(names.take()?), BlockKey(names.take()?));
+    let keys = (0..run.blocks).map(|_| names.take().map(BlockKey));
+    let keys = keys.collect::<Option<Box<[_]>>>()?;
     let mut slices = vec![run.uniform; run.slices];
     if run.uniform == 0 {
-        for (position, lengths) in slices.chunks_mut(SLICES_PER_ROW).enumerate() {
-            let mut fields = next(PART_SLICES + position as u16)?;
-            for len in lengths {
-                *len = fields.u32()?;
-            }
+        let lengths = list(PART_SLICES, 4 * run.slices, slices_bytes, slices_bytes)?;
+        let mut fields = Fields(&lengths);
+        for len in &mut slices {
+            *len = fields.u32()?;
         }
     }
     let header = RunHeader {
@@ -432,6 +484,7 @@ fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
     Some(Row {
         serial,
         last_use: run.last_use,
+        hits: run.hits,
         segment: run.segment,
         offset: run.offset,
         header,
@@ -446,7 +499,9 @@ pub(super) mod fuzzing;
 
 #[cfg(test)]
 mod tests {
-    use super::{Row, parse_run, run_value};
+    use proptest::prelude::*;
+
+    use super::{Index, Row, parse_run, run_value};
     use crate::codec::{Codec, Element};
     use crate::key::BlockKey;
     use crate::run::{RunHeader, Terms};
@@ -456,6 +511,7 @@ mod tests {
         let row = Row {
             serial: 9,
             last_use: 0x0102_0304_0506_0708,
+            hits: 0x0403_0201,
             segment: 0x0a0b_0c0d,
             offset: 0x1122_3344_5566_7000,
             header: RunHeader {
@@ -491,12 +547,61 @@ mod tests {
             &[0, 2, 0, 0],
             &[5, 0, 7, 0, 2, 0, 1, 0],
             &[2, 0, 64, 0],
+            &[1, 2, 3, 4],
         ]
         .concat();
         assert_eq!(value, expected);
         let fields = parse_run(&value).expect("sound");
         assert_eq!(fields.terms, row.header.terms);
         assert_eq!((fields.created, fields.header_bytes), (row.created, 8192));
+        assert_eq!((fields.last_use, fields.hits), (row.last_use, row.hits));
         assert_eq!((fields.blocks, fields.slices, fields.uniform), (5, 7, 512));
+    }
+
+    fn row(serial: u64, blocks: usize, slices: usize, even: bool) -> Row {
+        let key = |number: usize| BlockKey(std::array::from_fn(|at| (number * 7 + at) as u8));
+        let slices = (0..slices).map(|slice| if even { 7 } else { 100 + slice as u32 });
+        Row {
+            serial,
+            last_use: serial + 1,
+            hits: 3,
+            segment: 4,
+            offset: 8192,
+            header: RunHeader {
+                namespace: key(1),
+                parent: key(2),
+                keys: (3..3 + blocks).map(key).collect(),
+                block_tokens: 16,
+                slices: slices.collect(),
+                terms: Terms::default(),
+            },
+            header_bytes: 4096,
+            created: 5,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+        #[test]
+        fn rows_of_any_length_come_back_and_go(
+            shapes in prop::collection::vec((1..200_usize, 1..600_usize, any::<bool>()), 1..6),
+        ) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let index = Index::open(directory.path()).expect("opens");
+            let rows = shapes.into_iter().enumerate();
+            let rows = rows.map(|(serial, (n, m, even))| row(serial as u64, n, m, even));
+            let rows = rows.collect::<Vec<_>>();
+            for row in &rows {
+                index.insert(row).expect("written");
+                index.replace(row).expect("written");
+            }
+            let loaded = index.load().expect("readable");
+            prop_assert!(loaded.damaged.is_empty() && loaded.outdated.is_empty());
+            prop_assert_eq!(&loaded.rows, &rows);
+            let serials = rows.iter().map(|row| row.serial).collect::<Vec<_>>();
+            index.remove_unread(&serials).expect("deleted");
+            prop_assert!(index.rows.is_empty());
+        }
     }
 }

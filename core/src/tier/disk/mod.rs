@@ -412,7 +412,7 @@ impl Inner {
             }
             state.directory.take_uses()
         };
-        let rows = uses.iter().map(|(run, last_use)| (&**run, *last_use));
+        let rows = uses.iter().map(|(run, uses)| (&**run, *uses));
         let saved = index.save_uses(rows).and_then(|()| {
             // A run that went meanwhile must not get its row back.
             let state = self.state.lock();

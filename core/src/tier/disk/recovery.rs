@@ -13,7 +13,7 @@ use super::bounce::BouncePool;
 use super::directory::Directory;
 use super::files::{Files, OpenMode};
 use super::flight::Flights;
-use super::index::{HELD, Index, Meta, Row};
+use super::index::{HELD, Index, Loaded, Meta, Row};
 use super::limited;
 use super::lock::StoreDirectory;
 use super::record::Record;
@@ -117,7 +117,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
         let state = read_only_state(segments, entries, &clock, &bounces, &mut report);
         (state, None, Some(directory))
     } else {
-        let index = open_index(&directory.path, !segments.is_empty(), &mut report)?;
+        let (index, loaded) = open_index(&directory.path, !segments.is_empty(), &mut report)?;
         let mut recovery = Recovery {
             bounces: &bounces,
             segments,
@@ -126,7 +126,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
             clock: &clock,
             report,
         };
-        let rows = recovery.rows()?;
+        let rows = recovery.rows(loaded)?;
         let state = recovery.state(rows, entries)?;
         report = recovery.report;
         let resources = Resources {
@@ -211,8 +211,12 @@ fn open_segments(
     Ok((segments, free_id))
 }
 
-/// Opens the index; one that does not open is moved aside for a new one.
-fn open_index(directory: &Path, expected: bool, report: &mut RecoveryReport) -> Result<Index> {
+/// Opens and reads the index; one that does not open is moved aside for a new one.
+fn open_index(
+    directory: &Path,
+    expected: bool,
+    report: &mut RecoveryReport,
+) -> Result<(Index, Loaded)> {
     let path = directory.join(INDEX_DIRECTORY);
     let existed = path.exists();
     let fail = |reason: String| {
@@ -223,12 +227,12 @@ fn open_index(directory: &Path, expected: bool, report: &mut RecoveryReport) -> 
     };
     report.index_rebuilt = expected && !existed;
     let readable = Index::open(&path).and_then(|index| {
-        index.load()?;
+        let loaded = index.load()?;
         index.meta(Meta::Clean).map_err(|error| error.to_string())?;
-        Ok(index)
+        Ok((index, loaded))
     });
-    let index = match readable {
-        Ok(index) => index,
+    let opened = match readable {
+        Ok(opened) => opened,
         Err(reason) if existed && !reason.contains(HELD) => {
             let mut number = 1;
             let mut moved = directory.join("index.corrupt-1");
@@ -244,12 +248,12 @@ fn open_index(directory: &Path, expected: bool, report: &mut RecoveryReport) -> 
             fs::rename(&path, &moved).map_err(|error| fail(error.to_string()))?;
             report.index_moved = Some(moved);
             report.index_rebuilt = true;
-            Index::open(&path).map_err(fail)?
+            (Index::open(&path).map_err(fail)?, Loaded::default())
         }
         Err(reason) => return Err(fail(reason)),
     };
     restrict(&path);
-    Ok(index)
+    Ok(opened)
 }
 
 /// sled makes its files readable for all; the directory keeps others out.
@@ -351,6 +355,7 @@ fn row_of(record: Record) -> Row {
     Row {
         serial: record.identity.serial,
         last_use: record.identity.serial,
+        hits: 0,
         segment: record.identity.segment,
         offset: record.identity.offset,
         header: record.header,
@@ -410,7 +415,7 @@ fn read_only_state(
 
 impl Recovery<'_> {
     /// The rows that hold, in order of their last use. What the index lacks or has too much is repaired in it.
-    fn rows(&mut self) -> Result<Vec<Row>> {
+    fn rows(&mut self, loaded: Loaded) -> Result<Vec<Row>> {
         let meta = |meta| self.index.meta(meta).map_err(index_error);
         let clean = meta(Meta::Clean)?;
         let checkpoint = meta(Meta::Checkpoint)?.unwrap_or(0);
@@ -420,11 +425,15 @@ impl Recovery<'_> {
         // Whatever ends this process from here on leaves the store unclean, and a power failure must not undo that.
         self.index.set_meta(Meta::Clean, 0).map_err(index_error)?;
         self.index.sync()?;
-        let loaded = self
-            .index
-            .load()
-            .map_err(|reason| Error::io("reading the index", io::Error::other(reason)))?;
         self.report.rows_dropped.damaged = loaded.damaged.len();
+        let outdated = loaded.outdated.into_iter().collect::<HashSet<_>>();
+        for row in loaded
+            .rows
+            .iter()
+            .filter(|row| outdated.contains(&row.serial))
+        {
+            self.index.replace(row).map_err(index_error)?;
+        }
         let mut dropped = loaded.damaged;
         // Rows that make no sense may belong to any record.
         let doubtful = self.report.index_rebuilt || !dropped.is_empty();

@@ -15,6 +15,15 @@ pub(super) struct Place {
     pub(super) extent: Extent,
 }
 
+/// How a run was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Uses {
+    /// The tick of the last use.
+    pub(super) last: u64,
+    /// How many there were.
+    pub(super) hits: u32,
+}
+
 /// A stored run. Which blocks it is found by is the directory's business.
 #[derive(Debug)]
 pub(super) struct Run {
@@ -36,10 +45,11 @@ pub(super) struct Run {
 
 impl Run {
     /// Its rows in the index.
-    pub(super) fn row(&self, last_use: u64) -> Row {
+    pub(super) fn row(&self, uses: Uses) -> Row {
         Row {
             serial: self.serial,
-            last_use,
+            last_use: uses.last,
+            hits: uses.hits,
             segment: self.place.segment.id,
             offset: self.place.extent.offset,
             header: self.header.clone(),

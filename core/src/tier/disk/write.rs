@@ -179,6 +179,7 @@ impl Inner {
         let row = Row {
             serial,
             last_use: serial,
+            hits: 0,
             segment: place.segment.id,
             offset: place.extent.offset,
             header: header.clone(),

@@ -49,6 +49,8 @@ pub struct NamespaceReport {
     pub newest: u64,
     /// Runs that are past their time to live and wait to be reclaimed.
     pub expired_runs: usize,
+    /// Uses of its runs since they were stored, as far as the index has them: they are saved in batches.
+    pub hits: u64,
 }
 
 /// One segment file.
@@ -118,7 +120,10 @@ pub fn inspect(path: &Path) -> Result<Inspection> {
     let now = Clock::default().now();
     let mut namespaces = BTreeMap::new();
     for record in survey.segments.iter().flat_map(|found| &found.records) {
-        add(&mut namespaces, record, now);
+        let rows = survey.rows.as_ref().ok();
+        let row = rows.and_then(|rows| rows.by_serial.get(&record.identity.serial));
+        let hits = row.map_or(0, |row| u64::from(row.hits));
+        add(&mut namespaces, record, hits, now);
     }
     let segments = survey.segments.iter().map(|found| SegmentReport {
         path: found.segment.path().to_owned(),
@@ -166,7 +171,7 @@ impl Survey {
     }
 }
 
-fn add(namespaces: &mut BTreeMap<BlockKey, NamespaceReport>, record: &Record, now: u64) {
+fn add(namespaces: &mut BTreeMap<BlockKey, NamespaceReport>, record: &Record, hits: u64, now: u64) {
     let header = &record.header;
     let report = namespaces
         .entry(header.namespace)
@@ -184,6 +189,7 @@ fn add(namespaces: &mut BTreeMap<BlockKey, NamespaceReport>, record: &Record, no
             oldest: record.created,
             newest: record.created,
             expired_runs: 0,
+            hits: 0,
         });
     report.runs += 1;
     report.blocks += header.keys.len();
@@ -191,5 +197,6 @@ fn add(namespaces: &mut BTreeMap<BlockKey, NamespaceReport>, record: &Record, no
     report.stored_bytes += record.bytes();
     report.oldest = report.oldest.min(record.created);
     report.newest = report.newest.max(record.created);
+    report.hits += hits;
     report.expired_runs += usize::from(header.terms.expires() <= now);
 }
