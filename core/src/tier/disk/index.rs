@@ -304,8 +304,8 @@ fn parts_of(header: &RunHeader) -> impl Iterator<Item = u16> {
         Some(_) => 0,
         None => (4 * header.slices.len()).div_ceil(LIST_BYTES),
     };
-    (PART_RUN..PART_NAMES + names as u16)
-        .chain((0..slices).map(|position| PART_SLICES + position as u16))
+    let behind = PART_NAMES + names as u16;
+    (PART_RUN..behind).chain((0..slices).map(|position| PART_SLICES + position as u16))
 }
 
 fn fill_batch(batch: &mut Batch, row: &Row) {
