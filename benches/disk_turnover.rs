@@ -135,7 +135,8 @@ fn main() -> Result<()> {
             .sum();
         let live = live as f64;
         let all = disk_bytes(&path, &|_| true)? as f64;
-        let segments = disk_bytes(&path, &|name| name.ends_with(".seg"))? as f64;
+        let segment = |name: &str| Path::new(name).extension().is_some_and(|is| is == "seg");
+        let segments = disk_bytes(&path, &segment)? as f64;
         let records = tier.stats().live_bytes as f64;
         ratios.add(format!("{when}: on disk / live payload"), all / live);
         ratios.add(
