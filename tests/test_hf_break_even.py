@@ -79,6 +79,14 @@ def test_auto_learns_to_leave_a_slow_disk_alone_and_a_new_process_knows(tmp_path
         assert last.recomputed == last.missed
         assert last.recomputed.startswith("restoring the last 256 tokens from l3 is predicted")
         assert last.predicted_ms is not None
+        chosen = store.costs()["choices"]
+        forecast = session.explain(ids).forecast
+        assert store.costs()["choices"] == chosen  # to ask is not to choose
+        assert forecast.restored_tokens == 0
+        assert forecast.restore_ms is not None
+        assert forecast.compute_ms is not None
+        assert forecast.restore_ms > forecast.compute_ms
+        assert "256 are computed again" in forecast.decision
         out = session.generate(ids, max_new_tokens=4, do_sample=False)
         assert hits(out.report) == (0, 0, 0)
         costs = store.costs()
