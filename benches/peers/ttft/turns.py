@@ -103,7 +103,10 @@ class Process:
 
 
 class Contender:
-    """An engine, its process, and what is known of it at each length. One that fails drops out with its reason."""
+    """An engine, its process, and what is known of it at each length. One that fails drops out with its reason.
+
+    What it measured at the lengths before stays.
+    """
 
     def __init__(self, name: str, directory: Path, lengths: Sequence[int]) -> None:
         self.name = name
@@ -123,8 +126,11 @@ class Contender:
         try:
             step(*arguments)
         except (RuntimeError, BrokenPipeError) as error:
-            for outcome in self.outcomes.values():
-                outcome.not_run = str(error)
+            # Every step but the first is given the prefix; lengths come in order.
+            lengths = list(self.outcomes)
+            reached = lengths.index(len(arguments[0])) if arguments else 0
+            for tokens in lengths[reached:]:
+                self.outcomes[tokens].not_run = str(error)
             self.process.end()
 
     def begin(self) -> None:
