@@ -170,7 +170,7 @@ def run(
     directory: Path,
     told: Callable[[str], None],
 ) -> list[Outcome]:
-    """Every engine at every length; the byte is inverted at the first."""
+    """Every engine at every length; the byte is inverted at the end, at the last."""
     generator = random.Random(8)
     with ExitStack() as stack:
         base = tempfile.TemporaryDirectory(prefix="kvlab-ttft-", dir=directory)
@@ -195,7 +195,7 @@ def run(
                 for contender in contenders[first:] + contenders[:first]:
                     step = partial(contender.round, measured=round_ > 0)
                     contender.attempt(step, prefix, turn)
-            if tokens == lengths[0]:
+            if tokens == lengths[-1]:
                 for contender in contenders:
                     contender.attempt(contender.damage, prefix, turn)
     return [outcome for each in contenders for outcome in each.outcomes.values()]
