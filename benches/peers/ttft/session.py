@@ -113,7 +113,7 @@ class SessionFp32(Engine):
         return seconds, first
 
     def damaged(self, prefix: list[int], turn: list[int]) -> str:
-        """In the middle of what a closed store with one prefix has on the disk."""
+        """In the middle of the first segment, most of which is the last prefix, the longest."""
         _, computed = self.computed(prefix, turn)
         self.close()
         segments = [path for path in disk.files(self.directory) if path.suffix == ".seg"]

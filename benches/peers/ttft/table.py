@@ -52,10 +52,10 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
             *(f"{each.disk_bytes / 1e6:.1f}", "yes" if each.same else "NO", each.integrity or "-"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    missing = {each.title: each.not_run for each in outcomes if each.not_run}
+    missing = [each for each in outcomes if each.not_run]
     if missing:
         lines += ["", "Not run:", ""]
-        lines += [f"- {title}: {reason}" for title, reason in missing.items()]
+        lines += [f"- {each.title}, {each.tokens:,} tokens: {each.not_run}" for each in missing]
     return "\n".join(lines) + "\n"
 
 

@@ -103,7 +103,10 @@ class Process:
 
 
 class Contender:
-    """An engine, its process, and what is known of it at each length. One that fails drops out with its reason."""
+    """An engine, its process, and what is known of it at each length. One that fails drops out with its reason.
+
+    What it measured at the lengths before stays.
+    """
 
     def __init__(self, name: str, directory: Path, lengths: Sequence[int]) -> None:
         self.name = name
@@ -123,8 +126,11 @@ class Contender:
         try:
             step(*arguments)
         except (RuntimeError, BrokenPipeError) as error:
-            for outcome in self.outcomes.values():
-                outcome.not_run = str(error)
+            # Every step but the first is given the prefix; lengths come in order.
+            lengths = list(self.outcomes)
+            reached = lengths.index(len(arguments[0])) if arguments else 0
+            for tokens in lengths[reached:]:
+                self.outcomes[tokens].not_run = str(error)
             self.process.end()
 
     def begin(self) -> None:
@@ -164,7 +170,7 @@ def run(
     directory: Path,
     told: Callable[[str], None],
 ) -> list[Outcome]:
-    """Every engine at every length; the byte is inverted at the first."""
+    """Every engine at every length; the byte is inverted at the end, at the last."""
     generator = random.Random(8)
     with ExitStack() as stack:
         base = tempfile.TemporaryDirectory(prefix="kvlab-ttft-", dir=directory)
@@ -189,7 +195,7 @@ def run(
                 for contender in contenders[first:] + contenders[:first]:
                     step = partial(contender.round, measured=round_ > 0)
                     contender.attempt(step, prefix, turn)
-            if tokens == lengths[0]:
+            if tokens == lengths[-1]:
                 for contender in contenders:
                     contender.attempt(contender.damage, prefix, turn)
     return [outcome for each in contenders for outcome in each.outcomes.values()]
