@@ -304,7 +304,8 @@ fn parts_of(header: &RunHeader) -> impl Iterator<Item = u16> {
         Some(_) => 0,
         None => (4 * header.slices.len()).div_ceil(LIST_BYTES),
     };
-    (PART_RUN..PART_NAMES + names as u16)
+    std::iter::once(PART_RUN)
+        .chain((0..names).map(|position| PART_NAMES + position as u16))
         .chain((0..slices).map(|position| PART_SLICES + position as u16))
 }
 
