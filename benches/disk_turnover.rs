@@ -107,6 +107,10 @@ fn written() -> Result<u64> {
     Err("the bytes written are counted on Linux only".into())
 }
 
+fn is_segment(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|end| end == "seg")
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::read(10)?;
     let capacity: u64 = if arguments.full { 4 << 30 } else { 512 << 20 };
@@ -135,8 +139,7 @@ fn main() -> Result<()> {
             .sum();
         let live = live as f64;
         let all = disk_bytes(&path, &|_| true)? as f64;
-        let segment = |name: &str| Path::new(name).extension().is_some_and(|is| is == "seg");
-        let segments = disk_bytes(&path, &segment)? as f64;
+        let segments = disk_bytes(&path, &is_segment)? as f64;
         let records = tier.stats().live_bytes as f64;
         ratios.add(format!("{when}: on disk / live payload"), all / live);
         ratios.add(
