@@ -1,9 +1,11 @@
 //! The costs on disk: one small text file beside the store, replaced as a whole.
 //!
-//!     kvlab-costs 1 <XXH3 of all that follows, 16 hex digits>
-//!     read <setting, 16 hex digits> <tier> <bytes> <seconds>
-//!     prefill <setting> <model, 64 hex digits> <tokens> <context> <seconds>
-//!     overlap <setting> <share>
+//! ```text
+//! kvlab-costs 1 <XXH3 of all that follows, 16 hex digits>
+//! read <setting, 16 hex digits> <tier> <bytes> <seconds>
+//! prefill <setting> <model, 64 hex digits> <tokens> <context> <seconds>
+//! overlap <setting> <share>
+//! ```
 //!
 //! One observation a line, oldest first. The setting is a digest of what else the time depends on: the machine and, for reads,
 //! how the disk is used. Lines of another setting are left out.
