@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::memory::{Piece, Region};
+use crate::memory::{Checksum, Piece, Region};
 
 /// The most blocks that a run may name, so that a header stays small.
 pub const MAX_RUN_BLOCKS: usize = 4096;
@@ -142,6 +142,20 @@ pub struct RunSource {
     pub lease: Lease,
     /// Pieces of each slice; none of them is `spare`.
     pub slices: Vec<Vec<Piece>>,
+}
+
+impl RunSource {
+    /// The checksum of each slice, in order, computed where its bytes lie.
+    pub(crate) fn checksums(&self) -> impl Iterator<Item = u64> {
+        self.slices.iter().map(|pieces| {
+            let mut checksum = Checksum::default();
+            for piece in pieces {
+                self.region
+                    .hash_into(&mut checksum, piece.offset, piece.len);
+            }
+            checksum.finish()
+        })
+    }
 }
 
 /// Where a run's payload goes when it is read: for each slice, pieces in stored order that add up to the slice's length.

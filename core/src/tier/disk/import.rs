@@ -11,7 +11,7 @@ use super::payload::Form;
 use super::record::{Record, padded};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::memory::{Checksum, PAGE, Piece, Region};
+use crate::memory::{PAGE, Piece, Region};
 use crate::run::{RunHeader, RunSource};
 use crate::tier::Put;
 
@@ -85,16 +85,7 @@ impl DiskTier {
     fn take(&self, record: &Record, region: Arc<Region>, found: &mut Imported) -> Result<()> {
         let header = &record.header;
         let source = source(header, region);
-        let sums = source.slices.iter().map(|pieces| {
-            let mut checksum = Checksum::default();
-            for piece in pieces {
-                source
-                    .region
-                    .hash_into(&mut checksum, piece.offset, piece.len);
-            }
-            checksum.finish()
-        });
-        if !sums.eq(record.sums.iter().copied()) {
+        if !source.checksums().eq(record.sums.iter().copied()) {
             found.damaged += 1;
             return Ok(());
         }

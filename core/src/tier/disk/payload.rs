@@ -61,16 +61,7 @@ impl Inner {
     ) -> io::Result<Box<[u64]>> {
         let head = row.header_bytes as usize;
         let whole = place.extent.len <= BOUNCE_BYTES as u64;
-        let sums = source.slices.iter().map(|pieces| {
-            let mut checksum = Checksum::default();
-            for piece in pieces {
-                source
-                    .region
-                    .hash_into(&mut checksum, piece.offset, piece.len);
-            }
-            checksum.finish()
-        });
-        let record = self.record(row, place, sums.collect());
+        let record = self.record(row, place, source.checksums().collect());
         // The header, then a page of zeroes that all padding is taken from.
         let bounce = self.bounces.take(head + PAGE).map_err(io::Error::other)?;
         bounce.region.write(0, &record.encode());
