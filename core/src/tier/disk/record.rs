@@ -21,6 +21,8 @@ const SLICE_ROW_BYTES: usize = 16;
 /// Where the bytes begin that the header's checksum covers.
 const CHECKED_FROM: usize = 16;
 
+/// The bytes that tell a header and its length: magic, checksum, version, length.
+pub(super) const PEEKED_BYTES: usize = 24;
 /// The longest header, in bytes.
 pub(super) const MAX_HEADER_BYTES: usize =
     page_align(FIXED_BYTES + MAX_RUN_BLOCKS * KEY_BYTES + MAX_RUN_SLICES * SLICE_ROW_BYTES);
@@ -158,7 +160,7 @@ impl Record {
         out
     }
 
-    /// Length of the header that starts with this page, in bytes, if one does.
+    /// Length of the header that starts with these bytes, [`PEEKED_BYTES`] or more, if one does.
     pub(super) fn peek(page: &[u8]) -> Option<usize> {
         let mut fields = Fields(page);
         if fields.take::<8>()? != MAGIC {
