@@ -28,7 +28,8 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Asks for what was given back of the file: a power failure may bring back rows of runs whose bytes are gone.
+    /// Asks for what was given back of the file: a power failure may bring back rows of runs whose bytes are gone. A copy that leaves
+    /// out zeroes has holes too, so what lies over one is not gone for sure.
     pub(super) fn find_holes(&mut self) {
         match self.segment.holes() {
             Ok(holes) => self.holes = holes,
@@ -36,7 +37,7 @@ impl Found {
         }
     }
 
-    /// Whether no byte of a range was given back.
+    /// Whether a range has all its bytes on disk.
     pub(super) fn holds(&self, extent: Extent) -> bool {
         let next = self.holes.partition_point(|hole| hole.end <= extent.offset);
         let next = self.holes.get(next);
@@ -126,10 +127,9 @@ pub(super) fn scan(
         match found.segment.scan(depth, bounces) {
             Ok(records) => {
                 let records = records.into_iter().filter(|record| {
-                    found.holds(Extent {
-                        offset: record.identity.offset,
-                        len: record.bytes(),
-                    })
+                    depth == Depth::Payloads
+                        || found.holds(record.extent())
+                        || found.segment.is_whole(record, bounces).unwrap_or(true)
                 });
                 let records = records.map(|record| (record.identity.offset, record));
                 scanned.insert(*id, records.collect());

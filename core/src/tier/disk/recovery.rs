@@ -327,7 +327,12 @@ impl Recovery<'_> {
         // A segment that no row speaks of is searched before it is taken for empty.
         let known = loaded.rows.iter().map(|row| row.segment);
         let known = known.collect::<HashSet<_>>();
-        let wanted = |id| u64::from(id) >= first || !known.contains(&id);
+        let hollow = loaded.rows.iter().filter(|row| {
+            let found = self.segments.get(&row.segment);
+            found.is_some_and(|found| !found.holds(row.extent()))
+        });
+        let hollow = hollow.map(|row| row.segment).collect::<HashSet<_>>();
+        let wanted = |id| u64::from(id) >= first || !known.contains(&id) || hollow.contains(&id);
         let (bounces, saved_below) = (self.bounces, self.saved_below);
         let mut scanned = scan(
             &mut self.segments,
@@ -344,15 +349,16 @@ impl Recovery<'_> {
         let segments = &self.segments;
         let counts = &mut self.report.rows_dropped;
         rows.retain(|row| {
-            let found = segments.get(&row.segment);
             let reason = if row.header.terms.expires() <= now {
                 Some(&mut counts.expired)
-            } else if !found.is_some_and(|found| found.covers(row)) {
+            } else if !segments
+                .get(&row.segment)
+                .is_some_and(|found| found.covers(row))
+            {
                 Some(&mut counts.no_segment)
-            } else if !found.is_some_and(|found| found.holds(row.extent()))
-                || !scanned
-                    .get_mut(&row.segment)
-                    .is_none_or(|records| take(records, row))
+            } else if !scanned
+                .get_mut(&row.segment)
+                .is_none_or(|records| take(records, row))
             {
                 Some(&mut counts.no_record)
             } else {

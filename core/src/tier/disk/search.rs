@@ -65,9 +65,10 @@ impl Segment {
     }
 
     /// Whether the payload of a record is what its header says, all of it.
-    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn is_whole(&self, record: &Record, pool: &BouncePool) -> io::Result<bool> {
-        Window::new(self, pool)?.is_whole(record)
+        let mut window = Window::new(self, pool)?;
+        window.ahead = record.bytes().min(BOUNCE_BYTES as u64) as usize;
+        window.is_whole(record)
     }
 }
 
