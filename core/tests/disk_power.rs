@@ -133,6 +133,37 @@ impl Bed {
 /// Both ways that a power failure can leave the index, after all steps.
 const LAST: [Step; 2] = [Step::PowerFailure(true), Step::PowerFailure(false)];
 
+/// What was evicted is a hole that nobody had to sync; deleting its prompt makes it one that stays.
+#[test]
+fn what_was_evicted_before_a_delete_does_not_come_back() {
+    let mut bed = Bed::new(true, 1);
+    let (tier, _) = open(&bed.config);
+    let run_of = |name: &str, seed| {
+        let names = namespace(name);
+        header(names, names, seed, 2, &[20_000, 9000])
+    };
+    let deleted: Vec<_> = (0..12).map(|seed| run_of("deleted", seed)).collect();
+    let kept: Vec<_> = (0..12).map(|seed| run_of("kept", seed)).collect();
+    // The first lies in a segment that nothing else will be deleted from.
+    for run in deleted[..1].iter().chain(&kept).chain(&deleted[1..]) {
+        assert_eq!(tier.put(run, &source(run)).expect("valid"), Put::Stored);
+    }
+    tier.evict(1);
+    let evicted = deleted.iter().filter(|run| !tier.contains(&run.keys[0]));
+    assert_eq!(evicted.count(), 1);
+    tier.clear(Some(&namespace("deleted"))).expect("cleared");
+    for _ in 0..16 {
+        let (left, report, _) = bed.power_failure(true);
+        for run in &deleted {
+            let found = check_key(&left, &run.keys[1]);
+            assert!(!matches!(found, Some(Ok(()))), "came back: {report:?}");
+        }
+        for run in &kept {
+            assert_eq!(check_key(&left, &run.keys[1]), Some(Ok(())), "{report:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(disk_support::cases(6))]
 
