@@ -85,8 +85,9 @@ def draw(cells: Sequence[Cell], title: str, path: Path) -> bool:
                 sizes := sorted({cell["kibibytes"] for cell in panel}),
                 [str(size) for size in sizes],
             )
-            axis.set_ylim(bottom=0)
             axis.grid(visible=True, alpha=0.25)
+    # Once all panels are drawn: it ends the scaling of the axis that they share.
+    axes[0][0].set_ylim(bottom=0)
     figure.supxlabel("block, KiB")
     figure.supylabel("GB/s")
     figure.suptitle(title)
