@@ -164,6 +164,27 @@ fn what_was_evicted_before_a_delete_does_not_come_back() {
     }
 }
 
+/// A table of contents may arrive without the payload of what it lists.
+#[test]
+fn a_segment_that_was_not_synced_is_not_believed() {
+    let mut bed = Bed::new(false, 1);
+    let (tier, _) = open(&bed.config);
+    bed.save_index();
+    // Two segments are sealed then, and none is synced.
+    let runs = (0..20).map(run).collect::<Vec<_>>();
+    for run in &runs {
+        assert_eq!(tier.put(run, &source(run)).expect("valid"), Put::Stored);
+    }
+    for failure in 0..48 {
+        let (left, report, _) = bed.power_failure(failure % 2 == 0);
+        for run in &runs {
+            let put = left.put(run, &source(run)).expect("valid");
+            let found = check_key(&left, &run.keys[1]);
+            assert_eq!(found, Some(Ok(())), "was {put:?}: {report:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(disk_support::cases(6))]
 
