@@ -11,7 +11,7 @@ use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
 use super::record::{is_readable, is_sealed, seal};
 use super::sync::Syncs;
 use crate::memory::{
-    Checksum, PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces,
+    Checksum, PAGE, Piece, Region, Regions, page_align, read_ranges, write_pieces,
 };
 
 const MAGIC: [u8; 8] = *b"KVLABSEG";
@@ -215,16 +215,7 @@ impl Segment {
         at: usize,
         len: usize,
     ) -> io::Result<()> {
-        let regions = Regions {
-            main: region,
-            spare: region,
-        };
-        let piece = Piece {
-            spare: false,
-            offset: at,
-            len,
-        };
-        self.read_pieces(offset, regions, &[piece])
+        self.read_ranges(offset, &[(region, at, len)])
     }
 
     /// Writes the first `len` bytes of a region, whole pages.
@@ -253,14 +244,13 @@ impl Segment {
         })
     }
 
-    /// Reads into pieces of regions.
-    pub(super) fn read_pieces(
+    /// Reads into ranges (offset, length) of regions.
+    pub(super) fn read_ranges(
         &self,
         offset: u64,
-        regions: Regions<'_>,
-        pieces: &[Piece],
+        ranges: &[(&Region, usize, usize)],
     ) -> io::Result<()> {
-        read_pieces(offset, regions, pieces, |vectors, offset| {
+        read_ranges(offset, ranges, |vectors, offset| {
             self.files.read(&self.file, offset, vectors)
         })
     }

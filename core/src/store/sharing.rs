@@ -1,0 +1,203 @@
+//! Tickets that want the same bytes of L3 at the same time: one worker reads them, and the others get a copy.
+//!
+//! What a ticket wants is listed from its order to its end. Whoever begins to read a part takes along those that have not begun
+//! it, and those that come to it meanwhile join. None of them waits for anything but that read: what is cancelled stays a part
+//! of it until it ends, and if it fails the next one reads.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use foldhash::fast::RandomState;
+
+use crate::memory::Piece;
+use crate::sync::Mutex;
+
+use super::plan::Step;
+use super::read::ReadRequest;
+use super::transfer::Transfer;
+use crate::tier::TierId;
+
+/// Slices of a record in L3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Wanted {
+    medium: u64,
+    start: u64,
+    slices: (usize, usize),
+}
+
+impl Wanted {
+    /// What others may read, too; none where places say nothing.
+    pub(super) fn of(step: &Step, slices: &Range<usize>) -> Option<Self> {
+        let span = step.run.span().filter(|_| step.tier == TierId::L3)?;
+        Some(Self {
+            medium: span.medium,
+            start: span.start,
+            slices: (slices.start, slices.end),
+        })
+    }
+}
+
+/// A part of a transfer.
+pub(super) type Seat = (Arc<Transfer>, usize);
+
+/// A read under way.
+struct Reading {
+    reader: Seat,
+    request: Arc<ReadRequest>,
+    followers: Vec<Seat>,
+}
+
+#[derive(Default)]
+struct Entry {
+    tickets: Vec<(Weak<Transfer>, usize)>,
+    reading: Option<Reading>,
+}
+
+/// What tickets want of L3 and have not got.
+#[derive(Default)]
+pub(super) struct Sharing {
+    entries: Mutex<HashMap<Wanted, Entry, RandomState>>,
+}
+
+impl Sharing {
+    /// Lists what a transfer wants; to be undone by [`Self::forget`].
+    pub(super) fn list(&self, transfer: &Arc<Transfer>) {
+        let mut entries = self.entries.lock();
+        for (part, wanted) in transfer.wanted() {
+            let entry = entries.entry(wanted).or_default();
+            entry.tickets.push((Arc::downgrade(transfer), part));
+        }
+    }
+
+    /// The transfer wants nothing more.
+    pub(super) fn forget(&self, transfer: &Arc<Transfer>) {
+        let mut entries = self.entries.lock();
+        for (_, wanted) in transfer.wanted() {
+            if let Some(entry) = entries.get_mut(&wanted) {
+                entry
+                    .tickets
+                    .retain(|(ticket, _)| ticket.as_ptr() != Arc::as_ptr(transfer));
+                if entry.tickets.is_empty() && entry.reading.is_none() {
+                    entries.remove(&wanted);
+                }
+            }
+        }
+    }
+
+    /// Whether a worker shall read a part that was begun; if not, it is ended by the one who reads it just now.
+    pub(super) fn begin(&self, transfer: &Arc<Transfer>, part: usize) -> bool {
+        let Some(wanted) = transfer.wanted_of(part) else {
+            return true;
+        };
+        let (request, slices) = transfer.request(part);
+        let mut entries = self.entries.lock();
+        let entry = entries.entry(wanted).or_default();
+        if let Some(reading) = &mut entry.reading {
+            let covered = covers(&reading.request, &request, &slices);
+            if covered {
+                reading.followers.push((Arc::clone(transfer), part));
+            }
+            return !covered;
+        }
+        let mut followers = Vec::new();
+        for (ticket, part) in &entry.tickets {
+            let Some(ticket) = ticket.upgrade() else {
+                continue;
+            };
+            // A ticket lets go of its requests after it was forgotten here.
+            let (other, slices) = ticket.request(*part);
+            // Those that want more of it than this one keeps read it themselves.
+            if covers(&request, &other, &slices) && ticket.begin(*part) {
+                followers.push((ticket, *part));
+            }
+        }
+        entry.reading = Some(Reading {
+            reader: (Arc::clone(transfer), part),
+            request,
+            followers,
+        });
+        true
+    }
+
+    /// The read is over: those that wait for it.
+    pub(super) fn end(&self, transfer: &Arc<Transfer>, part: usize) -> Vec<Seat> {
+        let Some(wanted) = transfer.wanted_of(part) else {
+            return Vec::new();
+        };
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&wanted) else {
+            return Vec::new();
+        };
+        let own = entry.reading.take_if(|reading| {
+            Arc::ptr_eq(&reading.reader.0, transfer) && reading.reader.1 == part
+        });
+        if entry.tickets.is_empty() && entry.reading.is_none() {
+            entries.remove(&wanted);
+        }
+        own.map_or_else(Vec::new, |reading| reading.followers)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.lock().is_empty()
+    }
+}
+
+/// Whether one request keeps all that another one of the same run keeps.
+fn covers(have: &ReadRequest, want: &ReadRequest, slices: &Range<usize>) -> bool {
+    slices.clone().all(|slice| {
+        let (have, want) = (&have.target.slices[slice], &want.target.slices[slice]);
+        keeps(have, want)
+    })
+}
+
+fn keeps(have: &[Piece], want: &[Piece]) -> bool {
+    let mut have = have.iter();
+    let (mut at, mut end, mut kept) = (0, 0, true);
+    for piece in want {
+        let until = at + piece.len;
+        while at < until {
+            if at == end {
+                let Some(next) = have.next() else {
+                    return false;
+                };
+                end += next.len;
+                kept = !next.spare;
+            }
+            if !piece.spare && !kept {
+                return false;
+            }
+            at = until.min(end);
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::keeps;
+    use crate::memory::Piece;
+
+    fn pieces(bytes: &[bool]) -> Vec<Piece> {
+        let runs = bytes.chunk_by(|a, b| a == b);
+        let piece = |run: &[bool]| Piece {
+            spare: !run[0],
+            offset: 7,
+            len: run.len(),
+        };
+        runs.map(piece).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_kept_covers_what_is_wanted(bytes in prop::collection::vec((any::<bool>(), any::<bool>()), 0..12)) {
+            let (have, want): (Vec<_>, Vec<_>) = bytes.iter().copied().unzip();
+            let expected = bytes.iter().all(|(have, want)| *have || !want);
+            prop_assert_eq!(keeps(&pieces(&have), &pieces(&want)), expected);
+            prop_assert!(keeps(&pieces(&vec![true; have.len()]), &pieces(&want)));
+        }
+    }
+}
