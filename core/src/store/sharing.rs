@@ -1,8 +1,8 @@
 //! Tickets that want the same bytes of L3 at the same time: one worker reads them, and the others get a copy.
 //!
-//! What a ticket wants is listed from its order to its end. Whoever begins to read a part takes along those that have not begun
-//! it, and those that come to it meanwhile join. None of them waits for anything but that read: what is cancelled stays a part
-//! of it until it ends, and if it fails the next one reads.
+//! What a ticket wants is listed from its order to its end. Those whose workers come to a part while it is read join, and those
+//! that have not come to it when it has arrived are served with them. None of them waits for anything but that read: what is
+//! cancelled stays a part of it until it ends, and if it fails those that joined read for themselves.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -100,28 +100,16 @@ impl Sharing {
             }
             return !covered;
         }
-        let mut followers = Vec::new();
-        for (ticket, part) in &entry.tickets {
-            let Some(ticket) = ticket.upgrade() else {
-                continue;
-            };
-            // A ticket lets go of its requests after it was forgotten here.
-            let (other, slices) = ticket.request(*part);
-            // Those that want more of it than this one keeps read it themselves.
-            if covers(&request, &other, &slices) && ticket.begin(*part) {
-                followers.push((ticket, *part));
-            }
-        }
         entry.reading = Some(Reading {
             reader: (Arc::clone(transfer), part),
             request,
-            followers,
+            followers: Vec::new(),
         });
         true
     }
 
-    /// The read is over: those that wait for it.
-    pub(super) fn end(&self, transfer: &Arc<Transfer>, part: usize) -> Vec<Seat> {
+    /// The read is over: those that wait for it, and if it went well those that have not begun to.
+    pub(super) fn end(&self, transfer: &Arc<Transfer>, part: usize, arrived: bool) -> Vec<Seat> {
         let Some(wanted) = transfer.wanted_of(part) else {
             return Vec::new();
         };
@@ -132,10 +120,25 @@ impl Sharing {
         let own = entry.reading.take_if(|reading| {
             Arc::ptr_eq(&reading.reader.0, transfer) && reading.reader.1 == part
         });
+        let mut seats = Vec::new();
+        if let Some(Reading {
+            request, followers, ..
+        }) = own
+        {
+            seats = followers;
+            let tickets = entry.tickets.iter().filter(|_| arrived);
+            seats.extend(tickets.filter_map(|(ticket, part)| {
+                let ticket = ticket.upgrade()?;
+                // A ticket lets go of its requests after it was forgotten here.
+                let (other, slices) = ticket.request(*part);
+                let fits = covers(&request, &other, &slices) && ticket.begin(*part);
+                fits.then_some((ticket, *part))
+            }));
+        }
         if entry.tickets.is_empty() && entry.reading.is_none() {
             entries.remove(&wanted);
         }
-        own.map_or_else(Vec::new, |reading| reading.followers)
+        seats
     }
 
     #[cfg(test)]

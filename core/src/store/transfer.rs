@@ -230,7 +230,7 @@ impl Transfer {
                 seats.into_iter().zip(requests).zip(results)
             {
                 let tier = counters.tier(request.step.tier);
-                let followers = sharing.end(&transfer, part);
+                let followers = sharing.end(&transfer, part, result.is_ok());
                 match result {
                     Ok(()) => {
                         let bytes = request.bytes(&slices);

@@ -211,6 +211,8 @@ pub(crate) struct FakeDisk {
     pub(crate) writes: Gate,
     /// Puts and reads panic.
     pub(crate) panics: Arc<AtomicBool>,
+    /// So many reads to come fail, and the runs stay.
+    pub(crate) failing: Arc<AtomicUsize>,
     pub(crate) flushes: AtomicUsize,
     pub(crate) closed: AtomicBool,
     /// What was read, as (first key, slices), in order.
@@ -225,6 +227,7 @@ impl FakeDisk {
             reads: Arc::default(),
             writes: Gate::default(),
             panics: Arc::default(),
+            failing: Arc::default(),
             flushes: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             journal: Arc::default(),
@@ -300,6 +303,7 @@ struct FakeRun {
     shelf: Arc<Mutex<Shelf>>,
     gate: Arc<Gate>,
     panics: Arc<AtomicBool>,
+    failing: Arc<AtomicUsize>,
     journal: Journal,
 }
 
@@ -323,6 +327,14 @@ impl PinnedRun for FakeRun {
             .push((self.run.header.keys[0], range.clone()));
         self.gate.pass();
         assert!(!self.panics.load(Ordering::SeqCst), "the fake disk panics");
+        let failing = self
+            .failing
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
+        if failing.is_ok() {
+            return Err(ReadFailure::Io);
+        }
         if self.run.broken.load(Ordering::SeqCst) {
             self.shelf.lock().drop_run(&self.run);
             return Err(ReadFailure::Corrupt);
@@ -358,6 +370,7 @@ impl Tier for FakeDisk {
             shelf: Arc::clone(&self.shelf),
             gate: Arc::clone(&self.reads),
             panics: Arc::clone(&self.panics),
+            failing: Arc::clone(&self.failing),
             journal: Arc::clone(&self.journal),
         };
         Some((Arc::new(run), position))
