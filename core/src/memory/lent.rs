@@ -13,6 +13,9 @@ pub struct WritableBuffer<'a> {
     _memory: PhantomData<&'a mut [u8]>,
 }
 
+// SAFETY: it stands for exclusive memory, or for memory that others may access from any thread; both may go to another one.
+unsafe impl Send for WritableBuffer<'_> {}
+
 impl WritableBuffer<'_> {
     /// Memory that is not all Rust's.
     ///

@@ -199,8 +199,8 @@ fn lent_blocks_are_not_overwritten() {
         let space = namespace(1);
         serve(&cache, space, &prompt(1, 3), Finish::Waited);
         disk.writes.shut();
-        // The partial block, which goes nowhere, and the last whole one: those before it are lent, and stand in line first.
-        assert_eq!(cache.evict(2).expect("evict"), 2);
+        // The last one goes down; those before it are lent, and stand in line first.
+        assert_eq!(cache.evict(1).expect("evict"), 1);
         let opener = thread::spawn({
             let disk = Arc::clone(&disk);
             move || {
@@ -208,13 +208,14 @@ fn lent_blocks_are_not_overwritten() {
                 disk.writes.open();
             }
         });
-        serve(&cache, space, &prompt(2, 3), Finish::Waited);
+        // The partial block is free, and one more is needed: one that is lent.
+        serve(&cache, space, &prompt(2, 1), Finish::Waited);
         opener.join().expect("a thread");
         cache.evict(usize::MAX).expect("evict");
         cache.flush(LONG).expect("flush");
-        for seed in [1, 2] {
-            let hit = serve(&cache, space, &prompt(seed, 3), Finish::Restored);
-            assert_eq!(hit, 3 * BLOCK);
+        for (seed, blocks) in [(1, 3), (2, 1)] {
+            let hit = serve(&cache, space, &prompt(seed, blocks), Finish::Restored);
+            assert_eq!(hit, blocks * BLOCK);
         }
         ends_empty(&cache);
     });

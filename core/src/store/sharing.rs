@@ -54,6 +54,28 @@ struct Entry {
     reading: Option<Reading>,
 }
 
+impl Entry {
+    /// Makes a part the one that is read, or lets it wait for the one that is.
+    fn seat(&mut self, transfer: &Arc<Transfer>, part: usize) -> bool {
+        let (request, slices) = transfer.request(part);
+        let seat = (Arc::clone(transfer), part);
+        let Some(reading) = &mut self.reading else {
+            self.reading = Some(Reading {
+                reader: seat,
+                request,
+                followers: Vec::new(),
+            });
+            return true;
+        };
+        // One that wants more than the other keeps reads it for itself.
+        let covered = covers(&reading.request, &request, &slices);
+        if covered {
+            reading.followers.push(seat);
+        }
+        !covered
+    }
+}
+
 /// What tickets want of L3 and have not got.
 #[derive(Default)]
 pub(super) struct Sharing {
@@ -85,27 +107,22 @@ impl Sharing {
         }
     }
 
-    /// Whether a worker shall read a part that was begun; if not, it is ended by the one who reads it just now.
+    /// Begins a part, for a worker that came to it. Whether the worker shall read it: not if it is begun already or not wanted any
+    /// more, and not if somebody reads it just now, who then ends it, too.
     pub(super) fn begin(&self, transfer: &Arc<Transfer>, part: usize) -> bool {
         let Some(wanted) = transfer.wanted_of(part) else {
-            return true;
+            return transfer.begin(part);
         };
-        let (request, slices) = transfer.request(part);
+        // In one step, so that a read that ends meanwhile serves the part before or sees it join.
         let mut entries = self.entries.lock();
-        let entry = entries.entry(wanted).or_default();
-        if let Some(reading) = &mut entry.reading {
-            let covered = covers(&reading.request, &request, &slices);
-            if covered {
-                reading.followers.push((Arc::clone(transfer), part));
-            }
-            return !covered;
-        }
-        entry.reading = Some(Reading {
-            reader: (Arc::clone(transfer), part),
-            request,
-            followers: Vec::new(),
-        });
-        true
+        transfer.begin(part) && entries.entry(wanted).or_default().seat(transfer, part)
+    }
+
+    /// As [`Self::begin`], for a part that was begun.
+    pub(super) fn retry(&self, transfer: &Arc<Transfer>, part: usize) -> bool {
+        let mut entries = self.entries.lock();
+        let wanted = transfer.wanted_of(part);
+        wanted.is_none_or(|wanted| entries.entry(wanted).or_default().seat(transfer, part))
     }
 
     /// The read is over: those that wait for it, and if it went well those that have not begun to.

@@ -35,7 +35,7 @@ pub(super) struct Part {
     pub(super) slices: Range<usize>,
 }
 
-/// Parts that a worker has begun: all of one transfer, neighbours if there are several.
+/// Parts for a worker to read at once, as far as nobody else has begun them by then: one, or neighbours.
 #[derive(Debug)]
 pub(super) struct Job(Vec<usize>);
 
@@ -176,23 +176,19 @@ impl Transfer {
                 return None;
             }
             progress.next += 1;
-            let mut begun = job.clone().collect::<Vec<_>>();
-            begun.retain(|part| self.begin_locked(&mut progress, *part));
-            if !begun.is_empty() {
-                return Some(Job(begun));
+            let mut parts = job.clone().collect::<Vec<_>>();
+            parts.retain(|part| !progress.begun[*part] && !self.is_useless(&progress, *part));
+            if !parts.is_empty() {
+                return Some(Job(parts));
             }
         }
         None
     }
 
-    /// Begins one part for a worker that reads the same for another ticket. False if it is begun already or not wanted any more;
-    /// if true, it has to be ended by [`Self::finish`].
+    /// Begins one part. False if it is begun already or not wanted any more; if true, it has to be ended by [`Self::finish`].
     pub(super) fn begin(&self, part: usize) -> bool {
-        self.begin_locked(&mut self.progress.lock(), part)
-    }
-
-    fn begin_locked(&self, progress: &mut Progress, part: usize) -> bool {
-        if progress.begun[part] || progress.cancelled || self.is_useless(progress, part) {
+        let mut progress = self.progress.lock();
+        if progress.begun[part] || progress.cancelled || self.is_useless(&progress, part) {
             return false;
         }
         progress.begun[part] = true;
@@ -211,8 +207,8 @@ impl Transfer {
         let own = job.0.into_iter().map(|part| (Arc::clone(&self), part));
         let mut seats = own.collect::<Vec<_>>();
         drop(self);
+        seats.retain(|(transfer, part)| sharing.begin(transfer, *part));
         while !seats.is_empty() {
-            seats.retain(|(transfer, part)| sharing.begin(transfer, *part));
             let start = Instant::now();
             let requests = seats
                 .iter()
@@ -251,6 +247,7 @@ impl Transfer {
                 drop(request);
                 transfer.finish(part, result, times);
             }
+            again.retain(|(transfer, part)| sharing.retry(transfer, *part));
             seats = again;
         }
     }
@@ -308,11 +305,10 @@ impl Transfer {
 
     /// Whether nothing runs and nothing will.
     fn is_over(&self, progress: &Progress) -> bool {
-        let rest = self.jobs.get(progress.next..).unwrap_or_default();
-        let mut rest = rest.iter().cloned().flatten();
+        let mut parts = 0..self.parts.len();
         progress.in_flight == 0
             && (progress.cancelled
-                || rest.all(|part| progress.begun[part] || self.is_useless(progress, part)))
+                || parts.all(|part| progress.begun[part] || self.is_useless(progress, part)))
     }
 
     pub(super) fn wait_over(&self) -> MutexGuard<'_, Progress> {
