@@ -38,15 +38,12 @@ pub(crate) fn neighbours(spans: &[Option<Span>]) -> Vec<Vec<usize>> {
         let joins = |(start, last): (u64, Span)| {
             span.filter(|span| last.is_near(span) && span.end - start <= TOGETHER_BYTES)
         };
-        match (open.and_then(joins), groups.last_mut()) {
-            (Some(span), Some(group)) => {
-                group.push(index);
-                open = open.map(|(start, _)| (start, span));
-            }
-            _ => {
-                groups.push(vec![index]);
-                open = span.map(|span| (span.start, span));
-            }
+        if let (Some(span), Some(group)) = (open.and_then(joins), groups.last_mut()) {
+            group.push(index);
+            open = open.map(|(start, _)| (start, span));
+        } else {
+            groups.push(vec![index]);
+            open = span.map(|span| (span.start, span));
         }
     }
     groups
@@ -58,29 +55,30 @@ mod tests {
 
     use super::{GAP_BYTES, Span, TOGETHER_BYTES, neighbours};
 
-    fn span(medium: u64, start: u64, len: u64) -> Option<Span> {
+    fn span(medium: u64, start: u64, len: u64) -> Span {
         let end = start + len;
-        Some(Span { medium, start, end })
+        Span { medium, start, end }
     }
 
     #[test]
     fn what_lies_side_by_side_is_read_together() {
         let spans = [
-            span(1, 2000, 1000),
+            Some(span(1, 2000, 1000)),
             None,
-            span(1, 0, 1000),
-            span(2, 1000, 1000),
+            Some(span(1, 0, 1000)),
+            Some(span(2, 1000, 1000)),
             // Behind a gap that is too wide, and one that is not.
-            span(1, 3001 + GAP_BYTES, 10),
-            span(1, 3011 + 2 * GAP_BYTES, 10),
+            Some(span(1, 3001 + GAP_BYTES, 10)),
+            Some(span(1, 3011 + 2 * GAP_BYTES, 10)),
         ];
         let groups = [vec![1], vec![2, 0], vec![4, 5], vec![3]];
         assert_eq!(neighbours(&spans), groups);
         let half = TOGETHER_BYTES / 2;
-        let spans = [span(1, 0, half), span(1, half, half), span(1, 2 * half, 1)];
+        let spans = [(0, half), (half, half), (2 * half, 1)];
+        let spans = spans.map(|(start, len)| Some(span(1, start, len)));
         assert_eq!(neighbours(&spans), [vec![0, 1], vec![2]]);
         assert_eq!(
-            neighbours(&[span(1, 0, 9), span(1, 0, 9)]).len(),
+            neighbours(&[Some(span(1, 0, 9)); 2]).len(),
             2,
             "the same one twice"
         );
@@ -92,7 +90,7 @@ mod tests {
             records in prop::collection::vec((0..2_u64, 0..40_u64, 1..20_u64), 0..40)
         ) {
             let page = 16 << 10;
-            let spans = records.iter().map(|&(medium, start, len)| span(medium, start * page, len * page));
+            let spans = records.iter().map(|&(medium, start, len)| Some(span(medium, start * page, len * page)));
             let spans = spans.collect::<Vec<_>>();
             let groups = neighbours(&spans);
             let mut all = groups.concat();

@@ -59,12 +59,11 @@ impl PinnedRun for PinnedDiskRun {
             run.downcast_ref::<Self>().map(|run| (run, *target))
         });
         let near = |(a, _): &(&Self, &RunTarget), (b, _): &(&Self, &RunTarget)| a.is_near(b);
-        match own.collect::<Option<Vec<_>>>() {
-            Some(reads) => reads.chunk_by(near).flat_map(read_near).collect(),
-            None => {
-                log::error!("runs of another tier were to be read together with this one's");
-                vec![Err(ReadFailure::Io); reads.len()]
-            }
+        if let Some(reads) = own.collect::<Option<Vec<_>>>() {
+            reads.chunk_by(near).flat_map(read_near).collect()
+        } else {
+            log::error!("runs of another tier were to be read together with this one's");
+            vec![Err(ReadFailure::Io); reads.len()]
         }
     }
 }
