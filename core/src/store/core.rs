@@ -19,6 +19,7 @@ use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{NEVER, RunHeader, Terms};
+use crate::sim::capture::{self, Capture};
 use crate::tier::memory::MemoryTier;
 use crate::tier::{DurableTier, PinnedRun, Tier, TierId};
 
@@ -41,6 +42,8 @@ pub(super) struct Core {
     pub(super) uses: Option<Uses>,
     pub(super) above: Uppers,
     pub(super) patience: Patience,
+    /// What records requests and orders of eviction.
+    pub(super) capture: Option<Capture>,
     /// Whether a prefetch was ordered that plans wait for.
     pub(super) may_wait: AtomicBool,
 }
@@ -57,7 +60,13 @@ impl Core {
             0 => None,
             bytes => Some(MemoryTier::with_clock(
                 bytes,
-                &config.policy,
+                capture::policy(
+                    config.capture.as_ref(),
+                    TierId::L2,
+                    0,
+                    &config.policy,
+                    bytes,
+                )?,
                 clock.clone(),
             )?),
         };
@@ -87,6 +96,7 @@ impl Core {
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),
             patience: Patience::of(config),
+            capture: config.capture.clone(),
             may_wait: AtomicBool::new(false),
         })
     }

@@ -14,11 +14,15 @@ use hashbrown::HashTable;
 use super::index;
 use super::run::{Place, Run, Uses};
 use super::shapes::Shapes;
-use super::tenants::{Rank, Tenants};
+use super::tenants::{Cause, Rank, Tenants};
 use crate::clock::Clock;
 use crate::key::BlockKey;
-use crate::policy::{EntryMeta, EvictionPolicy, Slot};
+use crate::policy::{EntryMeta, EvictionPolicy, Slot, recompute_cost};
 use crate::run::NEVER;
+
+/// The most earlier uses of a run that a policy is told of when it first hears of it: enough to tell what was used from what was
+/// not, at a cost that does not depend on how often.
+const TOLD_USES: u32 = 3;
 
 /// Where a block is: in which run, at which position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +230,11 @@ impl Directory {
         self.policy.insert(slot, ghost, meta);
         let terms = &run.header.terms;
         let rank = self.tenants.insert(terms.tenant, slot, ghost, meta);
+        // What comes back from disk is as used as it was.
+        for _ in 0..hits.min(TOLD_USES) {
+            self.policy.touch(slot);
+            self.tenants.touch(terms.tenant, rank);
+        }
         if terms.expires() != NEVER {
             self.expiries.insert((terms.expires(), slot));
         }
@@ -305,7 +314,7 @@ impl Directory {
 
     /// Takes a run out: its blocks are no longer found, unless another run holds them too. Gives back the run and whether it is
     /// still pinned; its bytes must then wait for the last [`Self::unpin`].
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<(Arc<Run>, bool)> {
+    pub(super) fn remove(&mut self, slot: Slot, cause: Cause) -> Option<(Arc<Run>, bool)> {
         let run = Arc::clone(&self.entry(slot)?.run);
         let mut heirs = Vec::new();
         for (position, key) in run.header.keys.iter().enumerate() {
@@ -334,11 +343,11 @@ impl Directory {
             }
         }
         let entry = self.entries.get_mut(slot as usize)?.take()?;
-        self.policy.remove(slot);
+        cause.tell(self.policy.as_mut(), slot);
         let terms = &run.header.terms;
         self.expiries.remove(&(terms.expires(), slot));
         self.tenants
-            .remove(terms.tenant, entry.rank, run.place.extent.len);
+            .remove(terms.tenant, entry.rank, run.place.extent.len, cause);
         self.free.push(slot);
         self.live_bytes -= run.place.extent.len;
         if entry.pins > 0 {
@@ -442,7 +451,11 @@ impl Directory {
                 continue;
             };
             let (meta, ghost) = (Self::meta(&entry.run, entry.depth), Self::ghost(&entry.run));
+            let told = entry.uses.hits.min(TOLD_USES);
             let rank = self.tenants.insert(tenant, slot, ghost, meta);
+            for _ in 0..told {
+                self.tenants.touch(tenant, rank);
+            }
             if let Some(entry) = self.entry_mut(slot) {
                 entry.rank = rank;
             }
@@ -451,10 +464,14 @@ impl Directory {
     }
 
     fn meta(run: &Run, depth: u32) -> EntryMeta {
+        let block_tokens = run.header.block_tokens;
+        let tokens = (run.header.keys.len() as u32).saturating_mul(block_tokens);
         EntryMeta {
             bytes: run.place.extent.len,
-            tokens: (run.header.keys.len() as u32).saturating_mul(run.header.block_tokens),
+            tokens,
             depth,
+            cost: recompute_cost(tokens, u64::from(depth) * u64::from(block_tokens)),
+            category: 0,
         }
     }
 
