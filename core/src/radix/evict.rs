@@ -134,7 +134,7 @@ impl RadixTree {
     }
 
     /// Removes an unlocked leaf; its parent may become a candidate, a root without children goes.
-    fn remove_leaf(&mut self, index: u32) -> Node {
+    pub(super) fn remove_leaf(&mut self, index: u32) -> Node {
         let node = self.detach(index);
         let parent = &self.arena[node.parent];
         if !parent.is_root() {

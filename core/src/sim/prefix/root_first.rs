@@ -1,0 +1,85 @@
+//! LRU with the root used first: the bad example.
+
+use std::collections::VecDeque;
+
+use super::{Cache, Served};
+use crate::error::Result;
+
+/// Blocks in one list by their last use, of which a request's first block is the oldest: so heads go before tails, and what hangs
+/// from a head that went takes room and can no longer be reached. Takes prefix ids.
+///
+/// O(1) a block, amortised: a use appends to the list, and what it was before is skipped when its turn comes.
+#[derive(Debug)]
+pub(super) struct RootFirst {
+    /// Uses, the oldest first: a block and when.
+    uses: VecDeque<(u32, u64)>,
+    /// When each block was last used; 0 if it is not in.
+    last: Vec<u64>,
+    now: u64,
+    held: usize,
+    capacity: usize,
+}
+
+impl RootFirst {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            uses: VecDeque::new(),
+            last: Vec::new(),
+            now: 0,
+            held: 0,
+            capacity,
+        }
+    }
+
+    fn used(&mut self, block: u32) {
+        self.now += 1;
+        self.last[block as usize] = self.now;
+        self.uses.push_back((block, self.now));
+        if self.uses.len() > 2 * self.held + 1024 {
+            let last = &self.last;
+            self.uses.retain(|&(block, when)| last[block as usize] == when);
+        }
+    }
+
+    fn evict(&mut self) {
+        while let Some((block, when)) = self.uses.pop_front() {
+            if self.last[block as usize] == when {
+                self.last[block as usize] = 0;
+                self.held -= 1;
+                return;
+            }
+        }
+    }
+}
+
+impl Cache for RootFirst {
+    fn serve(&mut self, blocks: &[u32]) -> Result<Served> {
+        let most = blocks.iter().max().map_or(0, |&block| block as usize + 1);
+        if most > self.last.len() {
+            self.last.resize(most, 0);
+        }
+        let resident = |block: &&u32| self.last[**block as usize] != 0;
+        let hits = blocks.iter().take_while(resident).count();
+        let (kept, refused) = blocks.split_at(blocks.len().min(self.capacity));
+        let mut evicted = 0;
+        for &block in kept {
+            if self.last[block as usize] == 0 {
+                if self.held == self.capacity {
+                    self.evict();
+                    evicted += 1;
+                }
+                self.held += 1;
+            }
+            self.used(block);
+        }
+        Ok(Served {
+            hits,
+            evicted,
+            refused: refused.len(),
+        })
+    }
+
+    fn held(&self) -> usize {
+        self.held
+    }
+}
