@@ -153,6 +153,11 @@ impl TraceBuilder {
         self.categories.extend_from_slice(requests.categories);
     }
 
+    /// Distinct block ids so far.
+    pub fn unique_blocks(&self) -> usize {
+        self.known.len()
+    }
+
     /// The dense id of a source's id, if any request has it.
     pub fn dense(&self, id: u64) -> Option<u32> {
         self.known.get(&id).copied()
