@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvlab_core::Error;
 use kvlab_core::sim::prefix::{self, Config, Mode};
-use kvlab_core::sim::trace::{BlockTokens, Requests, Trace, TraceBuilder};
+use kvlab_core::sim::trace::{BlockTokens, Request, Requests, Trace, TraceBuilder};
 use parking_lot::Mutex;
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::prelude::*;
@@ -163,13 +163,12 @@ impl PySimTrace {
 
     /// Dense ids of a request.
     fn blocks(&self, request: usize) -> PyResult<Vec<u32>> {
-        if request >= self.trace.len() {
-            return Err(to_py(&Error::invalid(format!(
-                "request {request} of {}: they are numbered from 0",
-                self.trace.len()
-            ))));
-        }
-        Ok(self.trace.request(request).blocks.to_vec())
+        Ok(self.request(request)?.blocks.to_vec())
+    }
+
+    /// Prompt tokens of a request.
+    fn tokens_of(&self, request: usize) -> PyResult<u32> {
+        Ok(self.request(request)?.tokens)
     }
 
     /// The same trace with an id for each node of its prefix tree.
@@ -187,6 +186,18 @@ impl PySimTrace {
         Ok(Self {
             trace: Arc::new(trace),
         })
+    }
+}
+
+impl PySimTrace {
+    fn request(&self, index: usize) -> PyResult<Request<'_>> {
+        if index >= self.trace.len() {
+            return Err(to_py(&Error::invalid(format!(
+                "request {index} of {}: they are numbered from 0",
+                self.trace.len()
+            ))));
+        }
+        Ok(self.trace.request(index))
     }
 }
 

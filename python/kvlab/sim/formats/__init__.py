@@ -19,8 +19,12 @@ _IMPORTERS = {
     "azure": ("arrivals", "read_azure"),
     "bailian": ("bailian", "read"),
     "burstgpt": ("arrivals", "read_burstgpt"),
+    "chat": ("chat", "read"),
+    "kv_events": ("kv_events", "read"),
     "mooncake": ("mooncake", "read"),
     "ragpulse": ("ragpulse", "read"),
+    "sglang_log": ("request_log", "read_sglang"),
+    "vllm_log": ("request_log", "read_vllm"),
     "weka": ("weka", "read"),
 }
 

@@ -177,6 +177,18 @@ class Row:
             raise self.error(field, f"is {_short(value)}, expected an object")
         return Row(self.path, self.line, value, f"{self.prefix}{field}.")
 
+    def tokens(self, field: str) -> list[int]:
+        """A list of token ids, each 0 to 2**32 - 1.
+
+        Raises:
+            TraceFormatError: it is no list, or an item is none.
+        """
+        values = self.items(field)
+        for index, value in enumerate(values):
+            if type(value) is not int or not 0 <= value < 1 << 32:
+                raise self.error(f"{field}[{index}]", f"is {_short(value)}, expected a token id")
+        return values
+
     def rows(self, field: str) -> Iterator[Row]:
         """The items of a list that have fields of their own.
 
@@ -187,8 +199,12 @@ class Row:
             yield self.row(f"{field}[{index}]", value)
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: Path, lists: Sequence[str] = ()) -> Iterator[Row]:
     """The objects of a file of JSON lines; empty lines are skipped.
+
+    Args:
+        path: Plain or gzip.
+        lists: Names of the items of a line that is a list, where such lines are known.
 
     Raises:
         TraceFormatError: a line is no JSON object, or the file is no text or damaged gzip.
@@ -204,6 +220,8 @@ def json_rows(path: Path) -> Iterator[Row]:
                     fields = json.loads(text)
                 except (ValueError, RecursionError) as error:
                     raise TraceFormatError(f"{path}, line {line}: is no JSON: {error}") from None
+                if lists and isinstance(fields, list):
+                    fields = dict(zip(lists, fields, strict=False))
                 if not isinstance(fields, dict):
                     raise TraceFormatError(
                         f"{path}, line {line}: is {_short(fields)}, expected a JSON object"
