@@ -64,22 +64,22 @@ impl RadixTree {
     }
 
     /// Gives up `wanted` blocks, or all that are evictable, as [`evict`](Self::evict) does, and tells `gone` the ids of each piece
-    /// that went, in order; returns how many. For an owner that keeps no bytes: nothing is allocated or hashed.
+    /// that went, in order; returns how many. For an owner that keeps no bytes: nothing is hashed.
     pub fn discard(&mut self, wanted: usize, mut gone: impl FnMut(&[u32])) -> usize {
         let mut left = wanted;
         while left > 0
             && let Some(victim) = self.policy.victim()
         {
-            let node = &mut self.arena[victim];
+            let node = &self.arena[victim];
             let held = node.blocks().len();
             let keep = held.saturating_sub(left);
             gone(&node.blocks()[keep..]);
             if keep == 0 {
+                self.policy.evicted(victim);
                 self.remove_leaf(victim);
             } else {
-                node.last_key = None;
-                node.truncate(keep * self.block_tokens, keep);
-                self.stats.total_blocks -= left;
+                self.arena[victim].last_key = None;
+                self.trim(victim, keep);
             }
             left -= held - keep;
         }

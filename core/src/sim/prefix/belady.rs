@@ -4,7 +4,7 @@ use std::collections::BinaryHeap;
 
 use super::{Cache, Served};
 use crate::error::Result;
-use crate::sim::trace::Trace;
+use crate::sim::trace::{Request, Trace};
 
 /// Never used again.
 const NEVER: u32 = u32::MAX;
@@ -173,7 +173,8 @@ impl Belady {
 }
 
 impl Cache for Belady {
-    fn serve(&mut self, blocks: &[u32]) -> Result<Served> {
+    fn serve(&mut self, request: &Request<'_>) -> Result<Served> {
+        let blocks = request.blocks;
         let served = match self.kind {
             Kind::Pinned => self.serve_pinned(blocks),
             Kind::Bypassing => self.serve_bypassing(blocks),
@@ -195,7 +196,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use crate::policy::NAMES;
+    use crate::policy::KNOWN;
     use crate::sim::prefix::{Config, Mode, replay};
     use crate::sim::trace::testing::{prefixes, trace};
 
@@ -241,7 +242,7 @@ mod tests {
             let pinned = hits(&requests, Mode::Prefix, "belady", capacity);
             let bypassing = hits(&requests, Mode::Prefix, "belady_bypass", capacity);
             prop_assert!(pinned <= bypassing);
-            for &policy in NAMES {
+            for policy in KNOWN.iter().map(|known| known.name) {
                 let other = hits(&requests, Mode::Prefix, policy, capacity);
                 prop_assert!(other <= pinned, "{} has {} hits, belady {}", policy, other, pinned);
                 let flat = hits(&requests, Mode::Flat, policy, capacity);

@@ -3,6 +3,7 @@
 use super::{Cache, Served};
 use crate::error::{Error, Result};
 use crate::policy::{EntryMeta, EvictionPolicy};
+use crate::sim::trace::Request;
 
 /// A set of blocks: each use is looked up and taken in by itself, in the order of the trace, so that a block which a request has
 /// twice hits the second time. A block's id is its slot. Nothing is pinned; the victim goes before the new block is in.
@@ -29,7 +30,7 @@ impl Flat {
             .policy
             .victim()
             .ok_or_else(|| Error::invalid("the policy has no victim although the cache is full"))?;
-        self.policy.remove(victim);
+        self.policy.evicted(victim);
         self.resident[victim as usize] = false;
         self.held -= 1;
         Ok(())
@@ -37,9 +38,17 @@ impl Flat {
 }
 
 impl Cache for Flat {
-    fn serve(&mut self, blocks: &[u32]) -> Result<Served> {
+    fn serve(&mut self, request: &Request<'_>) -> Result<Served> {
+        self.policy.request(request.at_ms as u64, request.category);
+        let meta = EntryMeta {
+            bytes: 1,
+            tokens: 1,
+            depth: 0,
+            cost: 1.0,
+            category: request.category,
+        };
         let mut served = Served::default();
-        for &block in blocks {
+        for &block in request.blocks {
             if block as usize >= self.resident.len() {
                 self.resident.resize(block as usize + 1, false);
             }
@@ -54,11 +63,6 @@ impl Cache for Flat {
             }
             self.resident[block as usize] = true;
             self.held += 1;
-            let meta = EntryMeta {
-                bytes: 1,
-                tokens: 1,
-                depth: 0,
-            };
             self.policy.insert(block, u64::from(block), meta);
             self.policy.set_candidate(block, true);
         }

@@ -9,7 +9,7 @@
 mod belady;
 mod curve;
 mod flat;
-mod root_first;
+mod scattered;
 mod tree;
 
 pub use curve::{Curve, stack_curve};
@@ -19,10 +19,10 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::policy;
-use crate::sim::trace::Trace;
+use crate::sim::trace::{Request, Trace};
 use belady::Belady;
 use flat::Flat;
-use root_first::RootFirst;
+use scattered::Scattered;
 use tree::Tree;
 
 /// Requests between two reports of progress.
@@ -65,15 +65,16 @@ pub struct Config {
     pub capacity: Option<usize>,
 }
 
-/// Policies that exist in a simulation only, beside those of [`policy::NAMES`].
+/// Policies that are no [`policy::EvictionPolicy`]: they know the future.
 const OFFLINE: &[&str] = &["belady", "belady_bypass"];
-const ROOT_FIRST: &str = "lru_root_first";
+/// Policies of prefix mode that do not keep to leaves.
+const ROOT_FIRST: &[&str] = &["lru_root_first", "fifo_root_first"];
 
 /// The names of the policies of a mode.
 pub fn policies(mode: Mode) -> Vec<&'static str> {
-    let mut names = policy::NAMES.to_vec();
+    let mut names: Vec<_> = policy::KNOWN.iter().map(|known| known.name).collect();
     if mode == Mode::Prefix {
-        names.push(ROOT_FIRST);
+        names.extend(ROOT_FIRST);
     }
     names.extend(OFFLINE);
     names
@@ -124,8 +125,8 @@ struct Served {
 
 /// A cache that serves one request after the other.
 trait Cache {
-    /// Looks the blocks up, then takes them in.
-    fn serve(&mut self, blocks: &[u32]) -> Result<Served>;
+    /// Looks a request's blocks up, then takes them in.
+    fn serve(&mut self, request: &Request<'_>) -> Result<Served>;
     /// Blocks held.
     fn held(&self) -> usize;
 }
@@ -149,13 +150,17 @@ pub fn replay(
         }
         Some(blocks) => blocks,
     };
+    let blocks = capacity.min(trace.unique_blocks().max(1)) as u64;
     let by_name = |name: &str| {
-        policy::by_name(name).map_err(|_| unknown("policy", name, &policies(config.mode)))
+        let known = policy::simulated(name, blocks);
+        known.map_err(|_| unknown("policy", name, &policies(config.mode)))
     };
     match (config.mode, config.policy.as_str()) {
-        (Mode::Prefix, ROOT_FIRST) => {
-            let trace = trace.prefix_ids();
-            run(&trace, &mut RootFirst::new(capacity), progress)
+        (Mode::Prefix, "lru_root_first") => {
+            run(&trace.prefix_ids(), &mut Scattered::lru(capacity), progress)
+        }
+        (Mode::Prefix, "fifo_root_first") => {
+            run(&trace.prefix_ids(), &mut Scattered::fifo(capacity), progress)
         }
         (Mode::Prefix, "belady") => {
             let trace = trace.prefix_ids();
@@ -165,13 +170,15 @@ pub fn replay(
             let trace = trace.prefix_ids();
             run(&trace, &mut Belady::bypassing(&trace, capacity), progress)
         }
+        (Mode::Prefix, name) => {
+            let mut tree = Tree::new(by_name(name)?, capacity)?;
+            run(trace, &mut tree, progress)
+        }
         (Mode::Flat, "belady") => run(trace, &mut Belady::flat(trace, capacity), progress),
-        (Mode::Flat, "belady_bypass") => run(
-            trace,
-            &mut Belady::flat_bypassing(trace, capacity),
-            progress,
-        ),
-        (Mode::Prefix, name) => run(trace, &mut Tree::new(by_name(name)?, capacity)?, progress),
+        (Mode::Flat, "belady_bypass") => {
+            let mut cache = Belady::flat_bypassing(trace, capacity);
+            run(trace, &mut cache, progress)
+        }
         (Mode::Flat, name) => run(trace, &mut Flat::new(by_name(name)?, capacity), progress),
     }
 }
@@ -188,7 +195,7 @@ fn run(
     };
     let start = Instant::now();
     for request in trace.requests() {
-        let served = cache.serve(request.blocks)?;
+        let served = cache.serve(&request)?;
         outcome.requests += 1;
         outcome.block_refs += request.blocks.len() as u64;
         outcome.hits += served.hits as u64;

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::key::BlockKey;
 use crate::policy::EvictionPolicy;
 use crate::radix::RadixTree;
+use crate::sim::trace::Request;
 
 /// All of a trace is in one namespace.
 const NAMESPACE: BlockKey = BlockKey([0; 32]);
@@ -24,7 +25,9 @@ impl Tree {
 }
 
 impl Cache for Tree {
-    fn serve(&mut self, blocks: &[u32]) -> Result<Served> {
+    fn serve(&mut self, request: &Request<'_>) -> Result<Served> {
+        let blocks = request.blocks;
+        self.tree.request(request.at_ms as u64, request.category);
         let (lock, hits) = self.tree.claim(&NAMESPACE, blocks);
         let missing = &blocks[hits..];
         let mut free = self.capacity - self.held();
@@ -55,7 +58,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::Tree;
-    use crate::policy::by_name;
+    use crate::policy::Lru;
     use crate::sim::prefix::{Cache, Served};
     use crate::sim::trace::testing::{prefixes, trace};
 
@@ -95,10 +98,10 @@ mod tests {
         #[test]
         fn lru_is_tail_first_lru_of_blocks(requests in prefixes(60), capacity in 1..40_usize) {
             let trace = trace(&requests);
-            let mut tree = Tree::new(by_name("lru").unwrap(), capacity).unwrap();
+            let mut tree = Tree::new(Box::new(Lru::default()), capacity).unwrap();
             let mut model = Model::default();
             for request in trace.requests() {
-                let served = tree.serve(request.blocks).unwrap();
+                let served = tree.serve(&request).unwrap();
                 prop_assert_eq!(served, model.serve(request.blocks, capacity));
                 prop_assert_eq!(tree.tree.validate(), Ok(()));
                 let mut held: Vec<u32> = tree.tree.all_blocks().collect();
@@ -112,11 +115,15 @@ mod tests {
 
     #[test]
     fn a_request_that_is_larger_than_the_cache_keeps_its_head() {
-        let mut tree = Tree::new(by_name("lru").unwrap(), 3).unwrap();
-        tree.serve(&[7, 8]).unwrap();
-        let served = tree.serve(&[0, 1, 2, 3, 4]).unwrap();
-        assert_eq!((served.hits, served.evicted, served.refused), (0, 2, 2));
-        assert_eq!(tree.serve(&[0, 1, 2, 9]).unwrap().hits, 3);
-        assert_eq!(tree.serve(&[]).unwrap(), Served::default());
+        let trace = trace(&[vec![7, 8], vec![0, 1, 2, 3, 4], vec![0, 1, 2, 9], vec![]]);
+        let mut tree = Tree::new(Box::new(Lru::default()), 3).unwrap();
+        let served: Vec<_> = trace.requests().map(|request| tree.serve(&request).unwrap()).collect();
+        let large = Served {
+            hits: 0,
+            evicted: 2,
+            refused: 2,
+        };
+        assert_eq!((served[1], served[2].hits), (large, 3));
+        assert_eq!(served[3], Served::default());
     }
 }
