@@ -95,7 +95,7 @@ def ragpulse() -> list[Check]:
     counts = [(tokens, blocks) for tokens, blocks in _lengths(trace)]
     for size, expected in RAGPULSE.items():
         found = []
-        for policy in ("fifo", "lru", "belady_bypass"):
+        for policy in ("fifo_root_first", "lru", "belady_bypass"):
             if policy not in prefix.policies():
                 found.append(None)
                 continue
@@ -103,7 +103,7 @@ def ragpulse() -> list[Check]:
             measured = zip(counts[WARM_UP:], run.hits_by_request[WARM_UP:], strict=True)
             found.append(
                 sum(
-                    hits * min(512, round(tokens / blocks))
+                    hits * min(512, int(tokens / blocks + 0.5))
                     for (tokens, blocks), hits in measured
                     if blocks
                 )
