@@ -7,7 +7,7 @@ use kvlab_core::Error;
 use kvlab_core::sim::prefix::{self, Config, Mode};
 use kvlab_core::sim::trace::{BlockTokens, Request, Requests, Trace, TraceBuilder};
 use parking_lot::Mutex;
-use pyo3::buffer::{Element, PyBuffer};
+use pyo3::buffer::{Element, PyUntypedBuffer};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -20,7 +20,12 @@ impl<'py, T: Element> FromPyObject<'_, 'py> for Column<T> {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        PyBuffer::get(&object)?.to_vec(object.py()).map(Self)
+        let buffer = PyUntypedBuffer::get(&object)?;
+        // An empty array has no memory, so that no alignment fits it.
+        if buffer.item_count() == 0 {
+            return Ok(Self(Vec::new()));
+        }
+        buffer.into_typed()?.to_vec(object.py()).map(Self)
     }
 }
 

@@ -10,6 +10,7 @@ mod belady;
 mod curve;
 mod flat;
 mod scattered;
+pub mod tiers;
 mod tree;
 
 pub use curve::{Curve, stack_curve};
@@ -141,15 +142,7 @@ pub fn replay(
     config: &Config,
     progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    let capacity = match config.capacity {
-        None => usize::MAX,
-        Some(0) => {
-            return Err(Error::invalid(
-                "capacity_blocks = 0: a cache holds at least one block; for no cache all tokens are recomputed",
-            ));
-        }
-        Some(blocks) => blocks,
-    };
+    let capacity = capacity_of(config.capacity)?;
     let blocks = capacity.min(trace.unique_blocks().max(1)) as u64;
     let by_name = |name: &str| {
         let known = policy::simulated(name, blocks);
@@ -180,6 +173,16 @@ pub fn replay(
             run(trace, &mut cache, progress)
         }
         (Mode::Flat, name) => run(trace, &mut Flat::new(by_name(name)?, capacity), progress),
+    }
+}
+
+fn capacity_of(blocks: Option<usize>) -> Result<usize> {
+    match blocks {
+        None => Ok(usize::MAX),
+        Some(0) => Err(Error::invalid(
+            "a capacity of 0 blocks: a cache holds at least one; without a cache all tokens are recomputed",
+        )),
+        Some(blocks) => Ok(blocks),
     }
 }
 

@@ -31,15 +31,15 @@ def read(path: Path, *, lengths: str | Path | None = None) -> Source:
 
     Args:
         path: JSON lines, plain or gzip.
-        lengths: JSON of `{component: {id: tokens}}`; by default `ragpulse_lengths.json.gz` beside the
-            trace if that exists. Without, a request's tokens count as shared out evenly over its
+        lengths: JSON of `{component: {id: tokens}}`; by default `ragpulse_lengths.json.gz` (or
+            without `.gz`) beside the trace if that exists. Without, a request's tokens count as shared out evenly over its
             pieces.
 
     Raises:
         TraceFormatError: a row or the lengths are not like that; at iteration.
     """
-    beside = path.with_name("ragpulse_lengths.json.gz")
-    table = Path(lengths) if lengths is not None else beside if beside.exists() else None
+    beside = [path.with_name(f"ragpulse_lengths.json{end}") for end in (".gz", "")]
+    table = Path(lengths) if lengths is not None else next(filter(Path.exists, beside), None)
     info = TraceInfo(
         name=path.name,
         prefix_ids=False,
