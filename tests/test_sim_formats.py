@@ -198,7 +198,9 @@ def test_vllm_log(tmp_path: Path) -> None:
     path = tmp_path / "log"
     tokens = list(range(40))
     path.write_text(
-        "INFO 03-14 09:59:58 starting\n" + VLLM.format(1, "a", tokens) + VLLM.format(3, "b", tokens[:35])
+        "INFO 03-14 09:59:58 starting\n"
+        + VLLM.format(1, "a", tokens)
+        + VLLM.format(3, "b", tokens[:35])
     )
     source = formats.read(path, "vllm_log")
     requests = list(source)
@@ -305,7 +307,9 @@ def test_a_missing_field_is_named_with_those_that_are_there(tmp_path: Path) -> N
     row = mooncake()
     del row["hash_ids"]
     path = write(tmp_path, row)
-    with pytest.raises(TraceFormatError, match="line 1, hash_ids: is missing; the row has timestamp"):
+    with pytest.raises(
+        TraceFormatError, match="line 1, hash_ids: is missing; the row has timestamp"
+    ):
         list(formats.read(path, "mooncake"))
 
 

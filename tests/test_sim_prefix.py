@@ -22,7 +22,9 @@ TRACES = Path(__file__).parent / "fixtures" / "traces"
 
 def trace(*prompts: list[int], block_tokens: int = 10) -> Trace:
     requests = [
-        Request(at_ms=float(at), blocks=blocks, tokens=max(0, len(blocks) * 10 - 4), output_tokens=1)
+        Request(
+            at_ms=float(at), blocks=blocks, tokens=max(0, len(blocks) * 10 - 4), output_tokens=1
+        )
         for at, blocks in enumerate(prompts)
     ]
     return Trace.from_requests(requests, TraceInfo("made up", block_tokens=block_tokens))
@@ -49,7 +51,9 @@ def tail_first_lru(prompts: list[list[int]], capacity: int) -> tuple[list[int], 
         hits = next((at for at, block in enumerate(blocks) if block not in used), len(blocks))
         kept = blocks[:capacity]
         while len(used) + len(kept) - hits > capacity:
-            oldest = min((block for block in used if block not in blocks[:hits]), key=used.__getitem__)
+            oldest = min(
+                (block for block in used if block not in blocks[:hits]), key=used.__getitem__
+            )
             del used[oldest]
             evictions += 1
         for block in reversed(kept):
@@ -71,7 +75,10 @@ def test_lru_is_tail_first_lru_of_blocks(prompts: list[list[int]], capacity: int
 
 
 @settings(max_examples=40, deadline=None)
-@given(prompts=st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=25), capacity=st.integers(1, 8))
+@given(
+    prompts=st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=25),
+    capacity=st.integers(1, 8),
+)
 def test_flat_lru_is_an_ordered_dict(prompts: list[list[int]], capacity: int) -> None:
     cache: dict[int, None] = {}
     hits = 0

@@ -46,7 +46,9 @@ def read(path: Path, *, lengths: str | Path | None = None) -> Source:
         block_lengths=_lengths(table) if table else None,
     )
     if table is None:
-        info.notes.append("no lengths of pieces: tokens are shared out evenly over a request's pieces")
+        info.notes.append(
+            "no lengths of pieces: tokens are shared out evenly over a request's pieces"
+        )
     return Source(info, by_time(_rows(path, info), info))
 
 
@@ -88,7 +90,9 @@ def _rows(path: Path, info: TraceInfo) -> Iterator[Request]:
             if component not in COMPONENTS:
                 raise parts.error(component, f"is unknown, expected {', '.join(COMPONENTS)}")
             space = _space(component)
-            blocks.extend(space + _piece(parts, component, piece) for piece in parts.items(component))
+            blocks.extend(
+                space + _piece(parts, component, piece) for piece in parts.items(component)
+            )
         if info.block_lengths is not None:
             unknown.update(block for block in blocks if block not in info.block_lengths)
         searched = "web_search" in parts and bool(parts.items("web_search"))
@@ -102,4 +106,6 @@ def _rows(path: Path, info: TraceInfo) -> Iterator[Request]:
         )
     if unknown:
         info.notes.append(f"{len(unknown)} pieces have no length: they count as 0 tokens")
-    info.notes.append("a block is a piece of a prompt, in any place; template tokens belong to none")
+    info.notes.append(
+        "a block is a piece of a prompt, in any place; template tokens belong to none"
+    )

@@ -18,7 +18,7 @@ use std::ops::ControlFlow;
 use super::tree::NAMESPACE;
 use super::{STRIDE, capacity_of, policies, unknown};
 use crate::cost::{Part, Question, RestoreMode, best};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::policy;
 use crate::radix::RadixTree;
 use crate::sim::trace::{Request, Trace};
@@ -44,7 +44,7 @@ impl WritePolicy {
     /// The policy of a name.
     ///
     /// # Errors
-    /// [`Error::Config`] that lists the known names.
+    /// [`crate::Error::Config`] that lists the known names.
     pub fn by_name(name: &str) -> Result<Self> {
         match name {
             "write_through" => Ok(Self::Through),
@@ -110,7 +110,7 @@ pub struct TiersOutcome {
 /// Replays a trace over three tiers. `progress` is as in [`replay`](super::replay).
 ///
 /// # Errors
-/// [`Error::Config`] for an unknown policy, [`Error::InvalidArgument`] for an L1 of 0 blocks or costs that cannot be.
+/// [`crate::Error::Config`] for an unknown policy, [`crate::Error::InvalidArgument`] for an L1 of 0 blocks or costs that cannot be.
 pub fn replay_tiers(
     trace: &Trace,
     config: &TiersConfig,
