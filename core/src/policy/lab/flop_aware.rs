@@ -8,7 +8,7 @@ use crate::policy::{EntryMeta, Slot};
 /// The weight of the cost: 1, as much as recency. Marconi finds it by replaying the beginning of a trace.
 const ALPHA: f64 = 1.0;
 
-/// Marconi's eviction (Pan et al., MLSys'25, section 4.2): a candidate's score is `recency + alpha x efficiency`, the lowest goes.
+/// Marconi's eviction (Pan et al., `MLSys`'25, section 4.2): a candidate's score is `recency + alpha x efficiency`, the lowest goes.
 /// Recency is when it was last used, efficiency what recomputing it would cost for each byte; both are scaled to 0..1 between the
 /// least and the most of all candidates. O(log n) a call, and as many times for a victim as there are classes of efficiency,
 /// at most some dozens in practice.

@@ -230,7 +230,7 @@ impl Arc {
         }
     }
 
-    fn replace(&mut self) -> Option<u64> {
+    fn replace(&mut self) -> u64 {
         let from_first = self.t1.len() as f64 > self.target || self.t2.is_empty();
         let (list, ghosts) = if from_first {
             (&mut self.t1, &mut self.b1)
@@ -239,7 +239,7 @@ impl Arc {
         };
         let victim = list.remove(0);
         ghosts.push(victim);
-        Some(victim)
+        victim
     }
 }
 
@@ -251,14 +251,14 @@ impl Reference for Arc {
         }
         let (first, second) = (self.b1.len() as f64, self.b2.len() as f64);
         if self.b1.contains(&name) {
-            let victim = self.replace();
+            let victim = Some(self.replace());
             self.target = (self.target + (second / first).max(1.0)).min(self.capacity as f64);
             take(&mut self.b1, name);
             self.t2.push(name);
             return (false, victim);
         }
         if self.b2.contains(&name) {
-            let victim = self.replace();
+            let victim = Some(self.replace());
             self.target = (self.target - (first / second).max(1.0)).max(0.0);
             take(&mut self.b2, name);
             self.t2.push(name);
@@ -270,7 +270,7 @@ impl Reference for Arc {
         if self.t1.len() + self.b1.len() == self.capacity {
             if self.t1.len() < self.capacity {
                 self.b1.remove(0);
-                victim = self.replace();
+                victim = Some(self.replace());
             } else {
                 victim = Some(self.t1.remove(0));
             }
@@ -278,7 +278,7 @@ impl Reference for Arc {
             if known == 2 * self.capacity {
                 self.b2.remove(0);
             }
-            victim = self.replace();
+            victim = Some(self.replace());
         }
         self.t1.push(name);
         (false, victim)
@@ -491,7 +491,7 @@ impl Lhd {
                 .find(|class| sum << (class + 1) > 1_024)
                 .unwrap_or(15),
         };
-        (class + 1) as f64 / (self.now - last + 1) as f64
+        f64::from(class + 1) / (self.now - last + 1) as f64
     }
 }
 
