@@ -16,6 +16,8 @@ mod sieve;
 mod sketch;
 mod slots;
 mod slru;
+#[cfg(test)]
+mod testing;
 mod w_tinylfu;
 
 pub use gdsf::Gdsf;
