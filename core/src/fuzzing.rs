@@ -13,7 +13,7 @@ pub fn segment(input: &[u8]) {
     disk::fuzzing::segment(input);
 }
 
-/// Rows of the index: number (1 byte), part (2), length (1) and value, one row after the other.
+/// Rows of the index: number (1 byte), part (2), length (2) and value, one row after the other.
 pub fn index_rows(input: &[u8]) {
     disk::fuzzing::index_rows(input);
 }

@@ -92,6 +92,30 @@ fn one_flipped_bit_costs_one_run() {
     }
 }
 
+/// A write that went astray: every byte is sound, only not where it belongs.
+#[test]
+fn records_in_each_others_places_are_not_taken_for_what_was_written_there() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for direct in [false, true] {
+        let store = directory.path().join(format!("direct-{direct}"));
+        let runs = filled(&store, 3);
+        let mut bytes = fs::read(segment_file(&store)).expect("read");
+        let (first, rest) = bytes[4096..].split_at_mut(RECORD as usize);
+        first.swap_with_slice(&mut rest[..RECORD as usize]);
+        fs::write(segment_file(&store), bytes).expect("written");
+        let (tier, report) = open(&kvlab_core::config::DiskConfig {
+            direct,
+            ..config(&store)
+        });
+        assert!(report.clean);
+        let found = runs.iter().map(|run| check_key(&tier, &run.keys[0]));
+        let corrupt = Some(Err(ReadFailure::Corrupt));
+        assert_eq!(found.collect::<Vec<_>>(), [corrupt, corrupt, Some(Ok(()))]);
+        assert_eq!(tier.stats().dropped.corrupt, 2);
+        tier.validate().expect("sound");
+    }
+}
+
 #[test]
 fn a_lost_or_ruined_index_is_rebuilt_from_the_segments() {
     let directory = tempfile::tempdir().expect("a directory");

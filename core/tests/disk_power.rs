@@ -53,6 +53,54 @@ fn copy_index(from: &Path, to: &Path) {
     crash_image(&from.join("index"), &to);
 }
 
+/// What was evicted is a hole that nobody had to sync; deleting its prompt makes it one that stays.
+#[test]
+fn what_was_evicted_before_a_delete_does_not_come_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = directory.path().join("store");
+    let files = RecordedFiles::new();
+    let (tier, _) = open(&DiskConfig {
+        durable: true,
+        direct: false,
+        segment_bytes: 256 << 10,
+        files: Arc::clone(&files) as _,
+        ..config(&store)
+    });
+    let run_of = |name: &str, seed| {
+        let names = namespace(name);
+        header(names, names, seed, 2, &[20_000, 9000])
+    };
+    let deleted: Vec<_> = (0..12).map(|seed| run_of("deleted", seed)).collect();
+    let kept: Vec<_> = (0..12).map(|seed| run_of("kept", seed)).collect();
+    // The first lies in a segment that nothing else will be deleted from.
+    for run in deleted[..1].iter().chain(&kept).chain(&deleted[1..]) {
+        assert_eq!(tier.put(run, &source(run)).expect("valid"), Put::Stored);
+    }
+    tier.evict(1);
+    let evicted = deleted.iter().filter(|run| !tier.contains(&run.keys[0]));
+    assert_eq!(evicted.count(), 1);
+    tier.clear(Some(&namespace("deleted"))).expect("cleared");
+    let mut state = 1_u64;
+    for failure in 0..16 {
+        let image = directory.path().join(format!("image-{failure}"));
+        files.power_failure(&image, &mut || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            state >> 20
+        });
+        fs::copy(store.join("FORMAT"), image.join("FORMAT")).expect("copied");
+        let (left, report) = open(&config(&image));
+        for run in &deleted {
+            let found = check_key(&left, &run.keys[1]);
+            assert!(!matches!(found, Some(Ok(()))), "came back: {report:?}");
+        }
+        for run in &kept {
+            assert_eq!(check_key(&left, &run.keys[1]), Some(Ok(())), "{report:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(disk_support::cases(6))]
 

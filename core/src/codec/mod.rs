@@ -11,7 +11,7 @@ use crate::memory::{Piece, Region};
 pub(crate) use int8::Int8;
 
 /// The shortest group that is worth a scale: below, integers and scale take most of what they save.
-const SHORTEST_GROUP: u32 = 16;
+pub(crate) const SHORTEST_GROUP: u32 = 16;
 
 /// A number format of KV elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

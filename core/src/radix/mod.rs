@@ -13,6 +13,7 @@ mod evict;
 mod insert;
 mod keys;
 mod lock;
+mod names;
 mod tree;
 mod validate;
 

@@ -15,8 +15,8 @@ pub(crate) fn index_rows(input: &[u8]) {
         });
         index.rows.clear().expect("cleared");
         let mut fields = Fields(input);
-        while let (Some([serial]), Some(part), Some([len])) =
-            (fields.take(), fields.u16(), fields.take())
+        while let (Some([serial]), Some(part), Some(len)) =
+            (fields.take(), fields.u16(), fields.u16())
         {
             let (value, rest) = fields.0.split_at(fields.0.len().min(usize::from(len)));
             fields.0 = rest;
