@@ -1,0 +1,4 @@
+//! The policy lab's part of the extension.
+
+pub(crate) mod page;
+pub(crate) mod policy;
