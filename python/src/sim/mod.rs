@@ -1,3 +1,5 @@
 //! The policy lab's part of the extension.
 
+pub(crate) mod page;
+pub(crate) mod policy;
 pub(crate) mod prefix;
