@@ -285,7 +285,7 @@ pub(crate) fn sim_replay<'py>(
 /// What a simulated server's work costs, as Python has it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct Costs {
+pub(crate) struct Costs {
     prefill: [f64; 3],
     decode: f64,
     token_bytes: u64,
