@@ -231,7 +231,9 @@ def _starts(workload: PageWorkload, scene: Scenario) -> list[tuple[int, int]]:
         if page.tier is None:
             continue
         if page.tier not in places:
-            message = f"tier = {page.tier}: page {page.id} starts there; use one of: {', '.join(places)}"
+            message = (
+                f"tier = {page.tier}: page {page.id} starts there; use one of: {', '.join(places)}"
+            )
             raise ConfigError(message)
         starts.append((page.id, places[page.tier]))
     return starts
