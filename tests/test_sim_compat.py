@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvlab.sim.page import PageRow, WorkloadSpec, sweep
-from kvlab.sim.scenarios import SCENARIOS, PolicySpec
+from kvlab.sim.scenarios import SCENARIOS, Engine, PolicySpec
 from kvlab.sim.workloads import PAGE_WORKLOADS
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -68,8 +68,8 @@ def cells(row: PageRow) -> dict[str, str]:
     return {"scenario": row.scenario, "workload": row.workload, "policy": row.policy, **found}
 
 
-def default_sweep(engine: str) -> list[PageRow]:
-    scenarios = [replace(SCENARIOS[name], engine=engine) for name in SWEPT]
+def default_sweep(engine: Engine) -> list[PageRow]:
+    scenarios = [SCENARIOS[name].with_engine(engine) for name in SWEPT]
     return sweep(policies=POLICIES, scenarios=scenarios, workloads=WORKLOADS)
 
 

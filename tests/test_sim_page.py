@@ -29,7 +29,7 @@ from kvlab.sim.schemes import SCHEMES, SchemePlan, footprint
 from kvlab.sim.workloads import PAGE_WORKLOADS, Page, PageWorkload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from kvlab._core import PolicyContext
 
@@ -273,7 +273,7 @@ def test_a_policy_by_name_may_bring_parameters() -> None:
 def test_names_that_are_unknown_are_told_the_known_ones() -> None:
     scene = SCENARIOS["constrained"]
     workload = expand_workload("rag_burst", scene)
-    cases = [
+    cases: list[tuple[Callable[[], object], str]] = [
         (lambda: simulate(workload, scene, "mru"), "regret_aware"),
         (lambda: simulate(workload, scene, PolicySpec("lru", {"weight": 1})), "takes none"),
         (lambda: scenario("huge"), "small_fp16_prefetch"),
@@ -311,13 +311,14 @@ def test_what_cannot_be_run_is_refused_by_name() -> None:
     for workload, scene, said in cases:
         with pytest.raises(InvalidArgumentError, match=said):
             simulate(workload, scene, "lru")
-    for bad in (
+    bads: list[dict[str, object]] = [
         {"policies": []},
         {"scenarios": []},
         {"workloads": []},
         {"seeds": []},
         {"jobs": 0},
-    ):
+    ]
+    for bad in bads:
         usual = {"policies": ["lru"], "scenarios": ["medium"], "workloads": ["rag_burst"]}
         with pytest.raises(InvalidArgumentError, match=next(iter(bad))):
             sweep(**{**usual, **bad})  # type: ignore[arg-type]

@@ -133,7 +133,7 @@ fn workloads() -> impl Strategy<Value = Workload> {
             // At most one page starts in a tier of 8 bytes or more.
             let mut started = false;
             let pages = sizes.iter().map(|&(bytes, tier)| Page {
-                tier: tier.filter(|_| !std::mem::replace(&mut started, tier.is_some() || started)),
+                tier: tier.filter(|_| !std::mem::replace(&mut started, true)),
                 ..page(bytes)
             });
             Workload::new(pages.collect(), accesses.collect()).unwrap()
