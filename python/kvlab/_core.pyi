@@ -1459,6 +1459,7 @@ def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> l
 
     Raises:
         ConfigError: the mode is unknown.
+    """
 
 @final
 class CaptureRequests:
