@@ -1,7 +1,9 @@
 //! Orders of a tier's pages by a score that fades as steps go by.
 //!
-//! Such a score is a constant plus `fading / step`, so the order of two pages changes at most once, at a step that can be told
+//! Such a score is a constant plus `recency / step`, so the order of two pages changes at most once, at a step that can be told
 //! in advance. A tournament over the pages keeps, with each winner, the step until which it is sure to win.
+
+use std::cmp::Ordering;
 
 use super::ranking::{Order, Places};
 use super::workload::{PageId, TierIndex};
@@ -11,11 +13,11 @@ const FOREVER: u64 = u64::MAX;
 /// Scores that are nearer than this, relative to their size, are compared as they are rounded, at every step anew.
 const MARGIN: f64 = 1e-12;
 
-/// `(steady + fading / step) + extra`, rounded in this order.
+/// `(steady + recency / step) + extra`, rounded in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Fading {
     pub(super) steady: f64,
-    pub(super) fading: f64,
+    pub(super) recency: f64,
     pub(super) extra: f64,
 }
 
@@ -32,7 +34,7 @@ struct Leaf {
 struct Player {
     /// The score at the end of time.
     limit: f64,
-    fading: f64,
+    recency: f64,
     margin: f64,
     /// The first step at which this, or who wins below, may not be so any more.
     until: u64,
@@ -42,7 +44,7 @@ struct Player {
 
 const VACANT: Player = Player {
     limit: 0.0,
-    fading: 0.0,
+    recency: 0.0,
     margin: 0.0,
     until: FOREVER,
     leaf: NOBODY,
@@ -50,11 +52,11 @@ const VACANT: Player = Player {
 
 impl Player {
     fn new(step: u64, key: Fading, leaf: u32) -> Self {
-        let faded = key.fading / step.max(1) as f64;
+        let faded = key.recency / step.max(1) as f64;
         let size = key.steady.abs() + key.extra.abs() + faded.abs() + 1.0;
         Self {
             limit: key.steady + key.extra,
-            fading: key.fading,
+            recency: key.recency,
             margin: MARGIN * size,
             until: FOREVER,
             leaf,
@@ -80,7 +82,7 @@ impl Now {
 }
 
 fn score(key: Fading, step: u64) -> f64 {
-    key.steady + key.fading / step.max(1) as f64 + key.extra
+    key.steady + key.recency / step.max(1) as f64 + key.extra
 }
 
 /// Number 1 has the overall winner; below number `n` are `2n` and `2n + 1`, and leaf `i` is number `leaves + i`.
@@ -194,8 +196,8 @@ impl Tournament {
     fn compare(&self, now: Now, one: &Player, other: &Player) -> (bool, u64) {
         let margin = one.margin + other.margin;
         let ahead = one.limit - other.limit;
-        let fading = one.fading - other.fading;
-        let difference = ahead + fading * now.inverse;
+        let recency = one.recency - other.recency;
+        let difference = ahead + recency * now.inverse;
         if difference.abs() <= margin {
             return self.compare_rounded(now.step, one.leaf, other.leaf);
         }
@@ -204,7 +206,7 @@ impl Tournament {
             return (first, FOREVER);
         }
         // It goes straight from here to `ahead`, and is within the margin at this step.
-        let meets = fading / (margin.copysign(difference) - ahead);
+        let meets = recency / (margin.copysign(difference) - ahead);
         (first, (meets as u64).max(now.step + 1))
     }
 
@@ -215,7 +217,12 @@ impl Tournament {
             return (older, FOREVER);
         }
         let (x, y) = (score(one.key, step), score(other.key, step));
-        (if x == y { older } else { x < y }, step + 1)
+        let first = match x.partial_cmp(&y) {
+            Some(Ordering::Less) => true,
+            Some(Ordering::Greater) => false,
+            _ => older,
+        };
+        (first, step + 1)
     }
 }
 
@@ -297,7 +304,7 @@ mod tests {
         ) {
             let mut order = Kinetic::default();
             order.reserve(12, 2);
-            let mut keys = [Fading { steady: 0.0, fading: -1.0, extra: -0.4 }; 12];
+            let mut keys = [Fading { steady: 0.0, recency: -1.0, extra: -0.4 }; 12];
             let mut members: [Vec<PageId>; 2] = Default::default();
             let mut step = 0;
             for (happening, later) in happenings {
@@ -315,7 +322,7 @@ mod tests {
                     Happening::Use(page, uses, size) => {
                         keys[page as usize] = Fading {
                             steady: 2.0 * f64::from(uses),
-                            fading: step as f64,
+                            recency: step as f64,
                             extra: -0.4 * (f64::from(size) * 2560.0 / 1024.0),
                         };
                         order.update(step, page, keys[page as usize]);
@@ -338,12 +345,12 @@ mod tests {
         order.reserve(2, 1);
         let old = Fading {
             steady: 1.0,
-            fading: 0.0,
+            recency: 0.0,
             extra: 0.0,
         };
         let new = Fading {
             steady: 0.0,
-            fading: 100.0,
+            recency: 100.0,
             extra: 0.0,
         };
         order.enter(50, 0, 0, old);
