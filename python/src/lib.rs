@@ -47,6 +47,8 @@ mod _core {
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]
+    use crate::sim::capture::{PyCaptureRequests, capture_replay, capture_requests};
+    #[pymodule_export]
     use crate::sim::page::{
         sim_page_policies, sim_schemes, sim_tier_preset, sim_tier_presets, simulate_pages,
     };

@@ -1,6 +1,7 @@
-//! The policy lab: traces replayed through policies on tiers that are simulated.
+//! The policy lab: traces, replayed on the code that runs live or on its models.
 //!
-//! Hits, bytes and evictions are counted exactly; milliseconds come from the model that a run is configured with. [`page`]
-//! replays independent pages over any number of tiers.
+//! Everything here is a simulation: it moves no payload. Hits, bytes and evictions are counted exactly; milliseconds come from the
+//! model that a run is configured with.
 
+pub mod capture;
 pub mod page;

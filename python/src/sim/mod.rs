@@ -1,4 +1,5 @@
 //! The policy lab's part of the extension.
 
+pub(crate) mod capture;
 pub(crate) mod page;
 pub(crate) mod policy;
