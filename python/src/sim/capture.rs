@@ -10,8 +10,8 @@ use pyo3::types::PyDict;
 use crate::error::OrRaise;
 use crate::stats::fields;
 
-/// Time, category, tokens and block names of a request.
-type Row = (u64, u32, u32, Vec<u64>);
+/// Milliseconds, category, tokens in a block, block ids.
+type Captured = (u64, u32, u32, Vec<u64>);
 
 /// Reads the requests of a capture, one after the other.
 #[pyclass(name = "CaptureRequests", module = "kvlab._core", frozen)]
@@ -25,7 +25,7 @@ impl PyCaptureRequests {
         this
     }
 
-    fn __next__(&self) -> PyResult<Option<Row>> {
+    fn __next__(&self) -> PyResult<Option<Captured>> {
         let Some(request) = self.requests.lock().next() else {
             return Ok(None);
         };
