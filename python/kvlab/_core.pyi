@@ -1040,8 +1040,8 @@ class Store:
             StoreLockedError: another process has the directory open; the message names it.
             FormatError: a directory that is not a store, or one of a newer format; it is left as it is.
             UnsafeDirectoryError: a directory that others can put files into; see `allow_unsafe_directory`.
-            StoreIOError: the directory cannot be made or written, memory cannot be had, or the file of the capture
-                exists.
+            StoreIOError: the directory cannot be made or written, memory cannot be had, or the file of the
+                capture exists.
         """
 
     def prefix_cache(
