@@ -47,9 +47,8 @@ mod _core {
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]
-<<<<<<< HEAD
     use crate::sim::capture::{PyCaptureRequests, capture_replay, capture_requests};
-=======
+    #[pymodule_export]
     use crate::sim::page::{
         sim_page_policies, sim_schemes, sim_tier_preset, sim_tier_presets, simulate_pages,
     };
@@ -59,7 +58,6 @@ mod _core {
     use crate::sim::prefix::{
         PySimTrace, PySimTraceBuilder, sim_lru_curve, sim_policies, sim_replay, sim_replay_tiers,
     };
->>>>>>> prefix
     #[pymodule_export]
     use crate::sizing::{kv_presets, kv_size};
     #[pymodule_export]
