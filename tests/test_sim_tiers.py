@@ -28,7 +28,7 @@ def test_tiers_share_the_hits(
     tiers = Tiers(100, 150, None, policy=policy, write_policy=write_policy, restore="always")  # type: ignore[arg-type]
     found = run(trace, tiers)
     top = prefix.run(
-        trace, policy=policy if isinstance(policy, str) else policy[0], capacity_blocks=40
+        trace, policy=policy if isinstance(policy, str) else policy[0], capacity_blocks=100
     )
     ideal = prefix.run(trace, capacity_blocks=None)
     assert found.hits[0] == top.hits
