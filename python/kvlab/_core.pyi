@@ -31,6 +31,8 @@ from kvlab._types import (
     Tier,
     Verification,
 )
+from kvlab.sim.policy import PolicyBase
+from kvlab.sim.workloads.pages import Page
 
 __version__: Final[str]
 
@@ -132,6 +134,91 @@ def kv_size(
 
 def kv_presets() -> dict[str, dict[str, Any]]:
     """The fields of `kvlab.sizing.ModelShape` of each published model, by name."""
+
+def sim_schemes() -> list[tuple[str, float, float]]:
+    """The schemes of page mode: `(name, bytes_per_scalar, decode_ms)`."""
+
+def sim_tier_presets() -> list[tuple[str, str]]:
+    """The sets of tiers that are known by name, with what they are."""
+
+def sim_tier_preset(name: str, /) -> list[tuple[str, int, float, float, float, int | None]]:
+    """The tiers of a set: the fields of `kvlab.sim.scenarios.TierSpec`, in order.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+
+def sim_page_policies() -> list[tuple[str, str, list[str], bool]]:
+    """The policies of page mode: `(name, what it does, parameters, whether there is one a tier)`."""
+
+def simulate_pages(
+    *,
+    tier_fields: list[tuple[str, int, float, float, float, int | None]],
+    sizes: list[int],
+    decode_ms: list[float],
+    starts: list[tuple[int, int]],
+    trace: _Tokens,
+    steps: list[int] | None,
+    hints: list[int],
+    policy: str | PolicyBase,
+    params: list[tuple[str, float]],
+    pages: list[Page],
+    prefetch: bool,
+    max_prefetches: int,
+    compat: bool,
+    compute_ms: float | None,
+) -> dict[str, Any]:
+    """Replays a page trace; `kvlab.sim.page.simulate` says with what.
+
+    The GIL is released, but for a policy of the caller's.
+
+    Args:
+        tier_fields: The fields of each tier, the fastest first.
+        sizes: Bytes of each page.
+        decode_ms: Each page's decode penalty, in milliseconds.
+        starts: Pages that start in a tier, each with the tier's place.
+        trace: The page of each row.
+        steps: The step of each row; None for its place.
+        hints: The rows that are hints.
+        policy: A policy's name, or a policy.
+        params: Parameters of a policy by name.
+        pages: The pages as a policy of the caller's is to see them.
+        prefetch: Whether pages are fetched ahead.
+        max_prefetches: How many of a policy's proposals are followed.
+        compat: Whether the rules are kv-hierarchy-lab's.
+        compute_ms: Milliseconds of compute behind each access; None without overlap.
+
+    Raises:
+        ConfigError: an unknown policy or parameter.
+        InvalidArgumentError: a tier, page or row that cannot be; a page larger than a tier.
+        Exception: what a policy of the caller's raised.
+    """
+
+@final
+class PolicyContext:
+    """What a policy of one's own may look at: what is so during the call that it is given to."""
+
+    @property
+    def step(self) -> int:
+        """The step of the access that is being served."""
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers' names, the fastest first."""
+
+    def tier_of(self, page: int) -> str | None:
+        """The fastest tier that the page of that number is in; None if it is in none.
+
+        Raises:
+            InvalidArgumentError: there is no such page.
+        """
+
+    def free_bytes(self, tier: str) -> int:
+        """Bytes that are free in the tier.
+
+        Raises:
+            InvalidArgumentError: there is no such tier.
+        """
 
 @final
 class PagedAllocator:
@@ -1259,6 +1346,152 @@ class BlockStore:
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_error: object) -> None: ...
+
+_Floats: TypeAlias = Buffer
+"""A contiguous row of float64, such as `array("d")`."""
+_Words: TypeAlias = Buffer
+"""A contiguous row of uint32, such as `array("I")`."""
+_Ids: TypeAlias = Buffer
+"""A contiguous row of uint64, such as `array("Q")`."""
+
+@final
+class SimTrace:
+    """A trace of requests in columns, with block ids numbered densely in the order of their appearance."""
+
+    @property
+    def requests(self) -> int:
+        """Requests."""
+
+    @property
+    def block_refs(self) -> int:
+        """Blocks of all requests."""
+
+    @property
+    def unique_blocks(self) -> int:
+        """Distinct blocks."""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens of all requests."""
+
+    def blocks(self, request: int) -> list[int]:
+        """Dense ids of the blocks of a request, numbered from 0.
+
+        Raises:
+            InvalidArgumentError: there is no such request.
+        """
+
+    def tokens_of(self, request: int) -> int:
+        """Prompt tokens of a request, numbered from 0.
+
+        Raises:
+            InvalidArgumentError: there is no such request.
+        """
+
+    def prefix_ids(self) -> Self:
+        """The same trace with an id for each node of its prefix tree: a block and all before it."""
+
+    def sampled(self, rate: float, *, seed: int = 0) -> Self:
+        """The trace with a part `rate` of its blocks, each with all of its uses.
+
+        Raises:
+            InvalidArgumentError: `rate` is not above 0 and at most 1.
+        """
+
+@final
+class SimTraceBuilder:
+    """Collects requests, chunk by chunk, into a `SimTrace`."""
+
+    def __new__(cls) -> Self: ...
+    def push(
+        self,
+        at_ms: _Floats,
+        counts: _Words,
+        ids: _Ids,
+        tokens: _Words,
+        output_tokens: _Words,
+        sessions: _Words,
+        categories: _Words,
+        *,
+        runs: bool = False,
+    ) -> None:
+        """Appends requests.
+
+        Args:
+            at_ms: Arrivals in milliseconds, ascending from 0, `[requests]`.
+            counts: How many of `ids` belong to each, `[requests]`.
+            ids: Block ids of all, one request after the other; with `runs`, start, count, start, count
+                and so on of consecutive ids.
+            tokens: Of the prompts, `[requests]`.
+            output_tokens: Of the answers, `[requests]`.
+            sessions: From 1, 0 for none, `[requests]`.
+            categories: From 1, 0 for none, `[requests]`.
+            runs: How `ids` are written.
+
+        Raises:
+            InvalidArgumentError: the columns do not fit, or a time goes back; nothing is taken then.
+            BufferError: a column is of another type.
+        """
+
+    def finish(self, block_tokens: int) -> SimTrace:
+        """The trace, of blocks of `block_tokens` tokens; 0 if that is not known.
+
+        Raises:
+            InvalidArgumentError: it was finished already.
+        """
+
+    def finish_with_lengths(self, ids: _Ids, lengths: _Words) -> SimTrace:
+        """The trace, with a number of tokens for each block id; what is not named has 0.
+
+        Raises:
+            InvalidArgumentError: as many lengths as ids are needed; or it was finished already.
+        """
+
+def sim_policies(mode: str) -> list[str]:
+    """The names of the policies that `sim_replay` knows in mode "prefix" or "flat".
+
+    Raises:
+        ConfigError: the mode is unknown.
+    """
+
+def sim_replay(
+    trace: SimTrace,
+    *,
+    mode: str,
+    policy: str,
+    capacity_blocks: int | None,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Replays a trace without the GIL; see `kvlab.sim.prefix.run`.
+
+    Raises:
+        ConfigError: an unknown mode or policy.
+        InvalidArgumentError: a capacity of 0.
+    """
+
+def sim_replay_tiers(
+    trace: SimTrace,
+    *,
+    capacities: Sequence[int | None],
+    policies: Sequence[str],
+    write_policy: str,
+    restore: str,
+    costs: dict[str, Any],
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Replays a trace over three tiers without the GIL; see `kvlab.sim.tiers.run`.
+
+    Raises:
+        ConfigError: an unknown policy, write policy or way to restore.
+        InvalidArgumentError: an L1 of 0 blocks, or costs that cannot be.
+    """
+
+def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> list[int]:
+    """Hits of LRU at each of these capacities, exactly.
+
+    Raises:
+        ConfigError: the mode is unknown.
+    """
 
 @final
 class CaptureRequests:

@@ -101,7 +101,7 @@ impl RadixTree {
     }
 
     /// Cuts a leaf down to its first `keep` blocks; tokens and block ids of the rest.
-    fn trim(&mut self, leaf: u32, keep: usize) -> Box<[u32]> {
+    pub(super) fn trim(&mut self, leaf: u32, keep: usize) -> Box<[u32]> {
         let node = &mut self.arena[leaf];
         let blocks = node.blocks().len() - keep;
         let cut = node.truncate(keep * self.block_tokens, keep);
@@ -147,7 +147,7 @@ impl RadixTree {
     }
 
     /// Removes an unlocked leaf; its parent may become a candidate, a root without children goes.
-    fn remove_leaf(&mut self, index: u32) -> Node {
+    pub(super) fn remove_leaf(&mut self, index: u32) -> Node {
         let node = self.detach(index);
         let parent = &self.arena[node.parent];
         if !parent.is_root() {

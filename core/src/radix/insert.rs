@@ -96,7 +96,7 @@ impl RadixTree {
         })
     }
 
-    fn root(&mut self, namespace: &BlockKey) -> u32 {
+    pub(super) fn root(&mut self, namespace: &BlockKey) -> u32 {
         if let Some(&root) = self.roots.get(namespace) {
             return root;
         }
@@ -122,7 +122,7 @@ impl RadixTree {
     }
 
     /// Drops the partial block under `parent` that `rest` continues: there is at most one, since none continues another.
-    fn displace_tail(&mut self, parent: u32, rest: &[u32]) -> Option<u32> {
+    pub(super) fn displace_tail(&mut self, parent: u32, rest: &[u32]) -> Option<u32> {
         let shorter = {
             let mut tails = self.arena.siblings(self.arena[parent].tails);
             tails.find(|&index| rest.starts_with(self.arena[index].tokens()))?
@@ -132,7 +132,13 @@ impl RadixTree {
     }
 
     /// Links a new leaf in.
-    fn attach(&mut self, parent: u32, tokens: &[u32], blocks: &[u32], list: List) -> u32 {
+    pub(super) fn attach(
+        &mut self,
+        parent: u32,
+        tokens: &[u32],
+        blocks: &[u32],
+        list: List,
+    ) -> u32 {
         let mut node = Node::new(tokens, blocks, parent, self.arena[parent].end() as u32);
         let hash = self.hash(parent, &tokens[..tokens.len().min(self.block_tokens)]);
         node.hash = hash;
@@ -155,7 +161,7 @@ impl RadixTree {
     }
 
     /// Makes a new node known to the policy, as used just now.
-    fn announce(&mut self, index: u32) {
+    pub(super) fn announce(&mut self, index: u32) {
         let (name, meta) = (self.name(index), self.meta(index));
         self.policy.insert(index, name, meta);
     }

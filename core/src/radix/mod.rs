@@ -8,6 +8,7 @@
 //! Its metadata stay below [`NODE_BYTES`] a node.
 
 mod arena;
+mod claim;
 mod divergence;
 mod evict;
 mod insert;

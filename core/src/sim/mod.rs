@@ -1,5 +1,10 @@
-//! The policy lab: traces of requests, replayed on the code that runs live.
+//! The policy lab: traces, replayed on the code that runs live or on its models.
 //!
-//! Everything here is a simulation: it moves no payload, and its times come from a model.
+//! Everything here is a simulation: it moves no payload. Hits, bytes and evictions are counted exactly; milliseconds come from the
+//! model that a run is configured with. [`prefix`] replays requests on the live tree, [`page`] independent pages over any number
+//! of tiers; [`capture`] records what a live store does, so that it can be replayed.
 
 pub mod capture;
+pub mod page;
+pub mod prefix;
+pub mod trace;

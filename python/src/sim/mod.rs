@@ -1,3 +1,6 @@
 //! The policy lab's part of the extension.
 
 pub(crate) mod capture;
+pub(crate) mod page;
+pub(crate) mod policy;
+pub(crate) mod prefix;
