@@ -19,7 +19,7 @@ const BLOCK: usize = 16;
 const NAMESPACE: BlockKey = BlockKey([7; 32]);
 
 fn empty() -> RadixTree {
-    RadixTree::new(BLOCK, by_name("lru").expect("a known policy")).expect("a valid block size")
+    RadixTree::new(BLOCK, by_name("lru", 0).expect("a known policy")).expect("a valid block size")
 }
 
 fn insert(tree: &mut RadixTree, prompt: &[u32], blocks: &[u32]) -> Match {

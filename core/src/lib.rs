@@ -21,6 +21,7 @@ mod models;
 pub mod policy;
 pub mod radix;
 pub mod run;
+pub mod sim;
 pub mod sizing;
 pub mod stack;
 pub mod store;

@@ -33,7 +33,7 @@ impl Store {
     /// # Errors
     /// As [`BlockStore::open`]; [`Error::Config`] for an unknown policy.
     pub fn open(l1_bytes: u64, policy: &str, config: &StoreConfig) -> Result<Self> {
-        crate::policy::by_name(policy)?;
+        crate::policy::by_name(policy, l1_bytes)?;
         Ok(Self {
             blocks: BlockStore::open(config)?,
             l1_bytes,

@@ -19,7 +19,7 @@ proptest! {
         cached in prop::collection::vec(prop::collection::vec(0..3_u32, 0..24), 0..6),
         prompt in prop::collection::vec(0..3_u32, 0..24),
     ) {
-        let policy = by_name("lru").expect("a known policy");
+        let policy = by_name("lru", 0).expect("a known policy");
         let mut tree = RadixTree::new(block_tokens, policy).expect("a block size");
         let mut next = 0_u32;
         let mut known = Vec::new();

@@ -23,7 +23,7 @@ fn resident() -> usize {
 
 #[test]
 fn a_node_costs_no_more_than_documented() {
-    let policy = by_name("lru").expect("a known policy");
+    let policy = by_name("lru", 0).expect("a known policy");
     let mut tree = RadixTree::new(BLOCK, policy).expect("a valid block size");
     let before = resident();
     // Leaves of one block under 100 parents of one block: the smallest nodes, so that nothing hides behind tokens.

@@ -59,7 +59,7 @@ struct World {
 
 impl World {
     fn new(block_tokens: usize) -> Self {
-        let policy = by_name("lru").expect("a known policy");
+        let policy = by_name("lru", 0).expect("a known policy");
         Self {
             block_tokens,
             tree: RadixTree::new(block_tokens, policy).expect("a valid block size"),

@@ -15,7 +15,7 @@ struct Tree(RadixTree);
 
 impl Tree {
     fn new() -> Self {
-        Self(RadixTree::new(1, by_name("lru").expect("a known policy")).expect("a block size"))
+        Self(RadixTree::new(1, by_name("lru", 0).expect("a known policy")).expect("a block size"))
     }
 
     fn insert(&mut self, tokens: &[u32], base: u32) -> Inserted {
@@ -156,7 +156,7 @@ impl Tree {
 
 #[test]
 fn wide_ids_match_as_narrow_ones_do() {
-    let policy = by_name("lru").expect("a known policy");
+    let policy = by_name("lru", 0).expect("a known policy");
     let mut tree = RadixTree::new(16, policy).expect("a block size");
     let prompt: Vec<u32> = (0..1000).map(|token| token * 977 % 50_000).collect();
     let blocks: Vec<u32> = (0..62).collect();

@@ -1221,3 +1221,132 @@ class BlockStore:
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_error: object) -> None: ...
+
+_Floats: TypeAlias = Buffer
+"""A contiguous row of float64, such as `array("d")`."""
+_Words: TypeAlias = Buffer
+"""A contiguous row of uint32, such as `array("I")`."""
+_Ids: TypeAlias = Buffer
+"""A contiguous row of uint64, such as `array("Q")`."""
+
+@final
+class SimTrace:
+    """A trace of requests in columns, with block ids numbered densely in the order of their appearance."""
+
+    @property
+    def requests(self) -> int:
+        """Requests."""
+
+    @property
+    def block_refs(self) -> int:
+        """Blocks of all requests."""
+
+    @property
+    def unique_blocks(self) -> int:
+        """Distinct blocks."""
+
+    @property
+    def tokens(self) -> int:
+        """Prompt tokens of all requests."""
+
+    def blocks(self, request: int) -> list[int]:
+        """Dense ids of the blocks of a request, numbered from 0.
+
+        Raises:
+            InvalidArgumentError: there is no such request.
+        """
+
+    def tokens_of(self, request: int) -> int:
+        """Prompt tokens of a request, numbered from 0.
+
+        Raises:
+            InvalidArgumentError: there is no such request.
+        """
+
+    def prefix_ids(self) -> Self:
+        """The same trace with an id for each node of its prefix tree: a block and all before it."""
+
+    def sampled(self, rate: float, *, seed: int = 0) -> Self:
+        """The trace with a part `rate` of its blocks, each with all of its uses.
+
+        Raises:
+            InvalidArgumentError: `rate` is not above 0 and at most 1.
+        """
+
+@final
+class SimTraceBuilder:
+    """Collects requests, chunk by chunk, into a `SimTrace`."""
+
+    def __new__(cls) -> Self: ...
+    def push(
+        self,
+        at_ms: _Floats,
+        counts: _Words,
+        ids: _Ids,
+        tokens: _Words,
+        output_tokens: _Words,
+        sessions: _Words,
+        categories: _Words,
+        *,
+        runs: bool = False,
+    ) -> None:
+        """Appends requests.
+
+        Args:
+            at_ms: Arrivals in milliseconds, ascending from 0, `[requests]`.
+            counts: How many of `ids` belong to each, `[requests]`.
+            ids: Block ids of all, one request after the other; with `runs`, start, count, start, count
+                and so on of consecutive ids.
+            tokens: Of the prompts, `[requests]`.
+            output_tokens: Of the answers, `[requests]`.
+            sessions: From 1, 0 for none, `[requests]`.
+            categories: From 1, 0 for none, `[requests]`.
+            runs: How `ids` are written.
+
+        Raises:
+            InvalidArgumentError: the columns do not fit, or a time goes back; nothing is taken then.
+            BufferError: a column is of another type.
+        """
+
+    def finish(self, block_tokens: int) -> SimTrace:
+        """The trace, of blocks of `block_tokens` tokens; 0 if that is not known.
+
+        Raises:
+            InvalidArgumentError: it was finished already.
+        """
+
+    def finish_with_lengths(self, ids: _Ids, lengths: _Words) -> SimTrace:
+        """The trace, with a number of tokens for each block id; what is not named has 0.
+
+        Raises:
+            InvalidArgumentError: as many lengths as ids are needed; or it was finished already.
+        """
+
+def sim_policies(mode: str) -> list[str]:
+    """The names of the policies that `sim_replay` knows in mode "prefix" or "flat".
+
+    Raises:
+        ConfigError: the mode is unknown.
+    """
+
+def sim_replay(
+    trace: SimTrace,
+    *,
+    mode: str,
+    policy: str,
+    capacity_blocks: int | None,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Replays a trace without the GIL; see `kvlab.sim.prefix.run`.
+
+    Raises:
+        ConfigError: an unknown mode or policy.
+        InvalidArgumentError: a capacity of 0.
+    """
+
+def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> list[int]:
+    """Hits of LRU at each of these capacities, exactly.
+
+    Raises:
+        ConfigError: the mode is unknown.
+    """

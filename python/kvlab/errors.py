@@ -24,6 +24,7 @@ __all__ = [
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "TraceFormatError",
     "UnsafeDirectoryError",
     "UnsupportedModelError",
     "UnsupportedRequestError",
@@ -84,6 +85,10 @@ class UnsafeDirectoryError(KvlabError):
 
 class FormatError(KvlabError):
     """A directory that is not a kvlab store, or one of a format that this version does not read."""
+
+
+class TraceFormatError(KvlabError, ValueError):
+    """A trace that is not what its format says; the message names file, line and field."""
 
 
 class StoreIOError(KvlabError, OSError):

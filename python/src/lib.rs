@@ -19,6 +19,7 @@ mod inspect;
 mod logging;
 mod progress;
 mod radix;
+mod sim;
 mod sizing;
 mod stats;
 mod store;
@@ -45,6 +46,10 @@ mod _core {
     use crate::inspect::{export_namespace, inspect_store, verify_store};
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
+    #[pymodule_export]
+    use crate::sim::prefix::{
+        PySimTrace, PySimTraceBuilder, sim_lru_curve, sim_policies, sim_replay,
+    };
     #[pymodule_export]
     use crate::sizing::{kv_presets, kv_size};
     #[pymodule_export]

@@ -95,9 +95,9 @@ impl PyRadixCache {
     #[new]
     #[pyo3(signature = (allocator, *, policy="lru"))]
     fn new(allocator: &PyPagedAllocator, policy: &str) -> PyResult<Self> {
-        let block_tokens = allocator.inner.lock().stats().block_tokens;
-        let policy = policy::by_name(policy).or_raise()?;
-        let tree = Mutex::new(RadixTree::new(block_tokens, policy).or_raise()?);
+        let stats = allocator.inner.lock().stats();
+        let policy = policy::by_name(policy, stats.blocks as u64).or_raise()?;
+        let tree = Mutex::new(RadixTree::new(stats.block_tokens, policy).or_raise()?);
         let allocator = Arc::clone(&allocator.inner);
         Ok(Self {
             shared: Arc::new(Shared { tree, allocator }),

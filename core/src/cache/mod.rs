@@ -112,7 +112,8 @@ impl PrefixCache {
         }
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
-        let tree = RadixTree::new(layout.block_tokens(), policy::by_name(&config.policy)?)?;
+        let policy = policy::by_name(&config.policy, blocks)?;
+        let tree = RadixTree::new(layout.block_tokens(), policy)?;
         let clock = store.clock().clone();
         let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock)?));
         let blocks_freed = Arc::new(Condvar::new());

@@ -125,7 +125,14 @@ impl EvictionPolicy for Lru {
         }
     }
 
-    fn split(&mut self, head: Slot, tail: Slot, _ghost: u64) {
+    fn split(
+        &mut self,
+        head: Slot,
+        _head_meta: EntryMeta,
+        tail: Slot,
+        _tail_ghost: u64,
+        _tail_meta: EntryMeta,
+    ) {
         // Equal stamps are no tie: of two entries on one path only the lower one can be a candidate.
         let stamp = self.entry(tail).stamp;
         *self.entry(head) = Entry {
@@ -133,6 +140,8 @@ impl EvictionPolicy for Lru {
             place: ABSENT,
         };
     }
+
+    fn trim(&mut self, _slot: Slot, _ghost: u64, _meta: EntryMeta) {}
 
     fn set_candidate(&mut self, slot: Slot, candidate: bool) {
         let Entry { stamp, place } = *self.entry(slot);
@@ -235,7 +244,7 @@ mod tests {
                     }
                     Step::Split(head, tail) if !model.contains_key(&head) => {
                         if let Some(&(used, _)) = model.get(&tail) {
-                            lru.split(head, tail, 0);
+                            lru.split(head, EntryMeta::default(), tail, 0, EntryMeta::default());
                             model.insert(head, (used, false));
                             // As in the tree: from here on a use of the tail is one of the head.
                             lru.touch(head);

@@ -82,12 +82,11 @@ impl RadixTree {
                 _ => self.key_inside(victim, keep),
             });
             let (data, blocks) = if keep == 0 {
+                self.policy.evicted(victim);
                 self.remove_leaf(victim).into_data()
             } else {
-                let node = &mut self.arena[victim];
-                node.last_key = parent_key;
-                self.stats.total_blocks -= left;
-                (node.truncate(keep * self.block_tokens, keep), left)
+                self.arena[victim].last_key = parent_key;
+                (self.trim(victim, keep), left)
             };
             left -= blocks;
             evicted.push(Evicted {
@@ -99,6 +98,19 @@ impl RadixTree {
             });
         }
         wanted - left
+    }
+
+    /// Cuts a leaf down to its first `keep` blocks; tokens and block ids of the rest.
+    pub(super) fn trim(&mut self, leaf: u32, keep: usize) -> Box<[u32]> {
+        let node = &mut self.arena[leaf];
+        let blocks = node.blocks().len() - keep;
+        let cut = node.truncate(keep * self.block_tokens, keep);
+        self.stats.total_blocks -= blocks;
+        let tokens = &cut[..cut.len() - blocks];
+        let name = self.names.as_mut();
+        let name = name.map_or(0, |names| names.trim(leaf, tokens, self.block_tokens));
+        self.policy.trim(leaf, name, self.meta(leaf));
+        cut
     }
 
     /// Drops all of a namespace that is not locked. What is locked, and the path above it, stays and can still be matched.
@@ -114,6 +126,7 @@ impl RadixTree {
             if node.locks > 0 {
                 cleared.protected_blocks += node.blocks().len();
             } else {
+                self.policy.remove(index);
                 cleared.blocks.extend(self.remove_leaf(index).blocks());
             }
         }
@@ -134,7 +147,7 @@ impl RadixTree {
     }
 
     /// Removes an unlocked leaf; its parent may become a candidate, a root without children goes.
-    fn remove_leaf(&mut self, index: u32) -> Node {
+    pub(super) fn remove_leaf(&mut self, index: u32) -> Node {
         let node = self.detach(index);
         let parent = &self.arena[node.parent];
         if !parent.is_root() {

@@ -4,7 +4,6 @@ use super::arena::{List, Node};
 use super::tree::{Match, RadixTree};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::policy::EntryMeta;
 
 /// What became of an insert.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +20,8 @@ pub struct Inserted {
 }
 
 impl RadixTree {
-    /// Inserts a prompt: `blocks` hold `tokens` in order, the last one perhaps only in part. Counts as a use of the path.
+    /// Inserts a prompt: `blocks` hold `tokens` in order, the last one perhaps only in part. What it finds of the path is as
+    /// new as what it adds, but not used once more: the request that computed the rest has matched it.
     ///
     /// A partial last block is kept as a leaf of its own unless one that reaches as far is there; a shorter one that it, or a
     /// whole block, continues is displaced. Partial blocks are reused by copy, so no lock is ever on one.
@@ -55,9 +55,9 @@ impl RadixTree {
                 if let Some(holder) = holder
                     && holder != node
                 {
-                    self.policy.touch(holder);
+                    self.policy.renew(holder);
                 }
-                self.touch(node);
+                self.renew(node);
                 return Ok(Inserted {
                     present: tokens.len(),
                     duplicates: needed,
@@ -85,7 +85,7 @@ impl RadixTree {
             self.announce(new);
             new = self.arena[new].parent;
         }
-        self.touch(node);
+        self.renew(node);
         self.refresh_candidate(node);
         self.refresh_candidate(leaf);
         Ok(Inserted {
@@ -96,11 +96,14 @@ impl RadixTree {
         })
     }
 
-    fn root(&mut self, namespace: &BlockKey) -> u32 {
+    pub(super) fn root(&mut self, namespace: &BlockKey) -> u32 {
         if let Some(&root) = self.roots.get(namespace) {
             return root;
         }
         let root = self.arena.insert(Node::root(*namespace));
+        if let Some(names) = &mut self.names {
+            names.add_root(root, namespace);
+        }
         self.roots.insert(*namespace, root);
         root
     }
@@ -119,16 +122,17 @@ impl RadixTree {
     }
 
     /// Drops the partial block under `parent` that `rest` continues: there is at most one, since none continues another.
-    fn displace_tail(&mut self, parent: u32, rest: &[u32]) -> Option<u32> {
+    pub(super) fn displace_tail(&mut self, parent: u32, rest: &[u32]) -> Option<u32> {
         let shorter = {
             let mut tails = self.arena.siblings(self.arena[parent].tails);
             tails.find(|&index| rest.starts_with(self.arena[index].tokens()))?
         };
+        self.policy.remove(shorter);
         Some(self.detach(shorter).blocks()[0])
     }
 
     /// Links a new leaf in.
-    fn attach(&mut self, parent: u32, tokens: &[u32], blocks: &[u32], list: List) -> u32 {
+    pub(super) fn attach(&mut self, parent: u32, tokens: &[u32], blocks: &[u32], list: List) -> u32 {
         let mut node = Node::new(tokens, blocks, parent, self.arena[parent].end() as u32);
         let hash = self.hash(parent, &tokens[..tokens.len().min(self.block_tokens)]);
         node.hash = hash;
@@ -138,6 +142,9 @@ impl RadixTree {
             self.stats.leaves += 1;
         }
         let index = self.arena.insert(node);
+        if let Some(names) = &mut self.names {
+            names.add(index, &self.arena[index], self.block_tokens);
+        }
         self.arena.link(index, list);
         if list == List::Children {
             let arena = &self.arena;
@@ -148,18 +155,12 @@ impl RadixTree {
     }
 
     /// Makes a new node known to the policy, as used just now.
-    fn announce(&mut self, index: u32) {
-        let node = &self.arena[index];
-        let meta = EntryMeta {
-            // All blocks are of one size, which the tree does not know: counted in blocks, sizes compare all the same.
-            bytes: node.blocks().len() as u64,
-            tokens: node.tokens().len() as u32,
-            depth: node.start,
-        };
-        self.policy.insert(index, node.hash, meta);
+    pub(super) fn announce(&mut self, index: u32) {
+        let (name, meta) = (self.name(index), self.meta(index));
+        self.policy.insert(index, name, meta);
     }
 
-    /// Takes a leaf out of every structure.
+    /// Takes a leaf out of every structure; the policy was told why.
     pub(super) fn detach(&mut self, index: u32) -> Node {
         let node = &self.arena[index];
         let parent = node.parent;
@@ -179,7 +180,6 @@ impl RadixTree {
         if !self.counts_as_leaf(parent) {
             self.stats.leaves -= 1;
         }
-        self.policy.remove(index);
         self.arena.remove(index)
     }
 
@@ -215,7 +215,12 @@ impl RadixTree {
         let arena = &self.arena;
         self.table
             .insert_unique(below, index, |&index| arena[index].hash);
-        self.policy.split(head, index, hash);
+        if let Some(names) = &mut self.names {
+            names.add(head, &self.arena[head], self.block_tokens);
+        }
+        let (above, below) = (self.meta(head), self.meta(index));
+        self.policy
+            .split(head, above, index, self.name(index), below);
         self.stats.nodes += 1;
         head
     }

@@ -56,7 +56,7 @@ impl LockTable {
         Some(place.node)
     }
 
-    fn get(&self, id: LockId) -> Option<u32> {
+    pub(super) fn get(&self, id: LockId) -> Option<u32> {
         let place = self.slots.get(id.slot as usize)?;
         (place.live && place.generation == id.generation).then_some(place.node)
     }
@@ -75,10 +75,15 @@ impl RadixTree {
     /// # Errors
     /// [`Error::InvalidArgument`] if blocks of the match were evicted since; nothing is changed then.
     pub fn lock(&mut self, found: &Match) -> Result<LockId> {
-        let Some(node) = self.resolve(found)? else {
-            return Ok(self.locks.insert(NONE));
+        let lowest = match self.resolve(found)? {
+            Some(node) => self.split(node, found.blocks()),
+            None => NONE,
         };
-        let lowest = self.split(node, found.blocks());
+        Ok(self.lock_path(lowest))
+    }
+
+    /// Locks a node and all above it; [`NONE`] is a miss.
+    pub(super) fn lock_path(&mut self, lowest: u32) -> LockId {
         let mut index = lowest;
         while index != NONE {
             let node = &mut self.arena[index];
@@ -88,8 +93,10 @@ impl RadixTree {
             node.locks += 1;
             index = node.parent;
         }
-        self.refresh_candidate(lowest);
-        Ok(self.locks.insert(lowest))
+        if lowest != NONE {
+            self.refresh_candidate(lowest);
+        }
+        self.locks.insert(lowest)
     }
 
     /// What a lock protects, as a match that stays right for as long as it is locked: a match from before the lock may name a

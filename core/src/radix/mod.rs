@@ -8,11 +8,13 @@
 //! Its metadata stay below [`NODE_BYTES`] a node.
 
 mod arena;
+mod claim;
 mod divergence;
 mod evict;
 mod insert;
 mod keys;
 mod lock;
+mod names;
 mod tree;
 mod validate;
 

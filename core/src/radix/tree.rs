@@ -8,9 +8,10 @@ use hashbrown::{HashMap, HashTable};
 
 use super::arena::{Arena, NONE, NodeId};
 use super::lock::LockTable;
+use super::names::Names;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::policy::EvictionPolicy;
+use crate::policy::{EntryMeta, EvictionPolicy, recompute_cost};
 use crate::tokens::{TokenId, check_range};
 
 /// The most tokens that a block may have.
@@ -98,6 +99,10 @@ pub struct RadixTree {
     hasher: RandomState,
     pub(super) roots: HashMap<BlockKey, u32, RandomState>,
     pub(super) policy: Box<dyn EvictionPolicy>,
+    /// Kept if the policy wants them.
+    pub(super) names: Option<Names>,
+    /// What kind of request it is that uses the tree now.
+    category: u32,
     pub(super) locks: LockTable,
     pub(super) stats: RadixStats,
 }
@@ -119,10 +124,19 @@ impl RadixTree {
             table: HashTable::new(),
             hasher: RandomState::default(),
             roots: HashMap::default(),
+            names: policy.wants_ghosts().then(Names::default),
             policy,
+            category: 0,
             locks: LockTable::default(),
             stats: RadixStats::default(),
         })
+    }
+
+    /// Tells the policy that a request of some category begins, at a time in milliseconds: what is used and inserted from now
+    /// on is its.
+    pub fn request(&mut self, now_ms: u64, category: u32) {
+        self.category = category;
+        self.policy.request(now_ms, category);
     }
 
     /// Tokens in a block.
@@ -242,6 +256,34 @@ impl RadixTree {
                 self.policy.touch(index);
             }
         }
+    }
+
+    /// As [`touch`](Self::touch), for a path that was extended.
+    pub(super) fn renew(&mut self, lowest: u32) {
+        for index in self.arena.path(lowest) {
+            if !self.arena[index].is_root() {
+                self.policy.renew(index);
+            }
+        }
+    }
+
+    /// What the policy is told of a node.
+    pub(super) fn meta(&self, index: u32) -> EntryMeta {
+        let node = &self.arena[index];
+        let tokens = node.tokens().len() as u32;
+        EntryMeta {
+            bytes: node.blocks().len() as u64,
+            tokens,
+            depth: node.start,
+            cost: recompute_cost(tokens, u64::from(node.start) * self.block_tokens as u64),
+            category: self.category,
+        }
+    }
+
+    /// What the policy calls a node; 0 if it does not ask.
+    pub(super) fn name(&self, index: u32) -> u64 {
+        let names = self.names.as_ref();
+        names.map_or(0, |names| names.name(&self.arena[index], self.block_tokens))
     }
 
     /// The node in which the longest prefix ends ([`NONE`] for an unknown namespace), and how many tokens matched.

@@ -23,8 +23,12 @@ impl RadixTree {
             if self.arena[root].last_key != Some(*namespace) || self.arena[root].is_leaf() {
                 return Err(format!("root {root} is empty or not that of {namespace}"));
             }
+            let nodes = self.subtree(root);
+            if let Some(names) = &self.names {
+                names.validate(&self.arena, namespace, &nodes, self.block_tokens)?;
+            }
             let mut ends: HashMap<u32, BlockKey> = HashMap::new();
-            for index in self.subtree(root) {
+            for index in nodes {
                 live += 1;
                 let node = &self.arena[index];
                 self.check_links(index)?;

@@ -13,10 +13,10 @@ use hashbrown::HashTable;
 
 use super::index;
 use super::run::{Place, Run, Uses};
-use super::tenants::{Rank, Tenants};
+use super::tenants::{Cause, Rank, Tenants};
 use crate::clock::Clock;
 use crate::key::BlockKey;
-use crate::policy::{EntryMeta, EvictionPolicy, Slot};
+use crate::policy::{EntryMeta, EvictionPolicy, Slot, recompute_cost};
 use crate::run::NEVER;
 
 /// Where a block is: in which run, at which position.
@@ -292,7 +292,7 @@ impl Directory {
 
     /// Takes a run out: its blocks are no longer found, unless another run holds them too. Gives back the run and whether it is
     /// still pinned; its bytes must then wait for the last [`Self::unpin`].
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<(Arc<Run>, bool)> {
+    pub(super) fn remove(&mut self, slot: Slot, cause: Cause) -> Option<(Arc<Run>, bool)> {
         let run = Arc::clone(&self.entry(slot)?.run);
         let mut heirs = Vec::new();
         for (position, key) in run.header.keys.iter().enumerate() {
@@ -321,11 +321,11 @@ impl Directory {
             }
         }
         let entry = self.entries.get_mut(slot as usize)?.take()?;
-        self.policy.remove(slot);
+        cause.tell(self.policy.as_mut(), slot);
         let terms = &run.header.terms;
         self.expiries.remove(&(terms.expires(), slot));
         self.tenants
-            .remove(terms.tenant, entry.rank, run.place.extent.len);
+            .remove(terms.tenant, entry.rank, run.place.extent.len, cause);
         self.free.push(slot);
         self.live_bytes -= run.place.extent.len;
         if entry.pins > 0 {
@@ -438,10 +438,14 @@ impl Directory {
     }
 
     fn meta(run: &Run, depth: u32) -> EntryMeta {
+        let block_tokens = run.header.block_tokens;
+        let tokens = (run.header.keys.len() as u32).saturating_mul(block_tokens);
         EntryMeta {
             bytes: run.place.extent.len,
-            tokens: (run.header.keys.len() as u32).saturating_mul(run.header.block_tokens),
+            tokens,
             depth,
+            cost: recompute_cost(tokens, u64::from(depth) * u64::from(block_tokens)),
+            category: 0,
         }
     }
 

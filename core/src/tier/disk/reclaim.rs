@@ -9,6 +9,7 @@ use super::index::Index;
 use super::run::{Place, Run};
 use super::segment::Segment;
 use super::space::Release;
+use super::tenants::Cause;
 use super::{Inner, State};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
@@ -23,8 +24,8 @@ struct Gone {
 
 impl State {
     /// Takes a run out of the directory that nobody deleted; its bytes stay for a while.
-    fn leave(&mut self, slot: Slot) -> Option<Gone> {
-        let (run, pinned) = self.directory.remove(slot)?;
+    fn leave(&mut self, slot: Slot, cause: Cause) -> Option<Gone> {
+        let (run, pinned) = self.directory.remove(slot, cause)?;
         self.leaving.insert(run.serial, Arc::clone(&run));
         Some(Gone { run, pinned })
     }
@@ -52,7 +53,11 @@ impl Inner {
                 let Some(slot) = expired.or_else(|| state.directory.victim()) else {
                     break;
                 };
-                let Some(run) = state.leave(slot) else {
+                let cause = match expired {
+                    Some(_) => Cause::Dropped,
+                    None => Cause::NoRoom,
+                };
+                let Some(run) = state.leave(slot, cause) else {
                     break;
                 };
                 let len = run.run.place.extent.len;
@@ -86,13 +91,13 @@ impl Inner {
         {
             let mut state = self.state.lock();
             for slot in state.directory.expired_holders(keys) {
-                gone.extend(state.leave(slot));
+                gone.extend(state.leave(slot, Cause::Dropped));
             }
             for _ in 0..others {
                 let Some(slot) = state.directory.expired() else {
                     break;
                 };
-                gone.extend(state.leave(slot));
+                gone.extend(state.leave(slot, Cause::Dropped));
             }
         }
         self.counters.expired(gone.len());
@@ -110,7 +115,7 @@ impl Inner {
                     break true;
                 }
                 let victim = state.directory.tenants.victim(tenant);
-                let taken = victim.and_then(|slot| state.leave(slot));
+                let taken = victim.and_then(|slot| state.leave(slot, Cause::NoRoom));
                 let Some(run) = taken else { break false };
                 self.counters.evicted(run.run.place.extent.len);
                 self.counters.evicted_for_quota();
@@ -181,7 +186,7 @@ impl Inner {
     }
 
     fn take(directory: &mut Directory, slot: Slot) -> Option<Gone> {
-        let (run, pinned) = directory.remove(slot)?;
+        let (run, pinned) = directory.remove(slot, Cause::Dropped)?;
         Some(Gone { run, pinned })
     }
 
@@ -320,7 +325,7 @@ impl Inner {
         let removed = {
             let mut state = self.state.lock();
             if state.directory.holds(run) {
-                state.leave(run.slot)
+                state.leave(run.slot, Cause::Dropped)
             } else {
                 None
             }

@@ -87,7 +87,7 @@ struct Found {
 
 /// Opens the store.
 pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
-    let eviction = policy::by_name(&config.policy)?;
+    let eviction = policy::by_name(&config.policy, config.capacity)?;
     if config.capacity < MIN_CAPACITY {
         return Err(Error::Config {
             name: "l3 capacity",

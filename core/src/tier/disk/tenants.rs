@@ -10,6 +10,24 @@ use crate::policy::{self, EntryMeta, EvictionPolicy, Slot};
 /// A run's place in its tenant's own order of eviction.
 pub(super) type Rank = u32;
 
+/// Why a run leaves the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// There was no room for it, in the tier or in its tenant's quota.
+    NoRoom,
+    /// It was deleted, expired, or its bytes were damaged.
+    Dropped,
+}
+
+impl Cause {
+    pub(super) fn tell(self, policy: &mut dyn EvictionPolicy, slot: Slot) {
+        match self {
+            Self::NoRoom => policy.evicted(slot),
+            Self::Dropped => policy.remove(slot),
+        }
+    }
+}
+
 /// The order in which a tenant's runs go: a policy over places of its own, so that it is as large as the tenant, not the tier.
 #[derive(Debug)]
 struct Order {
@@ -43,7 +61,7 @@ pub(super) struct Tenants {
 
 impl Tenants {
     pub(super) fn new(policy: &str, default_quota: Option<u64>) -> Result<Self> {
-        policy::by_name(policy)?;
+        policy::by_name(policy, 0)?;
         Ok(Self {
             policy: policy.to_owned(),
             default_quota,
@@ -51,8 +69,8 @@ impl Tenants {
         })
     }
 
-    fn order(policy: &str) -> Option<Order> {
-        let policy = policy::by_name(policy).ok()?;
+    fn order(policy: &str, quota: u64) -> Option<Order> {
+        let policy = policy::by_name(policy, quota).ok()?;
         Some(Order {
             policy,
             slots: Vec::new(),
@@ -64,14 +82,14 @@ impl Tenants {
         let (policy, quota) = (&self.policy, self.default_quota);
         self.known.entry(id).or_insert_with(|| Tenant {
             quota,
-            order: quota.and_then(|_| Self::order(policy)),
+            order: quota.and_then(|quota| Self::order(policy, quota)),
             ..Tenant::default()
         })
     }
 
     /// Sets a tenant's quota. What it has must be listed anew, by [`Self::insert`], least recently used first.
     pub(super) fn set_quota(&mut self, id: u64, quota: Option<u64>) {
-        let order = quota.and_then(|_| Self::order(&self.policy));
+        let order = quota.and_then(|quota| Self::order(&self.policy, quota));
         let tenant = self.tenant(id);
         tenant.quota = quota;
         tenant.order = order;
@@ -98,13 +116,13 @@ impl Tenants {
     }
 
     /// Takes a run of `bytes` bytes out.
-    pub(super) fn remove(&mut self, id: u64, rank: Rank, bytes: u64) {
+    pub(super) fn remove(&mut self, id: u64, rank: Rank, bytes: u64, cause: Cause) {
         let Some(tenant) = self.known.get_mut(&id) else {
             return;
         };
         tenant.bytes = tenant.bytes.saturating_sub(bytes);
         if let Some(order) = &mut tenant.order {
-            order.policy.remove(rank);
+            cause.tell(order.policy.as_mut(), rank);
             order.free.push(rank);
         }
         self.drop_idle(id);

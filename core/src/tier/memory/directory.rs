@@ -8,7 +8,7 @@ use hashbrown::hash_map::Entry as MapEntry;
 use super::arena::Record;
 use crate::clock::Clock;
 use crate::key::{BlockKey, KeyMap};
-use crate::policy::{EntryMeta, EvictionPolicy, Slot};
+use crate::policy::{EntryMeta, EvictionPolicy, Slot, recompute_cost};
 use crate::run::{NEVER, RunHeader};
 
 /// The most expired runs that one put takes out.
@@ -139,8 +139,8 @@ impl Directory {
         (*expires <= now).then_some(*slot)
     }
 
-    /// Whether every block of a run has a row; if so its runs count as used.
-    pub(super) fn touch_if_all_present(&mut self, header: &RunHeader) -> bool {
+    /// Whether every block of a run has a row; if so its runs are as if they came in now.
+    pub(super) fn renew_if_all_present(&mut self, header: &RunHeader) -> bool {
         if !header.keys.iter().all(|key| self.contains(key)) {
             return false;
         }
@@ -148,7 +148,7 @@ impl Directory {
         for key in &header.keys {
             let slot = self.rows.get(key).map(|row| row.slot);
             if let Some(slot) = slot.filter(|_| slot != last) {
-                self.policy.touch(slot);
+                self.policy.renew(slot);
             }
             last = slot;
         }
@@ -248,10 +248,13 @@ impl Directory {
         }
         let bytes = header.payload_bytes();
         self.payload_bytes += bytes;
+        let tokens = header.block_tokens.saturating_mul(rows);
         let meta = EntryMeta {
             bytes,
-            tokens: header.block_tokens.saturating_mul(rows),
+            tokens,
             depth,
+            cost: recompute_cost(tokens, u64::from(depth) * u64::from(header.block_tokens)),
+            category: 0,
         };
         self.policy.insert(slot, header.keys[first].short(), meta);
         if linked {
@@ -283,8 +286,15 @@ impl Directory {
         false
     }
 
-    /// Takes a run out. Its pages are free once nobody reads it any more.
+    /// Takes a run out that is deleted, expired or displaced. Its pages are free once nobody reads it any more.
     fn unlink(&mut self, slot: Slot) -> Option<Arc<Record>> {
+        self.entry(slot)?;
+        self.policy.remove(slot);
+        self.unlist(slot)
+    }
+
+    /// Takes a run out of all lists but the policy's.
+    fn unlist(&mut self, slot: Slot) -> Option<Arc<Record>> {
         let entry = self.entries.get_mut(slot as usize)?.take()?;
         self.vacant.push(slot);
         self.expiries
@@ -304,7 +314,6 @@ impl Directory {
             self.unpinned_pages -= entry.record.pages();
         }
         self.payload_bytes -= entry.record.header().payload_bytes();
-        self.policy.remove(slot);
         if entry.linked {
             if let MapEntry::Occupied(mut count) = self.children.entry(entry.parent) {
                 *count.get_mut() -= 1;
@@ -326,7 +335,8 @@ impl Directory {
     /// Takes out the leaf that goes next.
     pub(super) fn evict(&mut self) -> Option<Arc<Record>> {
         let slot = self.policy.victim()?;
-        let record = self.unlink(slot)?;
+        self.policy.evicted(slot);
+        let record = self.unlist(slot)?;
         if self.leaving.len() >= self.prune_at {
             self.leaving.retain(|record| record.strong_count() > 0);
             self.prune_at = 2 * self.leaving.len() + 16;

@@ -100,7 +100,7 @@ impl MemoryTier {
     }
 
     fn with_limits(bytes: u64, policy: &str, drain_limit: Duration, clock: Clock) -> Result<Self> {
-        let directory = Directory::new(policy::by_name(policy)?, clock);
+        let directory = Directory::new(policy::by_name(policy, bytes)?, clock);
         Ok(Self {
             shared: Arc::new(Shared {
                 arena: Arc::new(Arena::new(bytes)?),
@@ -128,7 +128,7 @@ impl MemoryTier {
         {
             let mut directory = self.shared.directory.lock();
             directory.drop_expired(&header.keys);
-            if directory.touch_if_all_present(header) {
+            if directory.renew_if_all_present(header) {
                 return Ok(Put::Present);
             }
         }

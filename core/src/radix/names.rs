@@ -1,0 +1,114 @@
+//! Names of nodes that outlive them, for policies that remember what they evicted.
+//!
+//! A name stands for the tokens of a prefix up to and with a node's first block, however the prefix was cut into nodes. It is a
+//! chain of one step a block that can be taken back, so that cutting a node's end off costs what is cut off, not what stays.
+
+use std::hash::{BuildHasher, RandomState};
+
+use super::arena::{Arena, Node};
+use crate::key::BlockKey;
+
+/// Odd, so that multiplying by it can be undone; its bits look random.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+const INVERSE: u64 = inverse(MULTIPLIER);
+const TURN: u32 = 23;
+
+/// The inverse modulo 2^64 of an odd number; every round of Newton's method doubles the bits that are right.
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut round = 0;
+    while round < 5 {
+        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        round += 1;
+    }
+    inverse
+}
+
+fn step(name: u64, block: u64) -> u64 {
+    (name ^ block).rotate_left(TURN).wrapping_mul(MULTIPLIER)
+}
+
+fn back(name: u64, block: u64) -> u64 {
+    name.wrapping_mul(INVERSE).rotate_right(TURN) ^ block
+}
+
+/// The name at the end of each node. Hashed with secret keys, so that no prompt can be made to share a name with another one.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    secret: RandomState,
+    /// By the node's place in the arena; of a root, the name of its namespace.
+    ends: Vec<u64>,
+}
+
+impl Names {
+    fn set_end(&mut self, index: u32, name: u64) {
+        let index = index as usize;
+        if index >= self.ends.len() {
+            self.ends.resize(index + 1, 0);
+        }
+        self.ends[index] = name;
+    }
+
+    fn blocks<'a>(
+        &self,
+        tokens: &'a [u32],
+        block_tokens: usize,
+    ) -> impl DoubleEndedIterator<Item = u64> + use<'a, '_> {
+        let blocks = tokens.chunks(block_tokens);
+        blocks.map(|block| self.secret.hash_one(block))
+    }
+
+    /// A namespace came in.
+    pub(super) fn add_root(&mut self, index: u32, namespace: &BlockKey) {
+        let name = self.secret.hash_one(namespace);
+        self.set_end(index, name);
+    }
+
+    /// A node came in below one whose end is known.
+    pub(super) fn add(&mut self, index: u32, node: &Node, block_tokens: usize) {
+        let above = self.ends[node.parent as usize];
+        let end = self.blocks(node.tokens(), block_tokens).fold(above, step);
+        self.set_end(index, end);
+    }
+
+    /// The name of a node.
+    pub(super) fn name(&self, node: &Node, block_tokens: usize) -> u64 {
+        let above = self.ends[node.parent as usize];
+        let first = self.blocks(node.tokens(), block_tokens).next();
+        first.map_or(above, |block| step(above, block))
+    }
+
+    /// The node lost its last blocks, which held `cut`: what these are called.
+    pub(super) fn trim(&mut self, index: u32, cut: &[u32], block_tokens: usize) -> u64 {
+        let end = self.ends[index as usize];
+        let (mut name, mut end) = (end, end);
+        for block in self.blocks(cut, block_tokens).rev() {
+            (name, end) = (end, back(end, block));
+        }
+        self.set_end(index, end);
+        name
+    }
+
+    /// Checks the end of every node below `nodes`' first, the root of `namespace`; parents come before their children.
+    pub(super) fn validate(
+        &self,
+        arena: &Arena,
+        namespace: &BlockKey,
+        nodes: &[u32],
+        block_tokens: usize,
+    ) -> Result<(), String> {
+        for &index in nodes {
+            let node = &arena[index];
+            let expected = if node.is_root() {
+                self.secret.hash_one(namespace)
+            } else {
+                let above = self.ends[node.parent as usize];
+                self.blocks(node.tokens(), block_tokens).fold(above, step)
+            };
+            if self.ends[index as usize] != expected {
+                return Err(format!("node {index} has a wrong name at its end"));
+            }
+        }
+        Ok(())
+    }
+}

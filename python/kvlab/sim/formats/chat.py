@@ -1,0 +1,175 @@
+"""OpenAI-style chat as JSON lines, made into blocks with a tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from kvlab.errors import ConfigError, InvalidArgumentError, ModelUnavailableError
+from kvlab.sim.formats._chain import chain_ids
+from kvlab.sim.formats._info import Source, TraceInfo
+from kvlab.sim.formats._order import by_time
+from kvlab.sim.formats._rows import Row, json_rows
+from kvlab.sim.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Tokenize", "read", "tokenizer"]
+
+Tokenize = Callable[[str], Sequence[int]]
+
+_PIECE = 4
+_TIMES = ("timestamp", "created", "created_at", "time")
+
+
+def tokenizer(name: str) -> Tokenize:
+    """A tokenizer by its name.
+
+    Args:
+        name: "chars", which takes 4 characters for a token and needs no model, or the path of a
+            `tokenizer.json` (which needs the package tokenizers).
+
+    Raises:
+        ConfigError: the file cannot be read.
+        ModelUnavailableError: the package tokenizers is missing.
+    """
+    if name == "chars":
+        return _pieces
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise ModelUnavailableError(
+            f"tokenizer = {name}: pip install tokenizers, or use tokenizer=chars"
+        ) from error
+    try:
+        loaded = Tokenizer.from_file(name)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ConfigError(
+            f"tokenizer = {name}: cannot be read ({error}); give a tokenizer.json, or chars"
+        ) from error
+
+    def encode(text: str) -> Sequence[int]:
+        ids: list[int] = loaded.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return encode
+
+
+def _pieces(text: str) -> Sequence[int]:
+    """Every 4 characters as a number: 21 bits of a character's code, mixed down to 32."""
+    codes = [ord(letter) for letter in text]
+    tokens = []
+    for start in range(0, len(codes), _PIECE):
+        value = 0
+        for code in codes[start : start + _PIECE]:
+            value = value * 0x110000 + code
+        tokens.append(value % 0xFFFFFFFB)
+    return tokens
+
+
+def read(
+    path: Path,
+    *,
+    block_tokens: int = 16,
+    tokenizer: str | Tokenize = "chars",  # noqa: A002
+    rows: Literal["requests", "sessions"] = "requests",
+) -> Source:
+    """Reads rows with `messages` of `role` and `content`, as sent to a chat endpoint.
+
+    The messages stand in `messages`, or in `body.messages` as in batch files. They are written out in
+    a row as `<|role|>`, name and calls of tools, content: not a model's own template, but alike
+    where they are alike.
+    A time in seconds is read from `timestamp`, `created`, `created_at` or `time`; rows without one
+    arrive a second after the row before. Only full blocks have ids.
+
+    Args:
+        path: JSON lines, plain or gzip.
+        block_tokens: Tokens of a block.
+        tokenizer: A name for `tokenizer`, or a function from text to token ids.
+        rows: "requests": each row is one request. "sessions": each row is a whole conversation, in
+            which every message of the assistant was one call, whose prompt is all before it; messages
+            with `is_demo` are part of the prompt only.
+
+    Raises:
+        InvalidArgumentError: `block_tokens` is less than 1, or `rows` is neither.
+        TraceFormatError: a row that is not like that; at iteration.
+    """
+    if block_tokens < 1:
+        raise InvalidArgumentError(f"block_tokens = {block_tokens}: a block has at least 1 token")
+    if rows not in ("requests", "sessions"):
+        raise InvalidArgumentError(f"rows = {rows}: use requests or sessions")
+    encode = _named(tokenizer) if isinstance(tokenizer, str) else tokenizer
+    info = TraceInfo(name=path.name, block_tokens=block_tokens)
+    if tokenizer == "chars":
+        info.notes.append("tokens are pieces of 4 characters, not those of a model")
+    requests = _requests(path, info, encode, whole=rows == "sessions")
+    return Source(info, by_time(requests, info))
+
+
+_named = tokenizer
+
+
+def _requests(path: Path, info: TraceInfo, encode: Tokenize, *, whole: bool) -> Iterator[Request]:
+    clock = -1000.0
+    timeless = 0
+    for number, row in enumerate(json_rows(path), 1):
+        body = row.row("body", row.value("body")) if "body" in row else row
+        messages = list(body.rows("messages"))
+        time = next((name for name in _TIMES if name in row), None)
+        timeless += time is None
+        clock = clock + 1000 if time is None else row.number(time) * 1000
+        name = next((row.text(key) for key in ("session_id", "id", "user") if key in row), None)
+        session = name or (f"row {number}" if whole else None)
+        ends = _calls(messages) if whole else [len(messages)]
+        tokens: list[int] = []
+        done = 0
+        for end in ends:
+            for message in messages[done:end]:
+                tokens.extend(encode(_text(message)))
+            done = end
+            answer = encode(_text(messages[end])) if end < len(messages) else ()
+            yield Request(
+                at_ms=clock,
+                blocks=chain_ids(tokens, info.block_tokens),
+                tokens=len(tokens),
+                output_tokens=len(answer),
+                session=session,
+                category=messages[end - 1].text("role") if end else "",
+            )
+    if timeless:
+        info.notes.append(f"{timeless} rows have no time: each arrives a second after the one before")
+    info.notes.append("only full blocks have ids: the rest of each prompt always misses")
+
+
+def _calls(messages: list[Row]) -> list[int]:
+    """Where the model was called: at every message of the assistant that is no demonstration."""
+    return [
+        index
+        for index, message in enumerate(messages)
+        if message.text("role") == "assistant" and "is_demo" not in message
+    ]
+
+
+def _text(message: Row) -> str:
+    parts = [f"<|{message.text('role')}|>"]
+    if "name" in message:
+        parts.append(message.text("name"))
+    if "tool_calls" in message:
+        parts.append(json.dumps(message.value("tool_calls"), sort_keys=True))
+    if "content" in message:
+        content = message.value("content")
+        parts.append(content if isinstance(content, str) else _parts(message, content))
+    return "\n".join(parts) + "\n"
+
+
+def _parts(message: Row, content: Any) -> str:
+    """Content in parts, of which only text and the names of the others count."""
+    if not isinstance(content, list):
+        raise message.error("content", "is neither text nor a list of parts")
+    texts = []
+    for part in message.rows("content"):
+        texts.append(part.text("text") if "text" in part else json.dumps(content, sort_keys=True))
+    return "\n".join(texts)

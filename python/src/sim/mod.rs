@@ -1,0 +1,3 @@
+//! The policy lab's part of the extension.
+
+pub(crate) mod prefix;
