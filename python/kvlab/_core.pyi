@@ -1350,3 +1350,22 @@ def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> l
     Raises:
         ConfigError: the mode is unknown.
     """
+
+def sim_columns(trace: SimTrace) -> dict[str, bytes]:
+    """What is known of each request, column by column: native numbers, one a request.
+
+    Returns:
+        `at_ms` (float64, milliseconds), `blocks`, `tokens`, `output_tokens` (uint32), `sessions` and
+        `categories` (uint32, from 1, 0 for none).
+    """
+
+def sim_hit_tokens(trace: SimTrace, hits: _Words) -> bytes:
+    """Tokens of the first blocks of each request, uint64 a request.
+
+    Args:
+        trace: The trace.
+        hits: How many of its blocks each request found, uint32.
+
+    Raises:
+        InvalidArgumentError: not one number a request, or more than the request has.
+    """

@@ -1,3 +1,4 @@
 //! The policy lab's part of the extension.
 
+pub(crate) mod columns;
 pub(crate) mod prefix;
