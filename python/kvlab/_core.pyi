@@ -1351,6 +1351,9 @@ def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> l
         ConfigError: the mode is unknown.
     """
 
+def sim_live_policies() -> list[str]:
+    """The names of the policies that the tiers can use."""
+
 def sim_columns(trace: SimTrace) -> dict[str, bytes]:
     """What is known of each request, column by column: native numbers, one a request.
 

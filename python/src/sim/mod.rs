@@ -1,4 +1,5 @@
 //! The policy lab's part of the extension.
 
+pub(crate) mod catalogue;
 pub(crate) mod columns;
 pub(crate) mod prefix;
