@@ -76,10 +76,10 @@ def two_sessions() -> list[Check]:
         Check("two sessions: requests", len(trace), 79),
         Check("two sessions: distinct blocks", trace.unique_blocks, 3027),
         Check("two sessions: recomputed over cold, lru", over_cold("lru"), 12672),
+        Check("two sessions: recomputed over cold, root first", over_cold("lru_root_first"), 76032),
         Check(
-            "two sessions: recomputed over cold, root first", over_cold("lru_root_first"), 76032
+            "two sessions: recomputed over cold, flat Belady", over_cold("belady", "flat"), 11904
         ),
-        Check("two sessions: recomputed over cold, flat Belady", over_cold("belady", "flat"), 11904),
         Check(
             "two sessions: lru hit ratio",
             f"{prefix.run(trace, capacity_blocks=size).hit_ratio:.6f}",

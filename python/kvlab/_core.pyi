@@ -1344,6 +1344,23 @@ def sim_replay(
         InvalidArgumentError: a capacity of 0.
     """
 
+def sim_replay_tiers(
+    trace: SimTrace,
+    *,
+    capacities: Sequence[int | None],
+    policies: Sequence[str],
+    write_policy: str,
+    restore: str,
+    costs: dict[str, Any],
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Replays a trace over three tiers without the GIL; see `kvlab.sim.tiers.run`.
+
+    Raises:
+        ConfigError: an unknown policy, write policy or way to restore.
+        InvalidArgumentError: an L1 of 0 blocks, or costs that cannot be.
+    """
+
 def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> list[int]:
     """Hits of LRU at each of these capacities, exactly.
 

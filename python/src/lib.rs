@@ -52,7 +52,7 @@ mod _core {
     use crate::sim::columns::{sim_columns, sim_hit_tokens};
     #[pymodule_export]
     use crate::sim::prefix::{
-        PySimTrace, PySimTraceBuilder, sim_lru_curve, sim_policies, sim_replay,
+        PySimTrace, PySimTraceBuilder, sim_lru_curve, sim_policies, sim_replay, sim_replay_tiers,
     };
     #[pymodule_export]
     use crate::sizing::{kv_presets, kv_size};

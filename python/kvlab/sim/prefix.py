@@ -43,6 +43,8 @@ class Replay:
         hit_tokens: Tokens of the blocks found; of a partial last block, what the request has.
         token_hit_ratio: `hit_tokens / tokens`.
         recomputed_tokens: `tokens - hit_tokens`.
+        recomputed_cost: What recomputing them costs, in tokens at the start of a prompt: attention makes a
+            token dearer the more there is before it.
         evictions: Blocks given up for others.
         refused_blocks: Blocks that were not taken: their request was larger than the cache, or the
             policy passed them by.
@@ -64,6 +66,7 @@ class Replay:
     hit_tokens: int
     token_hit_ratio: float
     recomputed_tokens: int
+    recomputed_cost: float
     evictions: int
     refused_blocks: int
     peak_blocks: int
@@ -82,8 +85,9 @@ def policies(mode: Mode = "prefix") -> list[str]:
     """The names of the policies that `run` knows in a mode.
 
     Beside those that run live there are `belady` (MIN; what is used goes in) and `belady_bypass` (it
-    need not), which know the future, and in prefix mode `lru_root_first`, the bad example: a request's
-    first block counts as used longest ago.
+    need not), which know the future, and in prefix mode `oracle_cost`, which also knows what a block costs
+    (greedy: no bound, but MIN where all cost the same), `lru_root_first`, the bad example: a request's
+    first block counts as used longest ago, and `fifo_root_first`, which kvcache-simulator calls fifo.
 
     Raises:
         ConfigError: the mode is unknown.
@@ -142,6 +146,7 @@ def run(
         hit_tokens=counts["hit_tokens"],
         token_hit_ratio=counts["hit_tokens"] / tokens if tokens else 0.0,
         recomputed_tokens=tokens - counts["hit_tokens"],
+        recomputed_cost=counts["recomputed_cost"],
         evictions=counts["evictions"],
         refused_blocks=counts["refused"],
         peak_blocks=counts["peak_blocks"],

@@ -4,10 +4,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kvlab_core::Error;
+use kvlab_core::cost::RestoreMode;
+use kvlab_core::sim::prefix::tiers::{
+    CostModel, ReadCost, TiersConfig, WritePolicy, replay_tiers,
+};
 use kvlab_core::sim::prefix::{self, Config, Mode};
 use kvlab_core::sim::trace::{BlockTokens, Request, Requests, Trace, TraceBuilder};
 use parking_lot::Mutex;
-use pyo3::buffer::{Element, PyBuffer};
+use pyo3::buffer::{Element, PyUntypedBuffer};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
@@ -20,7 +24,12 @@ impl<'py, T: Element> FromPyObject<'_, 'py> for Column<T> {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        PyBuffer::get(&object)?.to_vec(object.py()).map(Self)
+        let buffer = PyUntypedBuffer::get(&object)?;
+        // An empty array has no memory, so that no alignment fits it.
+        if buffer.item_count() == 0 {
+            return Ok(Self(Vec::new()));
+        }
+        buffer.into_typed()?.to_vec(object.py()).map(Self)
     }
 }
 
@@ -208,6 +217,36 @@ pub(crate) fn sim_policies(mode: &str) -> PyResult<Vec<&'static str>> {
     Ok(prefix::policies(Mode::by_name(mode).or_raise()?))
 }
 
+/// Runs a replay without the GIL, which tells `progress` how far it is; what that raises ends it.
+fn told<T: Send>(
+    py: Python<'_>,
+    trace: &PySimTrace,
+    progress: Option<Py<PyAny>>,
+    replay: impl FnOnce(
+        &Trace,
+        &mut (dyn FnMut(usize) -> ControlFlow<()> + Send),
+    ) -> kvlab_core::Result<T>
+    + Send,
+) -> PyResult<T> {
+    let total = trace.trace.len();
+    let mut raised = None;
+    let outcome = py.detach(|| {
+        replay(&trace.trace, &mut |done| {
+            let Some(function) = &progress else {
+                return ControlFlow::Continue(());
+            };
+            match Python::attach(|py| function.call1(py, (done, total))) {
+                Ok(_) => ControlFlow::Continue(()),
+                Err(error) => {
+                    raised = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })
+    });
+    raised.map_or_else(|| outcome.or_raise(), Err)
+}
+
 /// Replays a trace.
 #[pyfunction]
 #[pyo3(signature = (trace, *, mode, policy, capacity_blocks, progress=None))]
@@ -224,26 +263,9 @@ pub(crate) fn sim_replay<'py>(
         policy: policy.to_owned(),
         capacity: capacity_blocks,
     };
-    let total = trace.trace.len();
-    let mut raised = None;
-    let outcome = py.detach(|| {
-        prefix::replay(&trace.trace, &config, |done| {
-            let Some(function) = &progress else {
-                return ControlFlow::Continue(());
-            };
-            match Python::attach(|py| function.call1(py, (done, total))) {
-                Ok(_) => ControlFlow::Continue(()),
-                Err(error) => {
-                    raised = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })
-    });
-    if let Some(error) = raised {
-        return Err(error);
-    }
-    let outcome = outcome.or_raise()?;
+    let outcome = told(py, trace, progress, |trace, report| {
+        prefix::replay(trace, &config, report)
+    })?;
     let counts = PyDict::new(py);
     counts.set_item("requests", outcome.requests)?;
     counts.set_item("block_refs", outcome.block_refs)?;
@@ -251,6 +273,7 @@ pub(crate) fn sim_replay<'py>(
     counts.set_item("hits", outcome.hits)?;
     counts.set_item("tokens", outcome.tokens)?;
     counts.set_item("hit_tokens", outcome.hit_tokens)?;
+    counts.set_item("recomputed_cost", outcome.recomputed_cost)?;
     counts.set_item("evictions", outcome.evictions)?;
     counts.set_item("refused", outcome.refused)?;
     counts.set_item("peak_blocks", outcome.peak_blocks)?;
@@ -258,6 +281,79 @@ pub(crate) fn sim_replay<'py>(
     let hits = outcome.hits_by_request.iter();
     let hits: Vec<u8> = hits.flat_map(|hits| hits.to_ne_bytes()).collect();
     counts.set_item("hits_by_request", PyBytes::new(py, &hits))?;
+    Ok(counts)
+}
+
+/// What a simulated server's work costs, as Python has it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Costs {
+    prefill: [f64; 3],
+    decode: f64,
+    token_bytes: u64,
+    read: [(f64, f64, usize); 3],
+    overlap: f64,
+    concurrency: usize,
+}
+
+impl From<Costs> for CostModel {
+    fn from(costs: Costs) -> Self {
+        Self {
+            prefill: costs.prefill,
+            decode: costs.decode,
+            token_bytes: costs.token_bytes,
+            read: costs.read.map(|(latency, bandwidth, transfers)| ReadCost {
+                latency,
+                bandwidth,
+                transfers,
+            }),
+            overlap: costs.overlap,
+            concurrency: costs.concurrency,
+        }
+    }
+}
+
+/// Replays a trace over three tiers.
+#[pyfunction]
+#[pyo3(signature = (trace, *, capacities, policies, write_policy, restore, costs, progress=None))]
+#[expect(clippy::too_many_arguments, reason = "they have names")]
+pub(crate) fn sim_replay_tiers<'py>(
+    py: Python<'py>,
+    trace: &PySimTrace,
+    capacities: [Option<usize>; 3],
+    policies: [String; 3],
+    write_policy: &str,
+    restore: &str,
+    costs: Costs,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let config = TiersConfig {
+        capacities,
+        policies,
+        write: WritePolicy::by_name(write_policy).or_raise()?,
+        restore: RestoreMode::by_name(restore).or_raise()?,
+        costs: costs.into(),
+    };
+    let outcome = told(py, trace, progress, |trace, report| {
+        replay_tiers(trace, &config, report)
+    })?;
+    let counts = PyDict::new(py);
+    counts.set_item("requests", outcome.requests)?;
+    counts.set_item("block_refs", outcome.block_refs)?;
+    counts.set_item("tokens", outcome.tokens)?;
+    counts.set_item("hits", outcome.hits)?;
+    counts.set_item("recomputed_tokens", outcome.recomputed_tokens)?;
+    counts.set_item("left_alone", outcome.left_alone)?;
+    counts.set_item("evictions", outcome.evictions)?;
+    counts.set_item("stored", outcome.stored)?;
+    counts.set_item("refused", outcome.refused)?;
+    counts.set_item("lost", outcome.lost)?;
+    counts.set_item("peak_blocks", outcome.peak_blocks)?;
+    counts.set_item("bytes_read", outcome.bytes_read)?;
+    counts.set_item("bytes_written", outcome.bytes_written)?;
+    counts.set_item("queued", outcome.queued)?;
+    counts.set_item("first_token", outcome.first_token)?;
+    counts.set_item("makespan", outcome.makespan)?;
     Ok(counts)
 }
 

@@ -7,7 +7,18 @@ use crate::error::Result;
 use crate::sim::trace::{Request, Trace};
 
 /// Never used again.
-const NEVER: u32 = u32::MAX;
+pub(super) const NEVER: u32 = u32::MAX;
+
+/// When the block of each reference is used next, as the number of that reference.
+pub(super) fn next_uses(trace: &Trace) -> Vec<u32> {
+    let mut soonest = vec![NEVER; trace.unique_blocks()];
+    let mut next = vec![NEVER; trace.blocks().len()];
+    for (at, &block) in trace.blocks().iter().enumerate().rev() {
+        next[at] = std::mem::replace(&mut soonest[block as usize], at as u32);
+    }
+    next
+}
+
 /// The rank of a block that is not in.
 const ABSENT: u64 = u64::MAX;
 
@@ -68,13 +79,8 @@ impl Belady {
     }
 
     fn new(trace: &Trace, capacity: usize, kind: Kind) -> Self {
-        let mut soonest = vec![NEVER; trace.unique_blocks()];
-        let mut next = vec![NEVER; trace.blocks().len()];
-        for (at, &block) in trace.blocks().iter().enumerate().rev() {
-            next[at] = std::mem::replace(&mut soonest[block as usize], at as u32);
-        }
         Self {
-            next,
+            next: next_uses(trace),
             at: 0,
             rank: vec![ABSENT; trace.unique_blocks()],
             heap: BinaryHeap::new(),

@@ -9,7 +9,9 @@
 mod belady;
 mod curve;
 mod flat;
+mod oracle;
 mod scattered;
+pub mod tiers;
 mod tree;
 
 pub use curve::{Curve, stack_curve};
@@ -22,6 +24,7 @@ use crate::policy;
 use crate::sim::trace::{Request, Trace};
 use belady::Belady;
 use flat::Flat;
+use oracle::CostOracle;
 use scattered::Scattered;
 use tree::Tree;
 
@@ -75,6 +78,7 @@ pub fn policies(mode: Mode) -> Vec<&'static str> {
     let mut names: Vec<_> = policy::KNOWN.iter().map(|known| known.name).collect();
     if mode == Mode::Prefix {
         names.extend(ROOT_FIRST);
+        names.push("oracle_cost");
     }
     names.extend(OFFLINE);
     names
@@ -89,7 +93,7 @@ fn unknown(name: &'static str, value: &str, known: &[&str]) -> Error {
 }
 
 /// What a replay counted. Blocks unless said otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Requests replayed.
     pub requests: usize,
@@ -103,6 +107,8 @@ pub struct Outcome {
     pub tokens: u64,
     /// Tokens of the blocks found.
     pub hit_tokens: u64,
+    /// What recomputing the rest costs, in tokens at the start of a prompt: [`policy::recompute_cost`].
+    pub recomputed_cost: f64,
     /// Blocks given up for others.
     pub evictions: u64,
     /// Blocks that were not taken, because their request was larger than the cache.
@@ -141,15 +147,7 @@ pub fn replay(
     config: &Config,
     progress: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    let capacity = match config.capacity {
-        None => usize::MAX,
-        Some(0) => {
-            return Err(Error::invalid(
-                "capacity_blocks = 0: a cache holds at least one block; for no cache all tokens are recomputed",
-            ));
-        }
-        Some(blocks) => blocks,
-    };
+    let capacity = capacity_of(config.capacity)?;
     let blocks = capacity.min(trace.unique_blocks().max(1)) as u64;
     let by_name = |name: &str| {
         let known = policy::simulated(name, blocks);
@@ -170,6 +168,10 @@ pub fn replay(
             let trace = trace.prefix_ids();
             run(&trace, &mut Belady::bypassing(&trace, capacity), progress)
         }
+        (Mode::Prefix, "oracle_cost") => {
+            let trace = trace.prefix_ids();
+            run(&trace, &mut CostOracle::new(&trace, capacity), progress)
+        }
         (Mode::Prefix, name) => {
             let mut tree = Tree::new(by_name(name)?, capacity)?;
             run(trace, &mut tree, progress)
@@ -180,6 +182,16 @@ pub fn replay(
             run(trace, &mut cache, progress)
         }
         (Mode::Flat, name) => run(trace, &mut Flat::new(by_name(name)?, capacity), progress),
+    }
+}
+
+fn capacity_of(blocks: Option<usize>) -> Result<usize> {
+    match blocks {
+        None => Ok(usize::MAX),
+        Some(0) => Err(Error::invalid(
+            "a capacity of 0 blocks: a cache holds at least one; without a cache all tokens are recomputed",
+        )),
+        Some(blocks) => Ok(blocks),
     }
 }
 
@@ -211,7 +223,14 @@ fn run(
     outcome.nanoseconds = start.elapsed().as_nanos() as u64;
     // Apart from the clock: how tokens are counted is the trace's business.
     let served = trace.requests().zip(&outcome.hits_by_request);
-    outcome.hit_tokens = served.map(|(request, &hits)| trace.tokens_of(&request, hits as usize)).sum();
+    let mut hit_tokens = 0;
+    for (request, &hits) in served {
+        let found = trace.tokens_of(&request, hits as usize);
+        hit_tokens += found;
+        let rest = request.tokens - found as u32;
+        outcome.recomputed_cost += f64::from(policy::recompute_cost(rest, found));
+    }
+    outcome.hit_tokens = hit_tokens;
     let _ = progress(outcome.requests);
     Ok(outcome)
 }

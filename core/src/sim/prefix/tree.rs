@@ -8,7 +8,7 @@ use crate::radix::RadixTree;
 use crate::sim::trace::Request;
 
 /// All of a trace is in one namespace.
-const NAMESPACE: BlockKey = BlockKey([0; 32]);
+pub(super) const NAMESPACE: BlockKey = BlockKey([0; 32]);
 
 /// A radix tree whose tokens are the trace's block ids, one a block; it evicts as L1 does.
 #[derive(Debug)]

@@ -64,9 +64,7 @@ class Row:
 
     __slots__ = ("_fields", "line", "path", "prefix")
 
-    def __init__(
-        self, path: Path, line: int, fields: Mapping[str, Any], prefix: str = ""
-    ) -> None:
+    def __init__(self, path: Path, line: int, fields: Mapping[str, Any], prefix: str = "") -> None:
         self.path = path
         self.line = line
         self.prefix = prefix

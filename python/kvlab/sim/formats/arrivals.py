@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["read_azure", "read_burstgpt"]
 
-_NOTE = "arrivals and lengths only: nothing says which prompts share a prefix, so there is no hit ratio"
+_NOTE = (
+    "arrivals and lengths only: nothing says which prompts share a prefix, so there is no hit ratio"
+)
 
 
 def read_burstgpt(path: Path) -> Source:
@@ -82,7 +84,9 @@ def _date(row: Row, field: str) -> float:
     try:
         date = datetime.fromisoformat(whole + rest[digits:])
     except ValueError:
-        raise row.error(field, f"is {text!r}, expected a date such as 2023-11-16 18:17:03.97") from None
+        raise row.error(
+            field, f"is {text!r}, expected a date such as 2023-11-16 18:17:03.97"
+        ) from None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return date.timestamp() * 1000 + (int(rest[:digits]) * 1000 / 10**digits if digits else 0.0)

@@ -51,6 +51,8 @@ def _rows(path: Path, info: TraceInfo) -> Iterator[Request]:
             category=row.text("type", ""),
         )
     if orphans:
-        info.notes.append(f"{orphans} requests go on from a chat that is not in the trace before them")
+        info.notes.append(
+            f"{orphans} requests go on from a chat that is not in the trace before them"
+        )
     if partial:
         info.notes.append(f"{partial} requests end with a partial block, which counts as a block")

@@ -140,7 +140,9 @@ def _requests(path: Path, info: TraceInfo, encode: Tokenize, *, whole: bool) -> 
                 category=messages[end - 1].text("role") if end else "",
             )
     if timeless:
-        info.notes.append(f"{timeless} rows have no time: each arrives a second after the one before")
+        info.notes.append(
+            f"{timeless} rows have no time: each arrives a second after the one before"
+        )
     info.notes.append("only full blocks have ids: the rest of each prompt always misses")
 
 

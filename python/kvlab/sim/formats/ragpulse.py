@@ -31,22 +31,24 @@ def read(path: Path, *, lengths: str | Path | None = None) -> Source:
 
     Args:
         path: JSON lines, plain or gzip.
-        lengths: JSON of `{component: {id: tokens}}`; by default `ragpulse_lengths.json.gz` beside the
-            trace if that exists. Without, a request's tokens count as shared out evenly over its
+        lengths: JSON of `{component: {id: tokens}}`; by default `ragpulse_lengths.json.gz` (or
+            without `.gz`) beside the trace if that exists. Without, a request's tokens count as shared out evenly over its
             pieces.
 
     Raises:
         TraceFormatError: a row or the lengths are not like that; at iteration.
     """
-    beside = path.with_name("ragpulse_lengths.json.gz")
-    table = Path(lengths) if lengths is not None else beside if beside.exists() else None
+    beside = [path.with_name(f"ragpulse_lengths.json{end}") for end in (".gz", "")]
+    table = Path(lengths) if lengths is not None else next(filter(Path.exists, beside), None)
     info = TraceInfo(
         name=path.name,
         prefix_ids=False,
         block_lengths=_lengths(table) if table else None,
     )
     if table is None:
-        info.notes.append("no lengths of pieces: tokens are shared out evenly over a request's pieces")
+        info.notes.append(
+            "no lengths of pieces: tokens are shared out evenly over a request's pieces"
+        )
     return Source(info, by_time(_rows(path, info), info))
 
 
@@ -88,7 +90,9 @@ def _rows(path: Path, info: TraceInfo) -> Iterator[Request]:
             if component not in COMPONENTS:
                 raise parts.error(component, f"is unknown, expected {', '.join(COMPONENTS)}")
             space = _space(component)
-            blocks.extend(space + _piece(parts, component, piece) for piece in parts.items(component))
+            blocks.extend(
+                space + _piece(parts, component, piece) for piece in parts.items(component)
+            )
         if info.block_lengths is not None:
             unknown.update(block for block in blocks if block not in info.block_lengths)
         searched = "web_search" in parts and bool(parts.items("web_search"))
@@ -102,4 +106,6 @@ def _rows(path: Path, info: TraceInfo) -> Iterator[Request]:
         )
     if unknown:
         info.notes.append(f"{len(unknown)} pieces have no length: they count as 0 tokens")
-    info.notes.append("a block is a piece of a prompt, in any place; template tokens belong to none")
+    info.notes.append(
+        "a block is a piece of a prompt, in any place; template tokens belong to none"
+    )

@@ -87,7 +87,9 @@ def _requests(path: Path, info: TraceInfo, line: re.Pattern[str], date: str) -> 
             if "text" in row or "prompt" in row:
                 without += 1
                 continue
-            raise row.error(_TOKENS[0], "is missing; log token ids, or use format chat with a tokenizer")
+            raise row.error(
+                _TOKENS[0], "is missing; log token ids, or use format chat with a tokenizer"
+            )
         tokens = row.tokens(named)
         requests += 1
         yield Request(

@@ -22,9 +22,7 @@ _SPACE = 40
 """Bits of an id inside of its session; the session's number stands above them."""
 
 
-def read(
-    path: Path, *, sessions: Collection[str] | None = None, subagents: bool = True
-) -> Source:
+def read(path: Path, *, sessions: Collection[str] | None = None, subagents: bool = True) -> Source:
     """Reads sessions of requests `t` (s), `in`, `out` (tokens) and `hash_ids`, or `hash_runs` for short.
 
     Ids are those of full prefix blocks; the rest of a prompt has none, and always misses. Ids of
@@ -74,7 +72,9 @@ def _sessions(
             continue
         size = session.integer("block_size")
         if size == 0 or info.block_tokens not in (0, size):
-            raise session.error("block_size", f"is {size}, expected {info.block_tokens or 'a size'}")
+            raise session.error(
+                "block_size", f"is {size}, expected {info.block_tokens or 'a size'}"
+            )
         info.block_tokens = size
         local = session.text("hash_id_scope", "local") == "local"
         taken += 1
@@ -99,9 +99,7 @@ def _sessions(
     info.notes.append("only full blocks have ids: the rest of each prompt always misses")
 
 
-def _requests(
-    session: Row, subagents: bool, info: TraceInfo
-) -> Iterator[tuple[Row, bool, float]]:
+def _requests(session: Row, subagents: bool, info: TraceInfo) -> Iterator[tuple[Row, bool, float]]:
     asked = 0
     for request in session.rows("requests"):
         if request.text("type", "n") != "subagent":
