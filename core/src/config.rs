@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::sim::capture::Capture;
 use crate::tier::disk::{Files, SystemFiles};
 
 /// When a run that L1 took in is written to L3.
@@ -108,6 +109,8 @@ pub struct DiskConfig {
     /// Use a directory that others can put files into: a symbolic link, one that everybody may write, or one of another user.
     /// Default: false.
     pub allow_unsafe_directory: bool,
+    /// What records the order of eviction. Default: none; the [`StoreConfig`]'s, in a store.
+    pub capture: Option<Capture>,
 }
 
 impl DiskConfig {
@@ -127,6 +130,7 @@ impl DiskConfig {
             quota_per_tenant: None,
             read_only: false,
             allow_unsafe_directory: false,
+            capture: None,
         }
     }
 }
@@ -158,6 +162,8 @@ pub struct StoreConfig {
     /// With `timeout`: how much longer for each token of the runs that it waits for. Default: 0.25 s for 1,024 tokens, as
     /// SGLang.
     pub prefetch_wait_per_token: Duration,
+    /// What records the requests and the orders of eviction of all tiers; the store ends it when it closes. Default: none.
+    pub capture: Option<Capture>,
 }
 
 impl Default for StoreConfig {
@@ -174,6 +180,7 @@ impl Default for StoreConfig {
             prefetch_policy: StopPolicy::default(),
             prefetch_wait: Duration::from_secs(1),
             prefetch_wait_per_token: Duration::from_micros(244),
+            capture: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use disk_support::{Shape, check, config, crash_image, header, namespace, source};
 use kvlab_core::config::DiskConfig;
 use kvlab_core::key::BlockKey;
+use kvlab_core::policy::live_names;
 use kvlab_core::run::RunHeader;
 use kvlab_core::tier::disk::{DiskTier, DroppedCounts};
 use kvlab_core::tier::{PinnedRun, Put, Refusal, Tier};
@@ -82,13 +83,14 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(capacity: u64, direct: bool) -> Self {
+    fn new(capacity: u64, direct: bool, policy: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("store");
         let config = DiskConfig {
             capacity,
             segment_bytes: 256 << 10,
             direct,
+            policy: policy.to_owned(),
             ..config(&path)
         };
         let (tier, _) = disk_support::open(&config);
@@ -265,8 +267,9 @@ proptest! {
         steps in prop::collection::vec(step(), 1..60),
         small in any::<bool>(),
         direct in any::<bool>(),
+        policy in prop::sample::select(live_names().collect::<Vec<_>>()),
     ) {
-        let mut machine = Machine::new(if small { 2 << 20 } else { 64 << 20 }, direct);
+        let mut machine = Machine::new(if small { 2 << 20 } else { 64 << 20 }, direct, policy);
         for step in &steps {
             machine.apply(step);
             machine.compare();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use kvlab_core::Error;
 use kvlab_core::key::{BlockKey, chain_end, chain_keys};
-use kvlab_core::policy::by_name;
+use kvlab_core::policy::{by_name, live_names};
 use kvlab_core::radix::{Evicted, LockId, Match, RadixStats, RadixTree};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
@@ -58,8 +58,8 @@ struct World {
 }
 
 impl World {
-    fn new(block_tokens: usize) -> Self {
-        let policy = by_name("lru", 0).expect("a known policy");
+    fn new(block_tokens: usize, policy: &str) -> Self {
+        let policy = by_name(policy, 40).expect("a known policy");
         Self {
             block_tokens,
             tree: RadixTree::new(block_tokens, policy).expect("a valid block size"),
@@ -357,9 +357,10 @@ proptest! {
     #[test]
     fn the_tree_is_the_map_of_prefixes(
         block_tokens in 1..6_usize,
+        policy in prop::sample::select(live_names().collect::<Vec<_>>()),
         steps in prop::collection::vec(step(), 1..60),
     ) {
-        let mut world = World::new(block_tokens);
+        let mut world = World::new(block_tokens, policy);
         for step in steps {
             world.step(step)?;
         }

@@ -138,6 +138,11 @@ impl L1 {
         Ok((id, blocks.len() * self.block_tokens))
     }
 
+    /// What the policy calls a prompt's whole blocks.
+    pub(super) fn block_names(&self, namespace: &BlockKey, tokens: &[u32]) -> Vec<u64> {
+        self.tree.block_names(namespace, tokens)
+    }
+
     fn insert_hold(&mut self, hold: Hold) -> HoldId {
         let id = self.next_hold;
         self.next_hold += 1;

@@ -28,10 +28,11 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::Layout;
 use crate::memory::Region;
-use crate::policy;
 use crate::radix::RadixTree;
 use crate::run::Terms;
+use crate::sim::capture;
 use crate::store::{BlockStore, PrefetchTicket};
+use crate::tier::TierId;
 
 use commit::Committer;
 use l1::L1;
@@ -112,7 +113,7 @@ impl PrefixCache {
         }
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
-        let policy = policy::by_name(&config.policy, blocks)?;
+        let policy = capture::policy(store.capture(), TierId::L1, 0, &config.policy, blocks)?;
         let tree = RadixTree::new(layout.block_tokens(), policy)?;
         let clock = store.clock().clone();
         let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock)?));

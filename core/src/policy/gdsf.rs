@@ -151,3 +151,53 @@ impl EvictionPolicy for Gdsf {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Gdsf;
+    use crate::policy::testing::{Row, Rules, agree, first, steps};
+
+    struct Greedy {
+        age: f64,
+    }
+
+    fn rank(row: &Row) -> f64 {
+        let cost = f64::from(row.meta.cost);
+        let value = if cost == 0.0 {
+            1.0
+        } else {
+            cost / row.meta.bytes as f64
+        };
+        row.age + row.uses as f64 * value
+    }
+
+    impl Rules for Greedy {
+        fn inserted(&mut self, new: &mut Row, _rows: &mut [Row], _now: &mut u64) {
+            (new.uses, new.age) = (1, self.age);
+        }
+
+        fn touched(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            rows[row].uses += 1;
+            (rows[row].age, rows[row].stamp) = (self.age, *now);
+        }
+
+        fn evicted(&mut self, gone: &Row, whole: bool, _rows: &mut [Row], _now: &mut u64) {
+            if whole {
+                self.age = self.age.max(rank(gone));
+            }
+        }
+
+        fn victim(&mut self, rows: &mut [Row], _now: &mut u64) -> Option<usize> {
+            first(rows, |row| Some((rank(row), row.stamp)))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_victim_is_worth_least(steps in steps()) {
+            agree(&mut Gdsf::default(), Greedy { age: 0.0 }, steps)?;
+        }
+    }
+}

@@ -151,3 +151,45 @@ impl EvictionPolicy for Lfu {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Lfu;
+    use crate::policy::testing::{Row, Rules, agree, first, steps};
+
+    struct Frequency {
+        ageing: bool,
+        age: f64,
+    }
+
+    impl Rules for Frequency {
+        fn inserted(&mut self, new: &mut Row, _rows: &mut [Row], _now: &mut u64) {
+            (new.uses, new.age) = (1, self.age);
+        }
+
+        fn touched(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            rows[row].uses += 1;
+            (rows[row].age, rows[row].stamp) = (self.age, *now);
+        }
+
+        fn evicted(&mut self, gone: &Row, whole: bool, _rows: &mut [Row], _now: &mut u64) {
+            if whole && self.ageing {
+                self.age = self.age.max(gone.age + gone.uses as f64);
+            }
+        }
+
+        fn victim(&mut self, rows: &mut [Row], _now: &mut u64) -> Option<usize> {
+            first(rows, |row| Some((row.age + row.uses as f64, row.stamp)))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_counts_and_ages(ageing in any::<bool>(), steps in steps()) {
+            let mut lfu = if ageing { Lfu::ageing() } else { Lfu::plain() };
+            agree(&mut lfu, Frequency { ageing, age: 0.0 }, steps)?;
+        }
+    }
+}

@@ -197,82 +197,31 @@ impl EvictionPolicy for Lru {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::Lru;
-    use crate::policy::{EntryMeta, EvictionPolicy, Slot};
+    use crate::policy::testing::{Row, Rules, agree, first, steps};
 
-    #[derive(Clone, Debug)]
-    enum Step {
-        Insert(Slot),
-        Touch(Slot),
-        Split(Slot, Slot),
-        Candidate(Slot, bool),
-        Remove(Slot),
-        Evict,
-    }
+    struct Oldest;
 
-    fn step() -> impl Strategy<Value = Step> {
-        let slot = 0..24_u32;
-        prop_oneof![
-            slot.clone().prop_map(Step::Insert),
-            slot.clone().prop_map(Step::Touch),
-            (slot.clone(), slot.clone()).prop_map(|(head, tail)| Step::Split(head, tail)),
-            (slot.clone(), any::<bool>()).prop_map(|(slot, on)| Step::Candidate(slot, on)),
-            slot.prop_map(Step::Remove),
-            Just(Step::Evict),
-        ]
+    impl Rules for Oldest {
+        fn touched(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            rows[row].stamp = *now;
+        }
+
+        fn renewed(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            rows[row].stamp = *now;
+        }
+
+        fn victim(&mut self, rows: &mut [Row], _now: &mut u64) -> Option<usize> {
+            first(rows, |row| Some(row.stamp))
+        }
     }
 
     proptest! {
-        /// Against a map of slot to (last use, candidate), searched in full for its oldest candidate.
         #[test]
-        fn the_victim_is_the_oldest_candidate(steps in prop::collection::vec(step(), 1..300)) {
-            let mut lru = Lru::default();
-            let mut model: BTreeMap<Slot, (u64, bool)> = BTreeMap::new();
-            for (now, step) in (1..).zip(steps) {
-                match step {
-                    Step::Insert(slot) if !model.contains_key(&slot) => {
-                        lru.insert(slot, 0, EntryMeta::default());
-                        model.insert(slot, (now, false));
-                    }
-                    Step::Touch(slot) if model.contains_key(&slot) => {
-                        lru.touch(slot);
-                        model.entry(slot).and_modify(|entry| entry.0 = now);
-                    }
-                    Step::Split(head, tail) if !model.contains_key(&head) => {
-                        if let Some(&(used, _)) = model.get(&tail) {
-                            lru.split(head, EntryMeta::default(), tail, 0, EntryMeta::default());
-                            model.insert(head, (used, false));
-                            // As in the tree: from here on a use of the tail is one of the head.
-                            lru.touch(head);
-                            model.insert(head, (now, false));
-                        }
-                    }
-                    Step::Candidate(slot, on) if model.contains_key(&slot) => {
-                        lru.set_candidate(slot, on);
-                        model.entry(slot).and_modify(|entry| entry.1 = on);
-                    }
-                    Step::Remove(slot) if model.contains_key(&slot) => {
-                        lru.remove(slot);
-                        model.remove(&slot);
-                    }
-                    Step::Evict => {
-                        if let Some(slot) = lru.victim() {
-                            lru.remove(slot);
-                            model.remove(&slot);
-                        }
-                    }
-                    _ => {}
-                }
-                prop_assert_eq!(lru.validate(), Ok(()));
-                let candidates = model.iter().filter(|(_, entry)| entry.1);
-                prop_assert_eq!(lru.candidates(), candidates.clone().count());
-                let oldest = candidates.min_by_key(|(_, entry)| entry.0).map(|(slot, _)| *slot);
-                prop_assert_eq!(lru.victim(), oldest);
-            }
+        fn the_victim_is_the_oldest_candidate(steps in steps()) {
+            agree(&mut Lru::default(), Oldest, steps)?;
         }
     }
 }

@@ -7,6 +7,7 @@
 //! The same blocks have the same ghost whenever they come back, in whatever slot and however the tree is cut into nodes then.
 
 mod gdsf;
+mod lab;
 mod lfu;
 mod lru;
 mod queue;
@@ -15,6 +16,8 @@ mod sieve;
 mod sketch;
 mod slots;
 mod slru;
+#[cfg(test)]
+mod testing;
 mod w_tinylfu;
 
 pub use gdsf::Gdsf;
@@ -111,6 +114,12 @@ pub trait EvictionPolicy: Send + fmt::Debug {
     /// one if asked again at once.
     fn victim(&mut self) -> Option<Slot>;
 
+    /// A candidate whose time is over, for policies that let go of entries though there is room. The simulator asks when a
+    /// request begins and [removes](Self::remove) what comes; no live tier asks.
+    fn expired(&mut self) -> Option<Slot> {
+        None
+    }
+
     /// How many candidates there are.
     fn candidates(&self) -> usize;
 
@@ -157,6 +166,21 @@ pub const KNOWN: &[Known] = &[
     live("w-tinylfu", |bytes| Box::new(WTinyLfu::new(bytes))),
     live("gdsf", |_| Box::new(Gdsf::default())),
     simulated_only("lfu-plain", |_| Box::new(Lfu::plain())),
+    simulated_only("2q", lab::two_q),
+    simulated_only("arc", lab::arc),
+    simulated_only("clock", lab::clock),
+    simulated_only("fifo", lab::fifo),
+    simulated_only("flop-aware", lab::flop_aware),
+    simulated_only("lecar", lab::lecar),
+    simulated_only("length-aware", lab::length_aware),
+    simulated_only("lhd", lab::lhd),
+    simulated_only("lirs", lab::lirs),
+    simulated_only("lru-k", lab::lru_k),
+    simulated_only("mru", lab::mru),
+    simulated_only("random", lab::random),
+    simulated_only("ttl", lab::ttl),
+    simulated_only("wa-lru", lab::wa_lru),
+    simulated_only("workload-aware", lab::workload_aware),
 ];
 
 /// The names of the policies that the tiers may use.

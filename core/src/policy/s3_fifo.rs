@@ -19,7 +19,8 @@ struct Own {
     uses: u8,
 }
 
-/// Three queues in order of arrival. What is new stands in the small one, a tenth of the bytes; at its end it goes on to the main
+/// Three queues in order of arrival. What is new stands in the small one, a tenth of the bytes (until the first eviction what it has
+/// no room for stands in the main one, as in the authors' libCacheSim); at its end it goes on to the main
 /// one if it was used at least twice meanwhile, otherwise it goes and its name stands in the ghost queue (as many bytes' worth as
 /// the main queue has). What comes back while its name is there starts in the main queue. At the end of the main queue an entry that
 /// was used goes round once more for each use, of which 3 count; else it goes (Yang, Zhang, Qiu, Yue, Rashmi, "FIFO queues are all
@@ -35,6 +36,8 @@ pub struct S3Fifo {
     small_bytes: u64,
     queues: Queues<Own, 2>,
     ghosts: Ghosts,
+    /// Whether a victim was ever asked for.
+    full: bool,
 }
 
 impl S3Fifo {
@@ -44,7 +47,8 @@ impl S3Fifo {
         Self {
             small_bytes,
             queues: Queues::default(),
-            ghosts: Ghosts::new(capacity - small_bytes),
+            ghosts: Ghosts::new(capacity - capacity.div_ceil(SMALL_SHARE)),
+            full: false,
         }
     }
 
@@ -63,7 +67,8 @@ impl EvictionPolicy for S3Fifo {
     }
 
     fn insert(&mut self, slot: Slot, ghost: u64, meta: EntryMeta) {
-        let queue = if self.ghosts.recall(ghost) {
+        let overflows = !self.full && self.queues.bytes(SMALL) >= self.small_bytes;
+        let queue = if self.ghosts.recall(ghost) || overflows {
             MAIN
         } else {
             SMALL
@@ -122,6 +127,7 @@ impl EvictionPolicy for S3Fifo {
     }
 
     fn victim(&mut self) -> Option<Slot> {
+        self.full = true;
         loop {
             let small = self.queues.oldest_candidate(SMALL);
             let main = self.queues.oldest_candidate(MAIN);
@@ -148,5 +154,82 @@ impl EvictionPolicy for S3Fifo {
     fn validate(&self) -> Result<(), String> {
         self.queues.validate()?;
         self.ghosts.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::S3Fifo;
+    use crate::policy::testing::{CAPACITY, Row, Rules, agree, first, steps};
+
+    /// Queue 0 is the small one, queue 1 the main one.
+    #[derive(Default)]
+    struct Fifos {
+        /// Names and bytes, oldest first.
+        ghosts: Vec<(u64, u64)>,
+        full: bool,
+    }
+
+    fn small_is_full(rows: &[Row]) -> bool {
+        let small = rows.iter().filter(|row| row.queue == 0);
+        small.map(|row| row.meta.bytes).sum::<u64>() >= CAPACITY / 10
+    }
+
+    impl Rules for Fifos {
+        fn inserted(&mut self, new: &mut Row, rows: &mut [Row], _now: &mut u64) {
+            new.queue = usize::from(!self.full && small_is_full(rows));
+            let known = self.ghosts.iter().position(|(name, _)| *name == new.ghost);
+            if let Some(index) = known {
+                self.ghosts.remove(index);
+                new.queue = 1;
+            }
+        }
+
+        fn touched(&mut self, row: usize, rows: &mut [Row], _now: &mut u64) {
+            rows[row].uses = (rows[row].uses + 1).min(3);
+        }
+
+        fn evicted(&mut self, gone: &Row, _whole: bool, _rows: &mut [Row], _now: &mut u64) {
+            if gone.queue == 0 {
+                self.ghosts.retain(|(name, _)| *name != gone.ghost);
+                self.ghosts.push((gone.ghost, gone.meta.bytes));
+                let bytes =
+                    |ghosts: &[(u64, u64)]| ghosts.iter().map(|(_, bytes)| bytes).sum::<u64>();
+                while bytes(&self.ghosts) * 10 > CAPACITY * 9 {
+                    self.ghosts.remove(0);
+                }
+            }
+        }
+
+        fn victim(&mut self, rows: &mut [Row], now: &mut u64) -> Option<usize> {
+            self.full = true;
+            loop {
+                let full = small_is_full(rows);
+                let small = first(rows, |row| (row.queue == 0).then_some(row.stamp));
+                let main = first(rows, |row| (row.queue == 1).then_some(row.stamp));
+                let (chosen, uses) = match (small, main) {
+                    (Some(small), main) if full || main.is_none() => match rows[small].uses {
+                        0 | 1 => return Some(small),
+                        _ => (small, 0),
+                    },
+                    (_, main) => match rows[main?].uses {
+                        0 => return main,
+                        uses => (main?, uses - 1),
+                    },
+                };
+                *now += 1;
+                let row = &mut rows[chosen];
+                (row.queue, row.stamp, row.uses) = (1, *now, uses);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_three_queues(steps in steps()) {
+            agree(&mut S3Fifo::new(CAPACITY), Fifos::default(), steps)?;
+        }
     }
 }

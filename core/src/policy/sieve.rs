@@ -129,3 +129,58 @@ impl EvictionPolicy for Sieve {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Sieve;
+    use crate::policy::Slot;
+    use crate::policy::testing::{Row, Rules, agree, first, steps};
+
+    /// A use is a mark.
+    #[derive(Default)]
+    struct Hand {
+        at: (u64, Slot),
+    }
+
+    /// The candidate from a place on, in order of arrival.
+    fn from(rows: &[Row], place: (u64, Slot)) -> Option<usize> {
+        first(rows, |row| {
+            let own = (row.stamp, row.slot);
+            (own >= place).then_some(own)
+        })
+    }
+
+    impl Rules for Hand {
+        fn touched(&mut self, row: usize, rows: &mut [Row], _now: &mut u64) {
+            rows[row].uses = 1;
+        }
+
+        fn evicted(&mut self, gone: &Row, whole: bool, rows: &mut [Row], _now: &mut u64) {
+            if whole && (gone.stamp, gone.slot) == self.at {
+                let next = from(rows, self.at);
+                self.at = next.map_or((0, 0), |next| (rows[next].stamp, rows[next].slot));
+            }
+        }
+
+        fn victim(&mut self, rows: &mut [Row], _now: &mut u64) -> Option<usize> {
+            loop {
+                let found = from(rows, self.at).or_else(|| from(rows, (0, 0)))?;
+                self.at = (rows[found].stamp, rows[found].slot);
+                if rows[found].uses == 0 {
+                    return Some(found);
+                }
+                rows[found].uses = 0;
+                self.at.1 += 1;
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_hand_takes_the_first_without_a_mark(steps in steps()) {
+            agree(&mut Sieve::default(), Hand::default(), steps)?;
+        }
+    }
+}

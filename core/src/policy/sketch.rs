@@ -6,7 +6,7 @@ const ROWS: usize = 4;
 const MOST: u8 = 15;
 /// Uses, in entries, after which all counts are halved.
 const SAMPLE: u64 = 10;
-const SMALLEST: usize = 64;
+const SMALLEST: usize = 256;
 /// Odd multipliers, one a row, that spread names over it.
 const SPREAD: [u64; ROWS] = [
     0x9e37_79b9_7f4a_7c15,
@@ -77,6 +77,33 @@ impl Sketch {
         for place in self.places(name) {
             let counter = &mut self.counters[place];
             *counter = (*counter).max(times.min(MOST));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::{MOST, Sketch};
+
+    proptest! {
+        /// Never less than the true count, however much the sketch has grown meanwhile.
+        #[test]
+        fn no_use_is_lost(names in prop::collection::vec(0..500_u64, 1..2000), entries in 1..800_usize) {
+            let mut sketch = Sketch::default();
+            let mut counts: HashMap<u64, u8> = HashMap::new();
+            for (at, name) in names.iter().enumerate() {
+                sketch.fit(1 + at * entries / names.len());
+                sketch.count(*name, entries);
+                let count = counts.entry(*name).or_default();
+                *count = MOST.min(*count + 1);
+            }
+            for (name, count) in counts {
+                prop_assert!(sketch.estimate(name) >= count);
+            }
         }
     }
 }

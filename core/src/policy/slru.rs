@@ -94,3 +94,48 @@ impl EvictionPolicy for Slru {
         self.queues.validate()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Slru;
+    use crate::policy::testing::{CAPACITY, Row, Rules, agree, first, steps};
+
+    /// Queue 0 is on probation, queue 1 is protected.
+    struct Segments;
+
+    impl Rules for Segments {
+        fn touched(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            (rows[row].queue, rows[row].stamp) = (1, *now);
+            loop {
+                let mut protected = rows
+                    .iter_mut()
+                    .filter(|row| row.queue == 1)
+                    .collect::<Vec<_>>();
+                let bytes = protected.iter().map(|row| row.meta.bytes).sum::<u64>();
+                if bytes <= CAPACITY - CAPACITY / 5 {
+                    return;
+                }
+                protected.sort_by_key(|row| (row.stamp, row.slot));
+                *now += 1;
+                (protected[0].queue, protected[0].stamp) = (0, *now);
+            }
+        }
+
+        fn renewed(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            rows[row].stamp = *now;
+        }
+
+        fn victim(&mut self, rows: &mut [Row], _now: &mut u64) -> Option<usize> {
+            first(rows, |row| Some((row.queue, row.stamp)))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_two_lists(steps in steps()) {
+            agree(&mut Slru::new(CAPACITY), Segments, steps)?;
+        }
+    }
+}

@@ -178,3 +178,137 @@ impl EvictionPolicy for WTinyLfu {
         self.queues.validate()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use std::collections::HashMap;
+
+    use super::WTinyLfu;
+    use crate::policy::testing::{CAPACITY, Row, Rules, agree, first, steps};
+
+    const WINDOW: u64 = 1;
+    const REST: u64 = CAPACITY - WINDOW;
+
+    /// Queue 0 is the window, queue 1 on probation, queue 2 protected. Counts are exact.
+    #[derive(Default)]
+    struct Admission {
+        counts: HashMap<u64, u8>,
+        counted: u64,
+    }
+
+    fn bytes(rows: &[Row], queues: &[usize]) -> u64 {
+        let rows = rows.iter().filter(|row| queues.contains(&row.queue));
+        rows.map(|row| row.meta.bytes).sum()
+    }
+
+    fn oldest(rows: &mut [Row], queue: usize) -> Option<&mut Row> {
+        let rows = rows.iter_mut().filter(|row| row.queue == queue);
+        rows.min_by_key(|row| (row.stamp, row.slot))
+    }
+
+    impl Admission {
+        fn count(&mut self, name: u64) {
+            let count = self.counts.entry(name).or_default();
+            *count = 15.min(*count + 1);
+            self.counted += 1;
+            // The sketch is for 256 entries at least.
+            if self.counted >= 2560 {
+                self.counted /= 2;
+                self.counts.values_mut().for_each(|count| *count /= 2);
+            }
+        }
+
+        fn of(&self, name: u64) -> u8 {
+            self.counts.get(&name).copied().unwrap_or(0)
+        }
+
+        fn raise(&mut self, name: u64, to: u64) {
+            let to = self.of(to);
+            let count = self.counts.entry(name).or_default();
+            *count = to.max(*count);
+        }
+    }
+
+    impl Rules for Admission {
+        fn inserted(&mut self, new: &mut Row, rows: &mut [Row], now: &mut u64) {
+            self.count(new.ghost);
+            loop {
+                let over = bytes(rows, &[0]) + new.meta.bytes > WINDOW;
+                let room = REST.saturating_sub(bytes(rows, &[1, 2]));
+                let oldest = oldest(rows, 0).unwrap_or(&mut *new);
+                if !over || oldest.queue != 0 || oldest.meta.bytes > room {
+                    return;
+                }
+                *now += 1;
+                (oldest.queue, oldest.stamp) = (1, *now);
+                if new.queue != 0 {
+                    return;
+                }
+            }
+        }
+
+        fn touched(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            self.count(rows[row].ghost);
+            rows[row].stamp = *now;
+            if rows[row].queue == 0 {
+                return;
+            }
+            rows[row].queue = 2;
+            while bytes(rows, &[2]) * 5 > (REST * 4).div_ceil(5) * 5
+                && let Some(oldest) = oldest(rows, 2)
+            {
+                *now += 1;
+                (oldest.queue, oldest.stamp) = (1, *now);
+            }
+        }
+
+        fn renewed(&mut self, row: usize, rows: &mut [Row], now: &mut u64) {
+            rows[row].stamp = *now;
+        }
+
+        fn split(&mut self, head: &Row, tail: &Row) {
+            self.raise(tail.ghost, head.ghost);
+        }
+
+        fn evicted(&mut self, gone: &Row, whole: bool, rows: &mut [Row], now: &mut u64) {
+            if whole && gone.queue != 0 && bytes(rows, &[0]) >= WINDOW {
+                let winner = first(rows, |row| (row.queue == 0).then_some(row.stamp));
+                if let Some(winner) = winner {
+                    *now += 1;
+                    (rows[winner].queue, rows[winner].stamp) = (1, *now);
+                }
+            }
+            if !whole {
+                let holder = rows.iter().find(|row| row.slot == gone.slot);
+                if let Some(name) = holder.map(|row| row.ghost) {
+                    self.raise(gone.ghost, name);
+                }
+            }
+        }
+
+        fn victim(&mut self, rows: &mut [Row], _now: &mut u64) -> Option<usize> {
+            let window = first(rows, |row| (row.queue == 0).then_some(row.stamp));
+            let rest = first(rows, |row| {
+                (row.queue > 0).then_some((row.queue, row.stamp))
+            });
+            let (Some(new), Some(old)) = (window, rest) else {
+                return window.or(rest);
+            };
+            let rejected = self.of(rows[new].ghost) <= self.of(rows[old].ghost);
+            if bytes(rows, &[0]) >= WINDOW && rejected {
+                window
+            } else {
+                rest
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_admits_what_is_used_more(steps in steps()) {
+            agree(&mut WTinyLfu::new(CAPACITY), Admission::default(), steps)?;
+        }
+    }
+}

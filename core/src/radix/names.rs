@@ -32,15 +32,61 @@ fn back(name: u64, block: u64) -> u64 {
     name.wrapping_mul(INVERSE).rotate_right(TURN) ^ block
 }
 
-/// The name at the end of each node. Hashed with secret keys, so that no prompt can be made to share a name with another one.
-#[derive(Debug, Default)]
+/// The name at the end of each node.
+#[derive(Debug)]
 pub(super) struct Names {
-    secret: RandomState,
+    /// Blocks are hashed with secret keys, so that no prompt can be made to share a name with another one; none where a block's tokens
+    /// are its id.
+    secret: Option<RandomState>,
     /// By the node's place in the arena; of a root, the name of its namespace.
     ends: Vec<u64>,
 }
 
 impl Names {
+    /// Names that nobody can foretell.
+    pub(super) fn secret() -> Self {
+        Self {
+            secret: Some(RandomState::new()),
+            ends: Vec::new(),
+        }
+    }
+
+    /// Names that are the same in every run, of blocks of one token that is the block's id.
+    pub(super) fn of_ids() -> Self {
+        Self {
+            secret: None,
+            ends: Vec::new(),
+        }
+    }
+
+    fn block(&self, tokens: &[u32]) -> u64 {
+        match &self.secret {
+            Some(secret) => secret.hash_one(tokens),
+            None => tokens.first().copied().map_or(0, u64::from),
+        }
+    }
+
+    fn root(&self, namespace: &BlockKey) -> u64 {
+        match &self.secret {
+            Some(secret) => secret.hash_one(namespace),
+            None => namespace.short(),
+        }
+    }
+
+    /// The names of all blocks of a prompt, of which the last may be partial.
+    pub(super) fn chain(
+        &self,
+        namespace: &BlockKey,
+        tokens: &[u32],
+        block_tokens: usize,
+    ) -> impl Iterator<Item = u64> {
+        let blocks = self.blocks(tokens, block_tokens);
+        blocks.scan(self.root(namespace), |name, block| {
+            *name = step(*name, block);
+            Some(*name)
+        })
+    }
+
     fn set_end(&mut self, index: u32, name: u64) {
         let index = index as usize;
         if index >= self.ends.len() {
@@ -55,12 +101,12 @@ impl Names {
         block_tokens: usize,
     ) -> impl DoubleEndedIterator<Item = u64> + use<'a, '_> {
         let blocks = tokens.chunks(block_tokens);
-        blocks.map(|block| self.secret.hash_one(block))
+        blocks.map(|block| self.block(block))
     }
 
     /// A namespace came in.
     pub(super) fn add_root(&mut self, index: u32, namespace: &BlockKey) {
-        let name = self.secret.hash_one(namespace);
+        let name = self.root(namespace);
         self.set_end(index, name);
     }
 
@@ -100,7 +146,7 @@ impl Names {
         for &index in nodes {
             let node = &arena[index];
             let expected = if node.is_root() {
-                self.secret.hash_one(namespace)
+                self.root(namespace)
             } else {
                 let above = self.ends[node.parent as usize];
                 self.blocks(node.tokens(), block_tokens).fold(above, step)

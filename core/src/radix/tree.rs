@@ -124,12 +124,31 @@ impl RadixTree {
             table: HashTable::new(),
             hasher: RandomState::default(),
             roots: HashMap::default(),
-            names: policy.wants_ghosts().then(Names::default),
+            names: policy.wants_ghosts().then(Names::secret),
             policy,
             category: 0,
             locks: LockTable::default(),
             stats: RadixStats::default(),
         })
+    }
+
+    /// An empty tree over blocks of one token each, which is the block's id: what it evicts depends on the ids alone, in every run.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_ids(policy: Box<dyn EvictionPolicy>) -> Result<Self> {
+        let mut tree = Self::new(1, policy)?;
+        tree.names = tree.names.map(|_| Names::of_ids());
+        Ok(tree)
+    }
+
+    /// What the policy would call a node that began with each of a prompt's whole blocks; nothing if it does not ask.
+    pub(crate) fn block_names(&self, namespace: &BlockKey, tokens: &[u32]) -> Vec<u64> {
+        let names = self.names.iter();
+        let tokens = self.whole_blocks(tokens);
+        names
+            .flat_map(|names| names.chain(namespace, tokens, self.block_tokens))
+            .collect()
     }
 
     /// Tells the policy that a request of some category begins, at a time in milliseconds: what is used and inserted from now

@@ -19,6 +19,7 @@ use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{NEVER, RunHeader, RunSource, Terms};
+use crate::sim::capture::{self, Capture};
 use crate::tier::memory::{MemoryTier, Reservation, VictimRun};
 use crate::tier::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
 
@@ -43,6 +44,8 @@ pub(super) struct Core {
     pub(super) uses: Option<Uses>,
     pub(super) above: Uppers,
     pub(super) patience: Patience,
+    /// What records requests and orders of eviction.
+    pub(super) capture: Option<Capture>,
     /// Whether a prefetch was ordered that plans wait for.
     pub(super) may_wait: AtomicBool,
 }
@@ -59,7 +62,13 @@ impl Core {
             0 => None,
             bytes => Some(MemoryTier::with_clock(
                 bytes,
-                &config.policy,
+                capture::policy(
+                    config.capture.as_ref(),
+                    TierId::L2,
+                    0,
+                    &config.policy,
+                    bytes,
+                )?,
                 clock.clone(),
             )?),
         };
@@ -88,6 +97,7 @@ impl Core {
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),
             patience: Patience::of(config),
+            capture: config.capture.clone(),
             may_wait: AtomicBool::new(false),
         })
     }

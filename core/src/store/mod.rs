@@ -36,6 +36,7 @@ use crate::cost::CostBook;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource, Terms};
+use crate::sim::capture::Capture;
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, NamespaceUsage, Put};
 
@@ -372,6 +373,11 @@ impl BlockStore {
             .map_or(Ok(()), |disk| disk.set_quota(tenant, quota))
     }
 
+    /// What records requests and orders of eviction.
+    pub(crate) fn capture(&self) -> Option<&Capture> {
+        self.handle.core.capture.as_ref()
+    }
+
     /// The clock by which runs expire.
     pub(crate) fn clock(&self) -> &Clock {
         &self.handle.core.clock
@@ -524,6 +530,9 @@ impl Handle {
         core.costs.save();
         if let Some(l3) = &core.l3 {
             l3.close()?;
+        }
+        if let Some(capture) = &core.capture {
+            capture.finish()?;
         }
         if drained {
             Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::BlockStore;
 use crate::clock::Clock;
-use crate::config::StoreConfig;
+use crate::config::{DiskConfig, StoreConfig};
 use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
@@ -31,7 +31,11 @@ impl BlockStore {
             config.io_workers, disk.direct, disk.read_limit
         );
         let read_only = disk.read_only;
-        let (disk, report) = DiskTier::open(disk)?;
+        let disk = DiskConfig {
+            capture: config.capture.clone(),
+            ..disk.clone()
+        };
+        let (disk, report) = DiskTier::open(&disk)?;
         let costs = if read_only {
             CostBook::open_read_only(costs, &how)
         } else {

@@ -103,9 +103,10 @@ struct Model {
 }
 
 impl Model {
-    fn new(write_policy: WritePolicy) -> Self {
+    fn new(write_policy: WritePolicy, policy: &str) -> Self {
         let config = StoreConfig {
             write_policy,
+            policy: policy.to_owned(),
             write_queue_bytes: 40_000,
             ..config(5)
         };
@@ -267,8 +268,12 @@ impl Model {
     }
 }
 
-fn play(write_policy: WritePolicy, script: &[Op]) {
-    let mut model = Model::new(write_policy);
+fn policy() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(crate::policy::live_names().collect::<Vec<_>>())
+}
+
+fn play(write_policy: WritePolicy, policy: &str, script: &[Op]) {
+    let mut model = Model::new(write_policy, policy);
     for op in script {
         model.step(op);
         model.check();
@@ -287,12 +292,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn write_through(script in prop::collection::vec(ops(), 1..50)) {
-        play(WritePolicy::WriteThrough, &script);
+    fn write_through(policy in policy(), script in prop::collection::vec(ops(), 1..50)) {
+        play(WritePolicy::WriteThrough, policy, &script);
     }
 
     #[test]
-    fn write_back(script in prop::collection::vec(ops(), 1..50)) {
-        play(WritePolicy::WriteBack, &script);
+    fn write_back(policy in policy(), script in prop::collection::vec(ops(), 1..50)) {
+        play(WritePolicy::WriteBack, policy, &script);
     }
 }

@@ -19,6 +19,10 @@ use crate::key::BlockKey;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot, recompute_cost};
 use crate::run::NEVER;
 
+/// The most earlier uses of a run that a policy is told of when it first hears of it: enough to tell what was used from what was
+/// not, at a cost that does not depend on how often.
+const TOLD_USES: u32 = 3;
+
 /// Where a block is: in which run, at which position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Row {
@@ -213,6 +217,11 @@ impl Directory {
         self.policy.insert(slot, ghost, meta);
         let terms = &run.header.terms;
         let rank = self.tenants.insert(terms.tenant, slot, ghost, meta);
+        // What comes back from disk is as used as it was.
+        for _ in 0..hits.min(TOLD_USES) {
+            self.policy.touch(slot);
+            self.tenants.touch(terms.tenant, rank);
+        }
         if terms.expires() != NEVER {
             self.expiries.insert((terms.expires(), slot));
         }
@@ -429,7 +438,11 @@ impl Directory {
                 continue;
             };
             let (meta, ghost) = (Self::meta(&entry.run, entry.depth), Self::ghost(&entry.run));
+            let told = entry.uses.hits.min(TOLD_USES);
             let rank = self.tenants.insert(tenant, slot, ghost, meta);
+            for _ in 0..told {
+                self.tenants.touch(tenant, rank);
+            }
             if let Some(entry) = self.entry_mut(slot) {
                 entry.rank = rank;
             }

@@ -27,7 +27,8 @@ use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::memory::{PAGE, page_align};
-use crate::policy;
+use crate::sim::capture;
+use crate::tier::TierId;
 
 pub(super) const INDEX_DIRECTORY: &str = "index";
 /// The least capacity, in bytes: the index alone takes half of it.
@@ -87,7 +88,13 @@ struct Found {
 
 /// Opens the store.
 pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
-    let eviction = policy::by_name(&config.policy, config.capacity)?;
+    let eviction = capture::policy(
+        config.capture.as_ref(),
+        TierId::L3,
+        0,
+        &config.policy,
+        config.capacity,
+    )?;
     if config.capacity < MIN_CAPACITY {
         return Err(Error::Config {
             name: "l3 capacity",
@@ -96,7 +103,11 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
         });
     }
     let clock = Clock::default();
-    let tenants = Tenants::new(&config.policy, config.quota_per_tenant)?;
+    let tenants = Tenants::new(
+        &config.policy,
+        config.quota_per_tenant,
+        config.capture.clone(),
+    )?;
     let entries = Directory::new(eviction, tenants, clock.clone());
     let files = limited::files(config)?;
     let directory = if config.read_only {

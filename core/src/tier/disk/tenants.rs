@@ -6,6 +6,8 @@ use foldhash::fast::RandomState;
 
 use crate::error::Result;
 use crate::policy::{self, EntryMeta, EvictionPolicy, Slot};
+use crate::sim::capture::{self, Capture};
+use crate::tier::TierId;
 
 /// A run's place in its tenant's own order of eviction.
 pub(super) type Rank = u32;
@@ -55,22 +57,30 @@ struct Tenant {
 #[derive(Debug)]
 pub(super) struct Tenants {
     policy: String,
+    capture: Option<Capture>,
     default_quota: Option<u64>,
     known: HashMap<u64, Tenant, RandomState>,
 }
 
 impl Tenants {
-    pub(super) fn new(policy: &str, default_quota: Option<u64>) -> Result<Self> {
+    pub(super) fn new(
+        policy: &str,
+        default_quota: Option<u64>,
+        capture: Option<Capture>,
+    ) -> Result<Self> {
         policy::by_name(policy, 0)?;
         Ok(Self {
             policy: policy.to_owned(),
+            capture,
             default_quota,
             known: HashMap::default(),
         })
     }
 
-    fn order(policy: &str, quota: u64) -> Option<Order> {
-        let policy = policy::by_name(policy, quota).ok()?;
+    fn order(&self, id: u64, quota: u64) -> Option<Order> {
+        let capture = self.capture.as_ref();
+        // The name was checked.
+        let policy = capture::policy(capture, TierId::L3, id, &self.policy, quota).ok()?;
         Some(Order {
             policy,
             slots: Vec::new(),
@@ -79,17 +89,21 @@ impl Tenants {
     }
 
     fn tenant(&mut self, id: u64) -> &mut Tenant {
-        let (policy, quota) = (&self.policy, self.default_quota);
-        self.known.entry(id).or_insert_with(|| Tenant {
-            quota,
-            order: quota.and_then(|quota| Self::order(policy, quota)),
-            ..Tenant::default()
-        })
+        if !self.known.contains_key(&id) {
+            let quota = self.default_quota;
+            let tenant = Tenant {
+                quota,
+                order: quota.and_then(|quota| self.order(id, quota)),
+                ..Tenant::default()
+            };
+            self.known.insert(id, tenant);
+        }
+        self.known.entry(id).or_default()
     }
 
     /// Sets a tenant's quota. What it has must be listed anew, by [`Self::insert`], least recently used first.
     pub(super) fn set_quota(&mut self, id: u64, quota: Option<u64>) {
-        let order = quota.and_then(|quota| Self::order(&self.policy, quota));
+        let order = quota.and_then(|quota| self.order(id, quota));
         let tenant = self.tenant(id);
         tenant.quota = quota;
         tenant.order = order;

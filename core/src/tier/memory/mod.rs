@@ -23,7 +23,7 @@ use super::{PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::key::BlockKey;
-use crate::policy::{self, Slot};
+use crate::policy::{self, EvictionPolicy, Slot};
 use crate::run::{RunHeader, RunSource, RunTarget};
 
 pub use arena::ARENA_PAGE;
@@ -88,19 +88,24 @@ impl MemoryTier {
     /// # Errors
     /// [`crate::Error::Config`] for less than one page or an unknown policy, [`crate::Error::Io`] if the system has no memory.
     pub fn new(bytes: u64, policy: &str) -> Result<Self> {
-        Self::with_clock(bytes, policy, Clock::default())
+        Self::with_clock(bytes, policy::by_name(policy, bytes)?, Clock::default())
     }
 
-    /// The same, with runs that expire by a given clock.
+    /// The same, with a policy for as many bytes, and runs that expire by a given clock.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_clock(bytes: u64, policy: &str, clock: Clock) -> Result<Self> {
+    pub fn with_clock(bytes: u64, policy: Box<dyn EvictionPolicy>, clock: Clock) -> Result<Self> {
         Self::with_limits(bytes, policy, DRAIN_LIMIT, clock)
     }
 
-    fn with_limits(bytes: u64, policy: &str, drain_limit: Duration, clock: Clock) -> Result<Self> {
-        let directory = Directory::new(policy::by_name(policy, bytes)?, clock);
+    fn with_limits(
+        bytes: u64,
+        policy: Box<dyn EvictionPolicy>,
+        drain_limit: Duration,
+        clock: Clock,
+    ) -> Result<Self> {
+        let directory = Directory::new(policy, clock);
         Ok(Self {
             shared: Arc::new(Shared {
                 arena: Arc::new(Arena::new(bytes)?),

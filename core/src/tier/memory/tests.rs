@@ -8,6 +8,7 @@ use super::{ARENA_PAGE, MemoryRun, MemoryTier, VictimRun};
 use crate::clock::Clock;
 use crate::key::BlockKey;
 use crate::memory::{PAGE, Piece, Region};
+use crate::policy::Lru;
 use crate::run::{RunHeader, RunTarget, Terms};
 use crate::tier::testing::{arrived, chain, header, namespace, slice_bytes, source, target};
 use crate::tier::{PinnedRun, Put, Refusal, Tier};
@@ -16,7 +17,7 @@ fn tier(pages: u64) -> MemoryTier {
     // One thread: nobody else could give pages back meanwhile.
     MemoryTier::with_limits(
         pages * ARENA_PAGE as u64,
-        "lru",
+        Box::new(Lru::default()),
         Duration::ZERO,
         Clock::default(),
     )
