@@ -3,5 +3,6 @@
 //! Everything here is a simulation: it moves no payload, and its times come from a model.
 
 pub mod capture;
+pub mod page;
 pub mod prefix;
 pub mod trace;

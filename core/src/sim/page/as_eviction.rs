@@ -1,0 +1,254 @@
+//! Page-mode policies in prefix mode.
+
+use std::collections::HashMap;
+
+use super::policy::{self, Context, Departure, PagePolicy};
+use super::residency::Residency;
+use super::workload::{Page, PageId, TierIndex};
+use crate::error::Result;
+use crate::policy::{EntryMeta, EvictionPolicy, Slot};
+
+/// A policy of page mode that ranks the candidates of one tier; for the simulator only.
+///
+/// An entry is a page that is called by its ghost, so that it has its past back when it comes back, whatever its slot. A step is
+/// a use or an insertion. The past of what is gone is kept for good; calls are O(log n).
+#[derive(Debug)]
+pub struct PageScored {
+    policy: Box<dyn PagePolicy>,
+    step: u64,
+    names: HashMap<u64, PageId, foldhash::fast::FixedState>,
+    pages: Vec<Page>,
+    /// The slot of each page that has one.
+    slots: Vec<Slot>,
+    entries: Vec<Option<Entry>>,
+    candidates: usize,
+    /// Nothing: where entries lie is their owner's business.
+    residency: Residency,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    page: PageId,
+    ghost: u64,
+    candidate: bool,
+}
+
+/// The one tier that the policy is told of.
+const TIER: TierIndex = 0;
+const VACANT: Slot = Slot::MAX;
+
+macro_rules! context {
+    ($scored:expr) => {
+        Context {
+            step: $scored.step,
+            pages: &$scored.pages,
+            residency: &$scored.residency,
+        }
+    };
+}
+
+impl PageScored {
+    /// The policy of page mode of that name, with its usual parameters.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) for an unknown name.
+    pub fn new(name: &str) -> Result<Self> {
+        Ok(Self {
+            policy: policy::by_name(name, &[], &[u64::MAX])?,
+            step: 0,
+            names: HashMap::default(),
+            pages: Vec::new(),
+            slots: Vec::new(),
+            entries: Vec::new(),
+            candidates: 0,
+            residency: Residency::new(&[], 0),
+        })
+    }
+
+    fn entry(&self, slot: Slot) -> Option<Entry> {
+        self.entries.get(slot as usize).copied().flatten()
+    }
+
+    /// The page of that name, a new one if there is none, of so many bytes from now on.
+    fn page(&mut self, ghost: u64, bytes: u64) -> PageId {
+        let next = self.pages.len();
+        let page = *self.names.entry(ghost).or_insert(next as PageId);
+        let at = page as usize;
+        if at == next {
+            self.pages.push(Page {
+                bytes,
+                decode_ms: 0.0,
+                tier: None,
+            });
+            self.slots.push(VACANT);
+            if next.is_power_of_two() || next == 0 {
+                self.policy.reserve((next * 2).max(16), 1);
+            }
+        }
+        self.pages[at].bytes = bytes;
+        page
+    }
+
+    /// Gives the slot to a page; it is no candidate yet.
+    fn place(&mut self, slot: Slot, page: PageId, ghost: u64) {
+        let at = slot as usize;
+        if at >= self.entries.len() {
+            self.entries.resize(at + 1, None);
+        }
+        self.entries[at] = Some(Entry {
+            page,
+            ghost,
+            candidate: false,
+        });
+        self.slots[page as usize] = slot;
+    }
+
+    fn withdraw(&mut self, slot: Slot, why: Departure) {
+        if let Some(entry) = self.entries[slot as usize]
+            .as_mut()
+            .filter(|entry| entry.candidate)
+        {
+            entry.candidate = false;
+            self.candidates -= 1;
+            let page = entry.page;
+            self.policy.left(&context!(self), page, TIER, why);
+        }
+    }
+
+    fn vacate(&mut self, slot: Slot, why: Departure) -> Option<Entry> {
+        let entry = self.entry(slot)?;
+        self.withdraw(slot, why);
+        self.slots[entry.page as usize] = VACANT;
+        self.entries[slot as usize] = None;
+        Some(entry)
+    }
+}
+
+impl EvictionPolicy for PageScored {
+    fn wants_ghosts(&self) -> bool {
+        true
+    }
+
+    fn insert(&mut self, slot: Slot, ghost: u64, meta: EntryMeta) {
+        self.step += 1;
+        let page = self.page(ghost, meta.bytes);
+        self.place(slot, page, ghost);
+        self.policy.on_access(&context!(self), page, None);
+        self.policy.on_miss(&context!(self), page);
+        self.policy.on_insert(&context!(self), page, TIER);
+    }
+
+    fn touch(&mut self, slot: Slot) {
+        self.step += 1;
+        if let Some(entry) = self.entry(slot) {
+            self.policy
+                .on_access(&context!(self), entry.page, Some(TIER));
+        }
+    }
+
+    /// Inserted anew, not used.
+    fn renew(&mut self, slot: Slot) {
+        self.step += 1;
+        if let Some(entry) = self.entry(slot) {
+            self.policy.on_insert(&context!(self), entry.page, TIER);
+        }
+    }
+
+    fn split(
+        &mut self,
+        head: Slot,
+        head_meta: EntryMeta,
+        tail: Slot,
+        tail_ghost: u64,
+        tail_meta: EntryMeta,
+    ) {
+        let Some(whole) = self.entry(tail) else {
+            return;
+        };
+        self.withdraw(tail, Departure::Promoted);
+        let rest = self.page(tail_ghost, tail_meta.bytes);
+        self.policy.on_split(whole.page, rest);
+        self.pages[whole.page as usize].bytes = head_meta.bytes;
+        self.place(head, whole.page, whole.ghost);
+        self.place(tail, rest, tail_ghost);
+        self.set_candidate(tail, whole.candidate);
+    }
+
+    fn trim(&mut self, slot: Slot, ghost: u64, meta: EntryMeta) {
+        let Some(entry) = self.entry(slot) else {
+            return;
+        };
+        let before = self.pages[entry.page as usize].bytes;
+        let cut = self.page(ghost, before.saturating_sub(meta.bytes));
+        self.policy.on_split(entry.page, cut);
+        self.policy.on_evict(&context!(self), cut, TIER);
+        // Its score may depend on its size.
+        self.withdraw(slot, Departure::Promoted);
+        self.pages[entry.page as usize].bytes = meta.bytes;
+        self.set_candidate(slot, entry.candidate);
+    }
+
+    fn set_candidate(&mut self, slot: Slot, candidate: bool) {
+        if !candidate {
+            self.withdraw(slot, Departure::Promoted);
+        } else if let Some(entry) = self.entries[slot as usize]
+            .as_mut()
+            .filter(|entry| !entry.candidate)
+        {
+            entry.candidate = true;
+            self.candidates += 1;
+            let page = entry.page;
+            self.policy.entered(&context!(self), page, TIER);
+        }
+    }
+
+    fn evicted(&mut self, slot: Slot) {
+        if let Some(entry) = self.vacate(slot, Departure::Evicted) {
+            self.policy.on_evict(&context!(self), entry.page, TIER);
+        }
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        if let Some(entry) = self.vacate(slot, Departure::Promoted) {
+            self.names.remove(&entry.ghost);
+        }
+    }
+
+    fn victim(&mut self) -> Option<Slot> {
+        if self.candidates == 0 {
+            return None;
+        }
+        let chosen = self
+            .policy
+            .select_eviction_candidate(&context!(self), TIER, 0);
+        chosen.ok().map(|page| self.slots[page as usize])
+    }
+
+    fn candidates(&self) -> usize {
+        self.candidates
+    }
+
+    fn validate(&self) -> std::result::Result<(), String> {
+        let mut candidates = 0;
+        for (slot, entry) in self.entries.iter().enumerate() {
+            let Some(entry) = entry else { continue };
+            candidates += usize::from(entry.candidate);
+            if self.slots[entry.page as usize] != slot as Slot {
+                return Err(format!("page {} does not know its slot {slot}", entry.page));
+            }
+            if self.names.get(&entry.ghost) != Some(&entry.page) {
+                return Err(format!(
+                    "page {} is not called {:x}",
+                    entry.page, entry.ghost
+                ));
+            }
+        }
+        if candidates != self.candidates {
+            return Err(format!(
+                "{candidates} candidates, {} counted",
+                self.candidates
+            ));
+        }
+        Ok(())
+    }
+}

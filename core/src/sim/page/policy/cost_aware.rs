@@ -1,0 +1,52 @@
+//! Uses and recency against size.
+
+use super::params::Params;
+use super::scored::{Score, Uses};
+use crate::error::Result;
+use crate::sim::page::kinetic::{Fading, Kinetic};
+use crate::sim::page::workload::PageId;
+
+/// `2 * uses + step of the last use / step now - 0.4 * KiB`. From kv-hierarchy-lab. O(log n).
+#[derive(Debug)]
+pub(super) struct CostAware {
+    frequency_weight: f64,
+    recency_weight: f64,
+    size_penalty: f64,
+    uses: Uses,
+}
+
+impl CostAware {
+    pub(super) fn new(params: &mut Params<'_>) -> Result<Self> {
+        Ok(Self {
+            frequency_weight: params.number("frequency_weight", 2.0)?,
+            recency_weight: params.number("recency_weight", 1.0)?,
+            size_penalty: params.number("size_penalty", 0.4)?,
+            uses: Uses::default(),
+        })
+    }
+}
+
+impl Score for CostAware {
+    type Order = Kinetic;
+
+    fn reserve(&mut self, pages: usize) {
+        self.uses.reserve(pages);
+    }
+
+    fn on_access(&mut self, step: u64, page: PageId) -> Option<PageId> {
+        self.uses.record(step, page);
+        None
+    }
+
+    fn key(&self, page: PageId, bytes: u64) -> Fading {
+        Fading {
+            steady: self.frequency_weight * self.uses.count[page as usize],
+            fading: self.recency_weight * self.uses.last[page as usize],
+            extra: -(self.size_penalty * (bytes as f64 / 1024.0)),
+        }
+    }
+
+    fn copy(&mut self, from: PageId, to: PageId) {
+        self.uses.copy(from, to);
+    }
+}

@@ -1,0 +1,141 @@
+//! A policy that is a score: the page of the lowest goes first.
+
+use super::{Context, Departure, PagePolicy};
+use crate::error::{Error, Result};
+use crate::sim::page::ranking::Order;
+use crate::sim::page::workload::{PageId, TierIndex};
+
+/// What a page is worth to a policy, and what changes that.
+pub(super) trait Score: Send + std::fmt::Debug {
+    /// The structure that keeps pages in the order of such scores.
+    type Order: Order;
+
+    /// Makes room for so many pages.
+    fn reserve(&mut self, pages: usize);
+    /// The page is used, and its key changes; gives another page whose key changes as well.
+    fn on_access(&mut self, step: u64, page: PageId) -> Option<PageId>;
+    /// The page was inserted; says whether that changes its key.
+    fn on_insert(&mut self, _step: u64, _page: PageId) -> bool {
+        false
+    }
+    /// The page was evicted, which changes no key.
+    fn on_evict(&mut self, _step: u64, _page: PageId) {}
+    /// What the page's score is made from.
+    fn key(&self, page: PageId, bytes: u64) -> <Self::Order as Order>::Key;
+    /// Appends the pages to fetch after the use of this one.
+    fn prefetch(&self, _page: PageId, _wanted: &mut Vec<PageId>) {}
+    /// Gives `to` the past of `from`.
+    fn copy(&mut self, from: PageId, to: PageId);
+}
+
+/// A score, and each tier's pages in its order.
+#[derive(Debug)]
+pub(super) struct Scored<S: Score> {
+    score: S,
+    order: S::Order,
+}
+
+impl<S: Score> Scored<S> {
+    pub(super) fn new(score: S) -> Self {
+        Self {
+            score,
+            order: S::Order::default(),
+        }
+    }
+
+    fn key(&self, context: &Context<'_>, page: PageId) -> <S::Order as Order>::Key {
+        self.score.key(page, context.pages[page as usize].bytes)
+    }
+
+    fn update(&mut self, context: &Context<'_>, page: PageId) {
+        let key = self.key(context, page);
+        self.order.update(context.step, page, key);
+    }
+}
+
+impl<S: Score> PagePolicy for Scored<S> {
+    fn reserve(&mut self, pages: usize, tiers: usize) {
+        self.score.reserve(pages);
+        self.order.reserve(pages, tiers);
+    }
+
+    fn on_access(&mut self, context: &Context<'_>, page: PageId, _hit_tier: Option<TierIndex>) {
+        let other = self.score.on_access(context.step, page);
+        self.update(context, page);
+        if let Some(other) = other {
+            self.update(context, other);
+        }
+    }
+
+    fn on_insert(&mut self, context: &Context<'_>, page: PageId, _tier: TierIndex) {
+        if self.score.on_insert(context.step, page) {
+            self.update(context, page);
+        }
+    }
+
+    fn on_evict(&mut self, context: &Context<'_>, page: PageId, _tier: TierIndex) {
+        self.score.on_evict(context.step, page);
+    }
+
+    fn entered(&mut self, context: &Context<'_>, page: PageId, tier: TierIndex) {
+        let key = self.key(context, page);
+        self.order.enter(context.step, tier, page, key);
+    }
+
+    fn left(&mut self, context: &Context<'_>, page: PageId, tier: TierIndex, _why: Departure) {
+        self.order.leave(context.step, tier, page);
+    }
+
+    fn select_eviction_candidate(
+        &mut self,
+        context: &Context<'_>,
+        tier: TierIndex,
+        incoming: PageId,
+    ) -> Result<PageId> {
+        self.order.first(context.step, tier).ok_or_else(|| {
+            Error::invalid(format!(
+                "tier {tier} has no page that could make room for page {incoming}; make it larger"
+            ))
+        })
+    }
+
+    fn maybe_prefetch(&mut self, _context: &Context<'_>, page: PageId, wanted: &mut Vec<PageId>) {
+        self.score.prefetch(page, wanted);
+    }
+
+    fn score_page(&self, context: &Context<'_>, page: PageId, _tier: TierIndex) -> f64 {
+        S::Order::score(self.key(context, page), context.step)
+    }
+
+    fn on_split(&mut self, page: PageId, head: PageId) {
+        self.score.copy(page, head);
+    }
+}
+
+/// The step of a page that was never used.
+pub(super) const NEVER: f64 = -1.0;
+
+/// How often and when each page was used last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Uses {
+    pub(super) count: Vec<f64>,
+    /// [`NEVER`] before the first use.
+    pub(super) last: Vec<f64>,
+}
+
+impl Uses {
+    pub(super) fn reserve(&mut self, pages: usize) {
+        self.count.resize(pages, 0.0);
+        self.last.resize(pages, NEVER);
+    }
+
+    pub(super) fn record(&mut self, step: u64, page: PageId) {
+        self.count[page as usize] += 1.0;
+        self.last[page as usize] = step as f64;
+    }
+
+    pub(super) fn copy(&mut self, from: PageId, to: PageId) {
+        self.count[to as usize] = self.count[from as usize];
+        self.last[to as usize] = self.last[from as usize];
+    }
+}
