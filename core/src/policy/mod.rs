@@ -31,6 +31,7 @@ pub use w_tinylfu::WTinyLfu;
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::sim::page::policy as page;
 
 /// A dense index that the owner gives an entry and reuses once it is gone.
 pub type Slot = u32;
@@ -181,6 +182,11 @@ pub const KNOWN: &[Known] = &[
     simulated_only("ttl", lab::ttl),
     simulated_only("wa-lru", lab::wa_lru),
     simulated_only("workload-aware", lab::workload_aware),
+    simulated_only("windowed_recency", |_| page::windowed_recency()),
+    simulated_only("heavy_hitter", |_| page::heavy_hitter()),
+    simulated_only("cost_aware", |_| page::cost_aware()),
+    simulated_only("predictive", |_| page::predictive()),
+    simulated_only("regret_aware", |_| page::regret_aware()),
 ];
 
 /// The names of the policies that the tiers may use.

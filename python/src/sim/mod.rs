@@ -3,3 +3,5 @@
 pub(crate) mod catalogue;
 pub(crate) mod columns;
 pub(crate) mod prefix;
+pub(crate) mod page;
+pub(crate) mod policy;

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::policy::{self, Context, Departure, PagePolicy};
+use super::policy::{Context, Departure, PagePolicy};
 use super::residency::Residency;
 use super::workload::{Page, PageId, TierIndex};
-use crate::error::Result;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot};
 
 /// A policy of page mode that ranks the candidates of one tier; for the simulator only.
@@ -48,13 +47,10 @@ macro_rules! context {
 }
 
 impl PageScored {
-    /// The policy of page mode of that name, with its usual parameters.
-    ///
-    /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for an unknown name.
-    pub fn new(name: &str) -> Result<Self> {
-        Ok(Self {
-            policy: policy::by_name(name, &[], &[u64::MAX])?,
+    /// A fresh policy of page mode, in place of one of prefix mode.
+    pub fn new(policy: Box<dyn PagePolicy>) -> Self {
+        Self {
+            policy,
             step: 0,
             names: HashMap::default(),
             pages: Vec::new(),
@@ -62,7 +58,7 @@ impl PageScored {
             entries: Vec::new(),
             candidates: 0,
             residency: Residency::new(&[], 0),
-        })
+        }
     }
 
     fn entry(&self, slot: Slot) -> Option<Entry> {
@@ -228,7 +224,7 @@ impl EvictionPolicy for PageScored {
         self.candidates
     }
 
-    fn validate(&self) -> std::result::Result<(), String> {
+    fn validate(&self) -> Result<(), String> {
         let mut candidates = 0;
         for (slot, entry) in self.entries.iter().enumerate() {
             let Some(entry) = entry else { continue };

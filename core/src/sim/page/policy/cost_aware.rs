@@ -17,12 +17,24 @@ pub(super) struct CostAware {
 
 impl CostAware {
     pub(super) fn new(params: &mut Params<'_>) -> Result<Self> {
+        let usual = Self::default();
         Ok(Self {
-            frequency_weight: params.number("frequency_weight", 2.0)?,
-            recency_weight: params.number("recency_weight", 1.0)?,
-            size_penalty: params.number("size_penalty", 0.4)?,
-            uses: Uses::default(),
+            frequency_weight: params.number("frequency_weight", usual.frequency_weight)?,
+            recency_weight: params.number("recency_weight", usual.recency_weight)?,
+            size_penalty: params.number("size_penalty", usual.size_penalty)?,
+            ..usual
         })
+    }
+}
+
+impl Default for CostAware {
+    fn default() -> Self {
+        Self {
+            frequency_weight: 2.0,
+            recency_weight: 1.0,
+            size_penalty: 0.4,
+            uses: Uses::default(),
+        }
     }
 }
 

@@ -13,13 +13,14 @@ mod windowed_recency;
 
 use std::fmt;
 
+use super::as_eviction::PageScored;
 use super::per_tier::PerTier;
 use super::residency::Residency;
 use super::workload::{Page, PageId, TierIndex};
 use crate::error::{Error, Result};
-use crate::policy::KNOWN;
+use crate::policy::{EvictionPolicy, KNOWN};
 use params::Params;
-use scored::Scored;
+use scored::{Score, Scored};
 
 /// What a policy may look at.
 #[derive(Clone, Copy, Debug)]
@@ -154,6 +155,31 @@ pub fn by_name(
     };
     params.finish()?;
     Ok(policy)
+}
+
+/// One of kv-hierarchy-lab's policies in prefix mode, where `lru` is [`crate::policy::Lru`].
+fn in_prefix_mode<S: Score + 'static>(score: S) -> Box<dyn EvictionPolicy> {
+    Box::new(PageScored::new(Box::new(Scored::new(score))))
+}
+
+pub(crate) fn windowed_recency() -> Box<dyn EvictionPolicy> {
+    in_prefix_mode(windowed_recency::WindowedRecency::default())
+}
+
+pub(crate) fn heavy_hitter() -> Box<dyn EvictionPolicy> {
+    in_prefix_mode(heavy_hitter::HeavyHitter::default())
+}
+
+pub(crate) fn cost_aware() -> Box<dyn EvictionPolicy> {
+    in_prefix_mode(cost_aware::CostAware::default())
+}
+
+pub(crate) fn predictive() -> Box<dyn EvictionPolicy> {
+    in_prefix_mode(predictive::Predictive::default())
+}
+
+pub(crate) fn regret_aware() -> Box<dyn EvictionPolicy> {
+    in_prefix_mode(regret_aware::RegretAware::default())
 }
 
 fn unknown(name: &str) -> Error {

@@ -47,13 +47,11 @@ pub(super) struct Predictive {
 
 impl Predictive {
     pub(super) fn new(params: &mut Params<'_>) -> Result<Self> {
+        let usual = Self::default();
         Ok(Self {
-            min_confidence: params.count("min_confidence", 2)?,
-            max_prefetches: params.count("max_prefetches", 2)?,
-            uses: Uses::default(),
-            before: None,
-            successors: Vec::new(),
-            counts: HashMap::default(),
+            min_confidence: params.count("min_confidence", usual.min_confidence)?,
+            max_prefetches: params.count("max_prefetches", usual.max_prefetches)?,
+            ..usual
         })
     }
 
@@ -81,6 +79,19 @@ impl Predictive {
             }
         }
         best.truncate(self.max_prefetches as usize);
+    }
+}
+
+impl Default for Predictive {
+    fn default() -> Self {
+        Self {
+            min_confidence: 2,
+            max_prefetches: 2,
+            uses: Uses::default(),
+            before: None,
+            successors: Vec::new(),
+            counts: HashMap::default(),
+        }
     }
 }
 

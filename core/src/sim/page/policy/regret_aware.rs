@@ -25,16 +25,30 @@ pub(super) struct RegretAware {
 
 impl RegretAware {
     pub(super) fn new(params: &mut Params<'_>) -> Result<Self> {
+        let usual = Self::default();
         Ok(Self {
-            weight: params.number("weight", 6.0)?,
-            horizon: params.count("horizon", 24)?,
-            frequency_weight: params.number("frequency_weight", 1.5)?,
-            recency_weight: params.number("recency_weight", 1.0)?,
-            decay: params.number("decay", 0.98)?,
+            weight: params.number("weight", usual.weight)?,
+            horizon: params.count("horizon", usual.horizon)?,
+            frequency_weight: params.number("frequency_weight", usual.frequency_weight)?,
+            recency_weight: params.number("recency_weight", usual.recency_weight)?,
+            decay: params.number("decay", usual.decay)?,
+            ..usual
+        })
+    }
+}
+
+impl Default for RegretAware {
+    fn default() -> Self {
+        Self {
+            weight: 6.0,
+            horizon: 24,
+            frequency_weight: 1.5,
+            recency_weight: 1.0,
+            decay: 0.98,
             uses: Uses::default(),
             regret: Vec::new(),
             evicted: Vec::new(),
-        })
+        }
     }
 }
 

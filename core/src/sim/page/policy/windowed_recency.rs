@@ -22,12 +22,22 @@ pub(super) struct WindowedRecency {
 
 impl WindowedRecency {
     pub(super) fn new(params: &mut Params<'_>) -> Result<Self> {
+        let usual = Self::default();
         Ok(Self {
-            window: params.count("window", 32)?,
+            window: params.count("window", usual.window)?,
+            ..usual
+        })
+    }
+}
+
+impl Default for WindowedRecency {
+    fn default() -> Self {
+        Self {
+            window: 32,
             recent: VecDeque::new(),
             uses: Vec::new(),
             last: Vec::new(),
-        })
+        }
     }
 }
 
