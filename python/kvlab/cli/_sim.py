@@ -16,7 +16,7 @@ from kvlab.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
     from kvlab._progress import Update
-    from kvlab.sim.costs import CostModel
+    from kvlab.sim.cost_file import CostModel
     from kvlab.sim.experiments.artifacts import Artifacts
     from kvlab.sim.trace import Trace
 
@@ -50,50 +50,66 @@ workers_option = click.option(
 )
 
 
-def trace_options(*, required: bool = True) -> Callable[[Command], Command]:
-    """`--trace`, `--format` and `--option`."""
-
-    def add(command: Command) -> Command:
-        for option in (
-            click.option(
-                "--option",
-                "options",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="Of the format, such as block_tokens=512; may be repeated.",
-            ),
-            click.option("--format", "format_", required=required, help="What the trace is written in."),
-            click.option(
-                "--trace",
-                required=required,
-                help="A file, or a name to look for in the folder of KVLAB_TRACES.",
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return add
+def trace_options(command: Command) -> Command:
+    """What is replayed: a trace in a file, or what a generator makes."""
+    for option in (
+        click.option(
+            "--option",
+            "options",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Of the format or the generator, such as block_tokens=512; may be repeated.",
+        ),
+        click.option("--workload", help="A generator of requests in place of a trace."),
+        click.option("--format", "format_", help="What the trace is written in."),
+        click.option(
+            "--trace", help="A file, or a name to look for in the folder of KVLAB_TRACES."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @dataclass(frozen=True, slots=True)
 class TraceArguments:
-    """What the options of `trace_options` were given."""
+    """What the options of `trace_options` were given.
 
-    trace: str
-    format: str
-    options: tuple[str, ...]
+    Raises:
+        InvalidArgumentError: neither a trace with its format nor a workload was given, or both.
+    """
+
+    trace: str | None
+    format: str | None
+    workload: str | None
+    options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.trace is None) == (self.workload is None):
+            raise InvalidArgumentError(
+                "nothing or too much to replay: give either --trace with --format, or --workload"
+            )
+        if self.trace is not None and self.format is None:
+            from kvlab.sim.formats import names
+
+            raise InvalidArgumentError(
+                f"--trace {self.trace}: give its --format, one of: {', '.join(names())}"
+            )
+
+    @property
+    def name(self) -> str:
+        """What is replayed, without where it lies."""
+        return Path(self.trace).name if self.trace is not None else str(self.workload)
 
     def config(self) -> dict[str, Any]:
         """What results depend on: the name of the file, not where it lies."""
-        return {
-            "trace": Path(self.trace).name,
-            "format": self.format,
-            "options": read_options(self.options),
-        }
+        source = {"trace": self.name, "format": self.format}
+        if self.trace is None:
+            source = {"workload": self.name}
+        return {**source, "options": read_options(self.options)}
 
 
 def read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs; whole numbers, true and false, and lists with commas are read as such.
+    """`key=value` pairs; numbers, true and false are read as such.
 
     Raises:
         InvalidArgumentError: a text is no pair.
@@ -110,25 +126,32 @@ def read_options(texts: Sequence[str]) -> dict[str, Any]:
 def _value(key: str, text: str) -> Any:
     if key == "sessions":
         return text.split(",")
-    if text.isascii() and text.isdecimal():
-        return int(text)
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
     return {"true": True, "false": False}.get(text, text)
 
 
-def load_trace(arguments: TraceArguments) -> Trace:
-    """Reads a trace with a line of progress.
+def load_trace(arguments: TraceArguments, seed: int | None = None) -> Trace:
+    """Reads or makes what is replayed, with a line of progress.
 
     Raises:
-        ConfigError: an unknown format or option.
+        ConfigError: an unknown format, workload or option.
         TraceFormatError: a malformed row.
         InvalidArgumentError: the file cannot be read, or the trace is empty.
     """
     from kvlab.sim.trace import load
 
     options = read_options(arguments.options)
-    with counting(f"reading {Path(arguments.trace).name}") as update:
+    if arguments.trace is None:
+        from kvlab.sim.experiments.requests import generate
+
+        return generate(arguments.name, seed=seed, **options)
+    with counting(f"reading {arguments.name}") as update:
         try:
-            trace = load(arguments.trace, arguments.format, progress=update, **options)
+            trace = load(arguments.trace, str(arguments.format), progress=update, **options)
         except OSError as error:
             message = f"--trace {arguments.trace}: {error.strerror or error}"
             raise InvalidArgumentError(message) from error
@@ -159,7 +182,9 @@ def numbers(option: str, texts: Sequence[str]) -> list[int]:
     found = []
     for text in items(texts):
         if not (text.isascii() and text.isdecimal()):
-            raise InvalidArgumentError(f"{option} {text}: give whole numbers from 0 on, such as 7,42,91")
+            raise InvalidArgumentError(
+                f"{option} {text}: give whole numbers from 0 on, such as 7,42,91"
+            )
         found.append(int(text))
     return found
 
@@ -192,19 +217,19 @@ def check_policies(names: Sequence[str], mode: str) -> list[str]:
     return known("--policies", names, every)
 
 
-def load_costs(path: Path | None) -> CostModel | None:
-    """The cost model in a file, if one was given.
+def load_costs(path: Path | None) -> CostModel:
+    """The cost model in a file; what is assumed if none was given.
 
     Raises:
         ConfigError: it is none.
         InvalidArgumentError: it cannot be read.
     """
-    if path is None:
-        return None
-    from kvlab.sim.costs import CostModel
+    from kvlab.sim import cost_file
 
+    if path is None:
+        return cost_file.ASSUMED
     try:
-        return CostModel.load(path)
+        return cost_file.load(path)
     except OSError as error:
         raise InvalidArgumentError(f"--costs {path}: {error.strerror or error}") from error
 
@@ -218,7 +243,9 @@ def writing(option: str, path: Path) -> Iterator[None]:
         raise InvalidArgumentError(f"{option} {path}: {error.strerror or error}") from error
 
 
-def finish(artifacts: Artifacts, out: Path | None, *, as_json: bool, columns: Sequence[str]) -> None:
+def finish(
+    artifacts: Artifacts, out: Path | None, *, as_json: bool, columns: Sequence[str]
+) -> None:
     """Writes what was asked for, and prints the summary or the results."""
     from kvlab.sim.experiments.artifacts import write
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvlab import _core
-from kvlab.sim import prefix
-from kvlab.sim.experiments.requests import ORACLES
+from kvlab.sim.experiments.requests import FORESEEING
 
 __all__ = ["Policy", "live_policies", "policies", "request_policies"]
 
@@ -52,11 +51,12 @@ def policies() -> list[Policy]:
             modes.setdefault(name, []).append(mode)
     live = live_policies()
     return [
-        Policy(name, tuple(runs), name in live, _NOTES.get(name, "")) for name, runs in modes.items()
+        Policy(name, tuple(runs), name in live, _NOTES.get(name, ""))
+        for name, runs in modes.items()
     ]
 
 
 _NOTES = {
     **dict.fromkeys(BAD_EXAMPLES, "a bad example: a prompt ages from its root"),
-    **dict.fromkeys(ORACLES, "an oracle: knows the future"),
+    **dict.fromkeys(FORESEEING, "an oracle: knows the future"),
 }

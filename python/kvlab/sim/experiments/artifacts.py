@@ -66,7 +66,7 @@ class Artifacts:
 
 def environment() -> dict[str, Any]:
     """Versions and the kind of machine."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in _LIBRARIES:
         try:
             versions[name] = metadata.version(name)

@@ -37,12 +37,14 @@ figcaption { color: var(--soft); font-size: .85rem; }
 pre { overflow-x: auto; padding: .75rem; background: var(--card); border-radius: .5rem; font-size: .8rem; }
 """
 
+_SAID = (
+    '<p class="soft">Hits, tokens and bytes are counted exactly by a replay that moves no payload. '
+    "Milliseconds come from a cost model. Nothing here was measured on a serving system.</p>"
+)
 _INK = ("#000000", "#222222", "black")
 
 
-def page(
-    artifacts: Artifacts, summary: Sequence[Row], drawn: Sequence[tuple[Figure, str]]
-) -> str:
+def page(artifacts: Artifacts, summary: Sequence[Row], drawn: Sequence[tuple[Figure, str]]) -> str:
     """The page of an experiment."""
     title = escape(artifacts.title)
     parts = [
@@ -51,8 +53,7 @@ def page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{title} ({SIMULATED})</title><style>{_STYLE}</style></head><body>",
         f'<h1>{title}</h1><p><span class="tag">{SIMULATED}</span></p>',
-        '<p class="soft">Hits, tokens and bytes are counted exactly by a replay that moves no payload. '
-        "Milliseconds come from a cost model. Nothing here was measured on a serving system.</p>",
+        _SAID,
     ]
     if artifacts.findings:
         items = "".join(f"<li>{escape(finding)}</li>" for finding in artifacts.findings)
@@ -72,9 +73,11 @@ def _figure(figure: Figure, svg: str) -> str:
     drawing = svg[svg.index("<svg") :]
     # Text and axes take the colour of the page; the ids of one drawing must not meet those of another.
     for ink in _INK:
-        drawing = drawing.replace(f": {ink}", ": currentColor").replace(f'"{ink}"', '"currentColor"')
+        drawing = drawing.replace(f": {ink}", ": currentColor").replace(
+            f'"{ink}"', '"currentColor"'
+        )
     drawing = drawing.replace("fill: #ffffff", "fill: none")
-    for mark in ('id="', 'url(#', 'href="#'):
+    for mark in ('id="', "url(#", 'href="#'):
         drawing = drawing.replace(mark, f"{mark}{figure.name}-")
     drawing = drawing.replace(
         "<svg ", f'<svg role="img" aria-label="{escape(figure.title)}, {SIMULATED}" ', 1
@@ -88,7 +91,9 @@ def _table(rows: Sequence[Row]) -> str:
     columns = [name for name in columns_of(rows) if not name.endswith("_sd")]
     text = {name: any(isinstance(row.get(name), str) for row in rows) for name in columns}
     head = "".join(
-        f'<th class="name">{escape(label(name))}</th>' if text[name] else f"<th>{escape(label(name))}</th>"
+        f'<th class="name">{escape(label(name))}</th>'
+        if text[name]
+        else f"<th>{escape(label(name))}</th>"
         for name in columns
     )
     lines = []
@@ -111,7 +116,7 @@ def cell(row: Mapping[str, Value], name: str) -> str:
 def _show(value: Value, name: str) -> str:
     if value is None:
         return "inf" if name == "capacity_blocks" else ""
-    if isinstance(value, bool) or isinstance(value, str):
+    if isinstance(value, bool | str):
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"

@@ -11,18 +11,30 @@ from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim import page, prefix
 from kvlab.sim.experiments.table import SIMULATED
 from kvlab.sim.formats import TraceInfo
+from kvlab.sim.page import WorkloadSpec
+from kvlab.sim.page_trace import read_page_trace
 from kvlab.sim.request import Request
 from kvlab.sim.scenarios import PolicySpec, Scenario, TierSpec, page_policies
-from kvlab.sim.trace import Trace
+from kvlab.sim.scenarios import scenario as find_scenario
+from kvlab.sim.trace import Trace, find
 from kvlab.sim.workloads.pages import Page, PageWorkload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from kvlab.sim.experiments.table import Row
-    from kvlab.sim.page import WorkloadSpec
 
-__all__ = ["ablate", "most_hits", "rows_of", "run_requests", "sweep"]
+__all__ = [
+    "ablate",
+    "most_hits",
+    "read_workload",
+    "rows_of",
+    "run_requests",
+    "run_scenario",
+    "sweep",
+    "with_changes",
+]
 
 
 def most_hits(workload: PageWorkload, scene: Scenario) -> int:
@@ -34,9 +46,7 @@ def most_hits(workload: PageWorkload, scene: Scenario) -> int:
     rows = [at for at in range(len(workload.trace)) if at not in workload.hints]
     if not rows:
         return 0
-    requests = (
-        Request(at_ms=0.0, blocks=(workload.trace[row],), tokens=1) for row in rows
-    )
+    requests = (Request(at_ms=0.0, blocks=(workload.trace[row],), tokens=1) for row in rows)
     trace = Trace.from_requests(requests, TraceInfo(name=workload.name, block_tokens=1))
     least = min(each.size_bytes for each in workload.pages)
     fits = max(1, scene.tiers[0].capacity_bytes // least)
@@ -58,7 +68,9 @@ def rows_of(
         best = bounds[each.scenario, each.workload, each.seed]
         row["oracle_hits"] = best
         row["percent_of_oracle"] = 100.0 * (each.accesses - each.misses) / best if best else 100.0
-        rows.append({name: value for name, value in row.items() if value is not None or name == "seed"})
+        rows.append(
+            {name: value for name, value in row.items() if value is not None or name == "seed"}
+        )
     return rows
 
 
@@ -144,6 +156,23 @@ def ablate(
     return [row | dict(params_of.get(str(row["policy"]), {})) for row in rows]
 
 
+def read_workload(text: str) -> WorkloadSpec:
+    """A page workload with parameters behind colons: `rag_burst`, or `rag_burst:num_pages=96:length=320`.
+
+    Raises:
+        InvalidArgumentError: a parameter is not of the form `name=number`.
+    """
+    name, *parts = text.split(":")
+    params: dict[str, int | float] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        try:
+            params[key] = int(value) if value.isdecimal() else float(value)
+        except ValueError:
+            raise InvalidArgumentError(f"workload {text}: write {part!r} as name=number") from None
+    return WorkloadSpec(name, params)
+
+
 def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> dict[str, Any]:
     """A trace of requests in page mode: each block is a page, the first tier has room for so many.
 
@@ -193,7 +222,35 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
     }
 
 
-def with_tiers(scene: Scenario, *, scheme: str | None, prefetch: bool | None) -> Scenario:
+def run_scenario(
+    *,
+    policy: str,
+    scenario: str,
+    trace: Path | None = None,
+    workload: str | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """One run of page mode: of a page trace in a file, or of a page workload.
+
+    Raises:
+        ConfigError: an unknown name or parameter.
+        FormatError: the file is no page trace; names line and field.
+        InvalidArgumentError: the file cannot be read, or a page that cannot be.
+    """
+    scene = find_scenario(scenario)
+    if trace is not None:
+        try:
+            pages = read_page_trace(find(trace))
+        except OSError as error:
+            raise InvalidArgumentError(f"{trace}: {error.strerror or error}") from error
+    else:
+        pages = page.expand_workload(str(workload), scene, seed)
+    row = page.simulate(pages, scene, PolicySpec.parse(policy))
+    (flat,) = rows_of([row], {(row.scenario, row.workload, row.seed): most_hits(pages, scene)})
+    return {"kind": SIMULATED, **flat}
+
+
+def with_changes(scene: Scenario, *, scheme: str | None, prefetch: bool | None) -> Scenario:
     """The scenario with what was asked for in its place."""
     if scheme is not None:
         scene = replace(scene, scheme=scheme, name=f"{scene.name}+{scheme}")

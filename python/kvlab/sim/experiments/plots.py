@@ -56,7 +56,11 @@ def draw_all(figures: Sequence[Figure]) -> list[tuple[Figure, str]]:
     """The figures that have something to show, with their SVG; none where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return []
-    shown = [figure for figure in figures if any(_number(row, figure.y) is not None for row in figure.rows)]
+    shown = [
+        figure
+        for figure in figures
+        if any(_number(row, figure.y) is not None for row in figure.rows)
+    ]
     return [(figure, draw(figure)) for figure in shown]
 
 
@@ -70,7 +74,14 @@ def draw(figure: Figure) -> str:
     panels = _distinct(figure.rows, figure.panel) if figure.panel else [None]
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
-    style = {"svg.hashsalt": "kvlab", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "font.family": "sans-serif",
+        "svg.hashsalt": "kvlab",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with mpl.rc_context(style):
         drawn, axes = plt.subplots(
             lines, columns, figsize=(max(6.4, 4.6 * columns), 3.6 * lines + 0.6), squeeze=False
@@ -82,7 +93,9 @@ def draw(figure: Figure) -> str:
         }
         for place, panel in enumerate(panels):
             axis = axes[place // columns][place % columns]
-            rows = [row for row in figure.rows if figure.panel is None or row.get(figure.panel) == panel]
+            rows = [
+                row for row in figure.rows if figure.panel is None or row.get(figure.panel) == panel
+            ]
             _PAINT[figure.kind](axis, figure, rows, colours)
             axis.set_ylabel(label(figure.y))
             axis.grid(visible=True, axis="y", alpha=0.25)

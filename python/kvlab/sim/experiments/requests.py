@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
-from array import array
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kvlab.errors import InvalidArgumentError
-from kvlab.sim import prefix
-from kvlab.sim.columns import columns, hit_tokens
-from kvlab.sim.costs import queue_ms, spread_of
+from kvlab.errors import ConfigError, InvalidArgumentError
+from kvlab.sim import prefix, tiers
+from kvlab.sim.cost_file import with_concurrency
 from kvlab.sim.experiments.parallel import run_all
+from kvlab.sim.formats import TraceInfo
+from kvlab.sim.trace import Trace
+from kvlab.sim.workloads import REQUEST_WORKLOADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from kvlab.sim.costs import CostModel
+    from kvlab.sim.cost_file import CostModel
     from kvlab.sim.experiments.table import Row
-    from kvlab.sim.trace import Trace
 
-__all__ = ["ORACLES", "auto_rate", "curves", "latency", "oracle_hits", "row_of", "sizes_of", "sweep"]
+__all__ = [
+    "FORESEEING",
+    "ORACLES",
+    "auto_rate",
+    "curves",
+    "generate",
+    "oracle_hits",
+    "row_of",
+    "run_tiers",
+    "sizes_of",
+    "spaced",
+    "sweep",
+    "wanted",
+]
 
 ORACLES = ("belady", "belady_bypass")
 """They know the future; the better of them at a size is what others are compared with."""
 
+FORESEEING = (*ORACLES, "oracle_cost")
+"""All that know the future; `oracle_cost` weighs what a block costs, so it need not find most blocks."""
+
 _SAMPLE_BLOCKS = 20_000
 """Distinct blocks that a sampled curve keeps at least, if there are so many."""
+
+
+def generate(name: str, *, seed: int | None = None, **params: Any) -> Trace:
+    """What a generator of requests makes, as a trace.
+
+    Args:
+        name: One of `kvlab.sim.workloads.REQUEST_WORKLOADS`.
+        seed: What its choices come from; None for its usual seed.
+        params: Of the generator.
+
+    Raises:
+        ConfigError: an unknown name or parameter; the message lists the known ones.
+        InvalidArgumentError: a parameter that cannot be.
+    """
+    if name not in REQUEST_WORKLOADS:
+        raise ConfigError(f"workload = {name}: use one of: {', '.join(REQUEST_WORKLOADS)}")
+    generator = REQUEST_WORKLOADS[name]
+    for param, value in params.items():
+        if param not in generator.params:
+            known = ", ".join(generator.params)
+            raise ConfigError(f"{param} = {value}: workload {name} has {known}")
+    used = generator.seed if seed is None else seed
+    requests = generator.make(seed=used, **params)
+    size = int(params.get("block_tokens", generator.params["block_tokens"]))
+    info = TraceInfo(name=name, block_tokens=size, notes=[f"generated from seed {used}"])
+    return Trace.from_requests(requests, info)
 
 
 def sizes_of(trace: Trace, texts: Iterable[str]) -> list[int | None]:
@@ -34,10 +76,7 @@ def sizes_of(trace: Trace, texts: Iterable[str]) -> list[int | None]:
     Raises:
         InvalidArgumentError: a size is none of these, or below one block.
     """
-    sizes: list[int | None] = []
-    for text in texts:
-        sizes.append(_size(trace, text.strip()))
-    return list(dict.fromkeys(sizes))
+    return list(dict.fromkeys(_size(trace, text.strip()) for text in texts))
 
 
 def _size(trace: Trace, text: str) -> int | None:
@@ -82,14 +121,30 @@ def row_of(trace: Trace, replay: prefix.Replay, best: int | None) -> Row:
     return row
 
 
-def latency(
-    trace: Trace, hits_by_request: array[int], costs: CostModel, servers: int
-) -> dict[str, float]:
-    """What the first tokens would take if everything found lay in L1, with queueing: estimated."""
-    known = columns(trace)
-    service = costs.ttft_ms(known.tokens, {"l1": hit_tokens(trace, hits_by_request)})
-    waits = queue_ms(known.at_ms, service, servers)
-    return {**spread_of(service + waits, "ttft"), **{"queue_mean_ms": float(waits.mean()) if len(waits) else 0.0}}
+def run_tiers(
+    trace: Trace,
+    policy: str,
+    blocks: tuple[int | None, int | None, int | None],
+    model: CostModel,
+    servers: int = 1,
+) -> dict[str, Any]:
+    """A replay over three tiers with predicted times, ready for JSON.
+
+    Args:
+        trace: What to replay.
+        policy: Of all tiers.
+        blocks: Capacities of L1, L2, L3; None for a tier that holds all.
+        model: What things cost.
+        servers: Requests that are computed at once.
+
+    Raises:
+        ConfigError: an unknown policy.
+        InvalidArgumentError: a capacity or cost that cannot be, or a trace without blocks.
+    """
+    costs = with_concurrency(model, servers).costs
+    l1, l2, l3 = blocks
+    replay = tiers.run(trace, tiers.Tiers(l1, l2, l3, policy=policy, costs=costs))
+    return {"costs": model.describe(), "blocks": list(blocks), **replay.as_dict()}
 
 
 def sweep(
@@ -98,8 +153,6 @@ def sweep(
     policies: Sequence[str],
     capacities: Sequence[int | None],
     mode: prefix.Mode = "prefix",
-    costs: CostModel | None = None,
-    servers: int = 1,
     workers: int | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Row]:
@@ -110,8 +163,6 @@ def sweep(
         policies: Of `kvlab.sim.prefix.policies(mode)`; oracles are added where they are missing.
         capacities: In blocks; None for a cache that holds all.
         mode: What a hit is.
-        costs: For an estimate of the time to the first token.
-        servers: How many requests that estimate serves at once.
         workers: Threads.
         progress: Called with the replays done, of `len(cells(...))`.
 
@@ -129,21 +180,24 @@ def sweep(
         for name in names
     ]
     replays = run_all(cells, workers=workers, progress=progress)
-    rows = []
+    rows: list[Row] = []
     for start in range(0, len(replays), len(names)):
         group = replays[start : start + len(names)]
         best = max(replay.hits for replay in group if replay.policy in ORACLES)
-        for replay in group:
-            row = row_of(trace, replay, best)
-            if costs is not None:
-                row |= latency(trace, replay.hits_by_request, costs, servers)
-            rows.append(row)
+        rows.extend(row_of(trace, replay, best) for replay in group)
     return rows
 
 
 def wanted(policies: Sequence[str]) -> list[str]:
     """The policies with the oracles behind them, each once."""
     return list(dict.fromkeys((*policies, *ORACLES)))
+
+
+def spaced(blocks: int, points: int) -> list[int]:
+    """Sizes from a thousandth of the blocks to all of them, each the same factor above the last."""
+    least, most = max(1, blocks // 1000), max(1, blocks)
+    steps = [least * (most / least) ** (at / (points - 1)) for at in range(points)]
+    return sorted({round(step) for step in steps})
 
 
 def auto_rate(trace: Trace) -> float:

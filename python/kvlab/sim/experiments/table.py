@@ -60,6 +60,7 @@ METRICS: Mapping[str, Metric] = {
     "hit_tokens": Metric("hit tokens", True),
     "oracle_hits": Metric("hits of the oracle", None),
     "recomputed_tokens": Metric("recomputed tokens", False),
+    "recomputed_cost": Metric("recomputed cost", False),
     "misses": Metric("misses", False),
     "cold_misses": Metric("cold misses", None),
     "evictions": Metric("evictions", None),
@@ -72,11 +73,10 @@ METRICS: Mapping[str, Metric] = {
     "tokens": Metric("prompt tokens", None),
     "accesses": Metric("accesses", None),
     "mean_latency_ms": Metric("mean latency, ms", False),
-    "ttft_mean_ms": Metric("TTFT mean, ms", False),
-    "ttft_p50_ms": Metric("TTFT p50, ms", False),
-    "ttft_p95_ms": Metric("TTFT p95, ms", False),
-    "ttft_p99_ms": Metric("TTFT p99, ms", False),
-    "queue_mean_ms": Metric("queueing mean, ms", False),
+    "predicted_service_ms": Metric("predicted ms a request", False),
+    "predicted_saved_percent": Metric("predicted % saved", True),
+    "predicted_ttft_p50_ms": Metric("predicted TTFT p50, ms", False),
+    "predicted_ttft_p99_ms": Metric("predicted TTFT p99, ms", False),
     "bytes_moved": Metric("bytes moved", False),
     "demand_bytes": Metric("demand bytes", False),
     "prefetch_bytes": Metric("prefetch bytes", None),
@@ -114,8 +114,25 @@ def columns_of(rows: Iterable[Mapping[str, Value]]) -> list[str]:
 
 
 def to_json(value: object) -> str:
-    """JSON of one form only: the same value gives the same bytes."""
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """JSON of one form only, rows of tables on a line each: the same value gives the same bytes."""
+    if not isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    parts = []
+    for key, inner in value.items():
+        table = (
+            isinstance(inner, list) and bool(inner) and all(isinstance(row, dict) for row in inner)
+        )
+        if table:
+            lines = ",\n  ".join(
+                json.dumps(row, ensure_ascii=False, allow_nan=False) for row in inner
+            )
+            text = f"[\n  {lines}\n ]"
+        else:
+            text = json.dumps(inner, indent=1, ensure_ascii=False, allow_nan=False).replace(
+                "\n", "\n "
+            )
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def to_csv(rows: Sequence[Mapping[str, Value]]) -> str:
