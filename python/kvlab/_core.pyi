@@ -31,6 +31,8 @@ from kvlab._types import (
     Tier,
     Verification,
 )
+from kvlab.sim.policy import PolicyBase
+from kvlab.sim.workloads.pages import Page
 
 __version__: Final[str]
 
@@ -132,6 +134,91 @@ def kv_size(
 
 def kv_presets() -> dict[str, dict[str, Any]]:
     """The fields of `kvlab.sizing.ModelShape` of each published model, by name."""
+
+def sim_schemes() -> list[tuple[str, float, float]]:
+    """The schemes of page mode: `(name, bytes_per_scalar, decode_ms)`."""
+
+def sim_tier_presets() -> list[tuple[str, str]]:
+    """The sets of tiers that are known by name, with what they are."""
+
+def sim_tier_preset(name: str, /) -> list[tuple[str, int, float, float, float, int | None]]:
+    """The tiers of a set: the fields of `kvlab.sim.scenarios.TierSpec`, in order.
+
+    Raises:
+        ConfigError: the name is not known.
+    """
+
+def sim_page_policies() -> list[tuple[str, str, list[str], bool]]:
+    """The policies of page mode: `(name, what it does, parameters, whether there is one a tier)`."""
+
+def simulate_pages(
+    *,
+    tier_fields: list[tuple[str, int, float, float, float, int | None]],
+    sizes: list[int],
+    decode_ms: list[float],
+    starts: list[tuple[int, int]],
+    trace: _Tokens,
+    steps: list[int] | None,
+    hints: list[int],
+    policy: str | PolicyBase,
+    params: list[tuple[str, float]],
+    pages: list[Page],
+    prefetch: bool,
+    max_prefetches: int,
+    compat: bool,
+    compute_ms: float | None,
+) -> dict[str, Any]:
+    """Replays a page trace; `kvlab.sim.page.simulate` says with what.
+
+    The GIL is released, but for a policy of the caller's.
+
+    Args:
+        tier_fields: The fields of each tier, the fastest first.
+        sizes: Bytes of each page.
+        decode_ms: Each page's decode penalty, in milliseconds.
+        starts: Pages that start in a tier, each with the tier's place.
+        trace: The page of each row.
+        steps: The step of each row; None for its place.
+        hints: The rows that are hints.
+        policy: A policy's name, or a policy.
+        params: Parameters of a policy by name.
+        pages: The pages as a policy of the caller's is to see them.
+        prefetch: Whether pages are fetched ahead.
+        max_prefetches: How many of a policy's proposals are followed.
+        compat: Whether the rules are kv-hierarchy-lab's.
+        compute_ms: Milliseconds of compute behind each access; None without overlap.
+
+    Raises:
+        ConfigError: an unknown policy or parameter.
+        InvalidArgumentError: a tier, page or row that cannot be; a page larger than a tier.
+        Exception: what a policy of the caller's raised.
+    """
+
+@final
+class PolicyContext:
+    """What a policy of one's own may look at: what is so during the call that it is given to."""
+
+    @property
+    def step(self) -> int:
+        """The step of the access that is being served."""
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """The tiers' names, the fastest first."""
+
+    def tier_of(self, page: int) -> str | None:
+        """The fastest tier that the page of that number is in; None if it is in none.
+
+        Raises:
+            InvalidArgumentError: there is no such page.
+        """
+
+    def free_bytes(self, tier: str) -> int:
+        """Bytes that are free in the tier.
+
+        Raises:
+            InvalidArgumentError: there is no such tier.
+        """
 
 @final
 class PagedAllocator:

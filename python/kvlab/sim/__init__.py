@@ -6,6 +6,7 @@ from the model that a scenario configures.
 
 from __future__ import annotations
 
+from kvlab.sim.policy import PolicyBase
 from kvlab.sim.request import Request
 
-__all__ = ["Request"]
+__all__ = ["PolicyBase", "Request"]

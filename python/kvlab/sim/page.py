@@ -183,9 +183,9 @@ def simulate(
     if isinstance(policy, str):
         policy = PolicySpec(policy)
     if isinstance(policy, PolicySpec):
-        label, given, params = policy.label or policy.name, policy.name, policy.params
+        label, params = policy.label or policy.name, policy.params
     else:
-        label, given, params = policy.name or type(policy).__name__, policy, {}
+        label, params = policy.name or type(policy).__name__, {}
     tiers = scene.tiers
     counted = _core.simulate_pages(
         tier_fields=[
@@ -198,7 +198,7 @@ def simulate(
         trace=workload.trace,
         steps=None if workload.steps is None else list(workload.steps),
         hints=sorted(workload.hints),
-        policy=given,
+        policy=policy.name if isinstance(policy, PolicySpec) else policy,
         params=[(name, float(value)) for name, value in params.items()],
         pages=list(workload.pages),
         prefetch=scene.prefetch,
@@ -231,7 +231,9 @@ def _starts(workload: PageWorkload, scene: Scenario) -> list[tuple[int, int]]:
         if page.tier is None:
             continue
         if page.tier not in places:
-            message = f"tier = {page.tier}: page {page.id} starts there; use one of: {', '.join(places)}"
+            message = (
+                f"tier = {page.tier}: page {page.id} starts there; use one of: {', '.join(places)}"
+            )
             raise ConfigError(message)
         starts.append((page.id, places[page.tier]))
     return starts

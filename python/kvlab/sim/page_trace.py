@@ -92,7 +92,9 @@ def read_page_trace(path: str | PathLike[str]) -> PageWorkload:
                 accesses.append(line.access(counts["pages"]))
         for what, found in (("pages", len(pages)), ("rows", len(accesses))):
             if found != counts[what]:
-                header.refuse(what, f"were announced, {found} were found: the file was cut or joined")
+                header.refuse(
+                    what, f"were announced, {found} were found: the file was cut or joined"
+                )
         return PageWorkload.of(
             header.get("name", str), pages, accesses, header.get("seed", int, default=None)
         )

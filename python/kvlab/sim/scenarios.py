@@ -108,7 +108,9 @@ _ALL = (
     Scenario("small_fp16_no_prefetch", tiers("small"), notes="moderate pressure"),
     Scenario("small_int4_no_prefetch", tiers("small"), "int4", notes="a quarter of the bytes"),
     Scenario("base_fp8_prefetch", tiers(), "fp8", prefetch=True, notes="light pressure"),
-    Scenario("constrained_fp16_prefetch", tiers("constrained"), prefetch=True, notes="much pressure"),
+    Scenario(
+        "constrained_fp16_prefetch", tiers("constrained"), prefetch=True, notes="much pressure"
+    ),
     Scenario("medium", tiers("medium"), notes="the regret ablation's moderate pressure"),
     Scenario("constrained", tiers("tight"), notes="the regret ablation's much pressure"),
     Scenario("cxl_like_fp16", tiers("cxl_like"), notes="much memory behind CXL in place of RAM"),

@@ -248,3 +248,90 @@ impl EvictionPolicy for PageScored {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::simulated;
+
+    const META: EntryMeta = EntryMeta {
+        bytes: 4,
+        tokens: 0,
+        depth: 0,
+        cost: 1.0,
+        category: 0,
+    };
+
+    fn heavy_hitter(entries: &[(Slot, u64)]) -> Box<dyn EvictionPolicy> {
+        let mut policy = simulated("heavy_hitter", 100).unwrap();
+        for &(slot, ghost) in entries {
+            policy.insert(slot, ghost, META);
+            policy.set_candidate(slot, true);
+            policy.validate().unwrap();
+        }
+        policy
+    }
+
+    #[test]
+    fn what_comes_back_has_its_past_back_whatever_its_slot() {
+        let mut policy = heavy_hitter(&[(0, 10), (1, 11)]);
+        for _ in 0..3 {
+            policy.touch(0);
+        }
+        assert_eq!(policy.victim(), Some(1));
+        policy.evicted(0);
+        policy.evicted(1);
+        assert_eq!((policy.candidates(), policy.victim()), (0, None));
+        for (slot, ghost) in [(1, 10), (0, 12)] {
+            policy.insert(slot, ghost, META);
+            policy.set_candidate(slot, true);
+        }
+        assert_eq!(policy.victim(), Some(0));
+        policy.validate().unwrap();
+        // What was removed is forgotten.
+        policy.remove(1);
+        policy.insert(1, 10, META);
+        policy.set_candidate(1, true);
+        policy.touch(0);
+        assert_eq!(policy.victim(), Some(1));
+        policy.validate().unwrap();
+    }
+
+    #[test]
+    fn both_parts_of_a_split_have_its_uses_and_the_later_one_stays_a_candidate() {
+        let mut policy = heavy_hitter(&[(0, 10), (1, 11)]);
+        policy.touch(0);
+        policy.split(2, META, 0, 20, META);
+        policy.validate().unwrap();
+        assert_eq!(policy.candidates(), 2);
+        assert_eq!(policy.victim(), Some(1));
+        policy.set_candidate(2, true);
+        policy.touch(1);
+        policy.touch(1);
+        // The head entered last; it and the tail were used twice.
+        assert_eq!(policy.victim(), Some(0));
+        policy.evicted(0);
+        assert_eq!(policy.victim(), Some(2));
+        policy.validate().unwrap();
+    }
+
+    #[test]
+    fn a_trim_evicts_the_piece_that_was_cut() {
+        let mut policy = simulated("cost_aware", 100).unwrap();
+        for (slot, bytes) in [(0, 8_192), (1, 6_000)] {
+            policy.insert(slot, u64::from(slot), EntryMeta { bytes, ..META });
+            policy.set_candidate(slot, true);
+        }
+        assert_eq!(policy.victim(), Some(0));
+        policy.trim(
+            0,
+            50,
+            EntryMeta {
+                bytes: 4_096,
+                ..META
+            },
+        );
+        assert_eq!((policy.victim(), policy.candidates()), (Some(1), 2));
+        policy.validate().unwrap();
+    }
+}

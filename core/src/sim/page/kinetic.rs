@@ -96,7 +96,15 @@ impl Tournament {
     }
 
     fn update(&mut self, step: u64, leaf: u32, key: Fading) {
-        let Leaf { entered, page, .. } = self.leaves[leaf as usize];
+        let Leaf {
+            key: before,
+            entered,
+            page,
+            ..
+        } = self.leaves[leaf as usize];
+        if before == key {
+            return;
+        }
         self.leaves[leaf as usize] = Leaf::new(step, key, entered, page);
         self.play(step, leaf);
     }

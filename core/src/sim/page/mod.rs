@@ -19,6 +19,8 @@ pub mod policy;
 mod ranking;
 mod residency;
 mod scheme;
+#[cfg(test)]
+mod tests;
 mod tier;
 mod workload;
 

@@ -166,13 +166,10 @@ impl Order for Ranking {
         for tier in 0..self.places.tiers() {
             if let Some(place) = self.places.get(tier, page) {
                 let place = place as usize;
-                let entered = self.heaps[tier][place].entered;
-                let entry = Entry {
-                    score,
-                    entered,
-                    page,
-                };
-                self.settle(tier, place, entry);
+                let entry = self.heaps[tier][place];
+                if entry.score != score {
+                    self.settle(tier, place, Entry { score, ..entry });
+                }
             }
         }
     }

@@ -120,7 +120,9 @@ class PageWorkload:
             steps=[access.step for access in accesses],
             sequences=[access.sequence for access in accesses],
             hints=frozenset(row for row, access in enumerate(accesses) if access.prefetch_hint),
-            metadata={row: access.metadata for row, access in enumerate(accesses) if access.metadata},
+            metadata={
+                row: access.metadata for row, access in enumerate(accesses) if access.metadata
+            },
             seed=seed,
         )
 

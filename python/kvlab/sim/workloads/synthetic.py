@@ -9,7 +9,7 @@ import random
 
 from kvlab.errors import InvalidArgumentError
 from kvlab.sim.schemes import SchemePlan
-from kvlab.sim.workloads.pages import PageWorkload, build_pages, trace_of
+from kvlab.sim.workloads.pages import Page, PageWorkload, build_pages, trace_of
 
 __all__ = [
     "adversarial_burst",
@@ -39,7 +39,8 @@ def chat_continuation(
             page = rng.randrange(num_pages)
             working_set[rng.randrange(len(working_set))] = page
         trace.append(rng.choice(working_set[-8:]))
-    return _workload("chat_continuation", num_pages, 2048, scheme, seed, trace)
+    pages = build_pages(num_pages, 2048, scheme, seed)
+    return _workload("chat_continuation", pages, trace, seed)
 
 
 def rag_burst(
@@ -56,7 +57,8 @@ def rag_burst(
     for _ in range(length // 20):
         trace.extend(rng.choices(hot, k=14))
         trace.extend(rng.sample(others, k=6))
-    return _workload("rag_burst", num_pages, 2304, scheme, seed, trace)
+    pages = build_pages(num_pages, 2304, scheme, seed)
+    return _workload("rag_burst", pages, trace, seed)
 
 
 def periodic_reuse(
@@ -73,7 +75,8 @@ def periodic_reuse(
         message = f"period = {period}; use at least 1"
         raise InvalidArgumentError(message)
     trace = [(step % period) * 3 % num_pages for step in range(length)]
-    return _workload("periodic_reuse", num_pages, 2048, scheme, seed, trace)
+    pages = build_pages(num_pages, 2048, scheme, seed)
+    return _workload("periodic_reuse", pages, trace, seed)
 
 
 def long_tail_mix(
@@ -93,7 +96,8 @@ def long_tail_mix(
             trace.append(rng.choice(hot))
         else:
             trace.append(rng.choices(tail, weights=weights, k=1)[0])
-    return _workload("long_tail_mix", num_pages, 2048, scheme, seed, trace)
+    pages = build_pages(num_pages, 2048, scheme, seed)
+    return _workload("long_tail_mix", pages, trace, seed)
 
 
 def prefetch_friendly(
@@ -106,7 +110,8 @@ def prefetch_friendly(
     """All pages in order, again and again: what follows is always known."""
     _start(seed, num_pages, length)
     trace = [step % num_pages for step in range(length)]
-    return _workload("prefetch_friendly", num_pages, 2048, scheme, seed, trace)
+    pages = build_pages(num_pages, 2048, scheme, seed)
+    return _workload("prefetch_friendly", pages, trace, seed)
 
 
 def adversarial_burst(
@@ -132,7 +137,8 @@ def adversarial_burst(
         trace.extend(rng.sample(middle, k=min(burst_size, len(middle))))
         trace.extend(anchor[: max(1, min(burst_size // 2, len(anchor)))])
         trace.extend(rng.sample(late, k=min(burst_size, len(late))))
-    return _workload("adversarial_burst", num_pages, 2112, scheme, seed, trace[:length])
+    pages = build_pages(num_pages, 2112, scheme, seed)
+    return _workload("adversarial_burst", pages, trace[:length], seed)
 
 
 def mixed_locality(
@@ -154,7 +160,8 @@ def mixed_locality(
             trace.append(rng.choice(tail[:20]))
         else:
             trace.append((step * 5) % num_pages)
-    return _workload("mixed_locality", num_pages, 2176, scheme, seed, trace)
+    pages = build_pages(num_pages, 2176, scheme, seed)
+    return _workload("mixed_locality", pages, trace, seed)
 
 
 def adversarial_prefetch(
@@ -171,7 +178,8 @@ def adversarial_prefetch(
     for step in range(length):
         low, high = (0, half) if step % 2 == 0 else (half, num_pages)
         trace.append(rng.randrange(low, high))
-    return _workload("adversarial_prefetch", num_pages, 2048, scheme, seed, trace)
+    pages = build_pages(num_pages, 2048, scheme, seed)
+    return _workload("adversarial_prefetch", pages, trace, seed)
 
 
 def _start(seed: int, num_pages: int, length: int, *, least: int = 1) -> random.Random:
@@ -184,13 +192,5 @@ def _start(seed: int, num_pages: int, length: int, *, least: int = 1) -> random.
     return random.Random(seed)  # noqa: S311 - a workload, not a secret
 
 
-def _workload(
-    name: str,
-    num_pages: int,
-    base_scalars: int,
-    scheme: str | SchemePlan,
-    seed: int,
-    trace: list[int],
-) -> PageWorkload:
-    pages = build_pages(num_pages, base_scalars, scheme, seed)
+def _workload(name: str, pages: list[Page], trace: list[int], seed: int) -> PageWorkload:
     return PageWorkload(name=name, pages=pages, trace=trace_of(trace), seed=seed)

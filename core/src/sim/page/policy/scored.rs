@@ -33,6 +33,8 @@ pub(super) trait Score: Send + std::fmt::Debug {
 pub(super) struct Scored<S: Score> {
     score: S,
     order: S::Order,
+    /// A page that was used but does not stand at its new place yet: most that are used below the first tier leave it at once.
+    used: Option<PageId>,
 }
 
 impl<S: Score> Scored<S> {
@@ -40,6 +42,7 @@ impl<S: Score> Scored<S> {
         Self {
             score,
             order: S::Order::default(),
+            used: None,
         }
     }
 
@@ -51,6 +54,12 @@ impl<S: Score> Scored<S> {
         let key = self.key(context, page);
         self.order.update(context.step, page, key);
     }
+
+    fn settle(&mut self, context: &Context<'_>) {
+        if let Some(page) = self.used.take() {
+            self.update(context, page);
+        }
+    }
 }
 
 impl<S: Score> PagePolicy for Scored<S> {
@@ -60,9 +69,11 @@ impl<S: Score> PagePolicy for Scored<S> {
     }
 
     fn on_access(&mut self, context: &Context<'_>, page: PageId, _hit_tier: Option<TierIndex>) {
-        let other = self.score.on_access(context.step, page);
-        self.update(context, page);
-        if let Some(other) = other {
+        if self.used != Some(page) {
+            self.settle(context);
+        }
+        self.used = Some(page);
+        if let Some(other) = self.score.on_access(context.step, page) {
             self.update(context, other);
         }
     }
@@ -92,6 +103,7 @@ impl<S: Score> PagePolicy for Scored<S> {
         tier: TierIndex,
         incoming: PageId,
     ) -> Result<PageId> {
+        self.settle(context);
         self.order.first(context.step, tier).ok_or_else(|| {
             Error::invalid(format!(
                 "tier {tier} has no page that could make room for page {incoming}; make it larger"
