@@ -171,7 +171,7 @@ def test_progress_is_told_and_may_end_a_replay() -> None:
     assert told[-1] == (3000, 3000)
     assert len(told) > 1
 
-    def stop(done: int, total: int) -> None:
+    def stop(_done: int, _total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

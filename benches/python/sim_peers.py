@@ -28,8 +28,8 @@ FLAT: dict[str, tuple[Callable[..., libcachesim.Cache], str]] = {
     "lfu-plain": (libcachesim.LFU, ""),
     "belady": (libcachesim.Belady, ""),
     "slru": (libcachesim.SLRU, "two segments here, four there"),
-    "s3-fifo": (libcachesim.S3FIFO, "candidates leave from a heap of ages here, a queue there"),
-    "w-tinylfu": (libcachesim.WTinyLFU, "other sketch and segments"),
+    "s3-fifo": (libcachesim.S3FIFO, "a variant of its own there"),
+    "w-tinylfu": (libcachesim.WTinyLFU, "a variant of its own there"),
 }
 """By policy: libcachesim's, and why counts may differ; nothing where they must be equal."""
 PREFIX = {"fifo_root_first": "fifo", "lru": "lru", "belady_bypass": "optimal"}
@@ -63,7 +63,9 @@ def prefix_hits(policy: str, prompts: Sequence[Sequence[int]], capacity: int) ->
     for blocks in prompts:
         starts.append(starts[-1] + len(blocks))
     ids = [block for blocks in prompts for block in blocks]
-    data = TraceData(ids, [1] * len(ids), starts, 1, len(prompts), len(set(ids)), len(ids), 0.0, 0, 0)
+    data = TraceData(
+        ids, [1] * len(ids), starts, 1, len(prompts), len(set(ids)), len(ids), 0.0, 0, 0
+    )
     # Its measurement begins behind the warm-up, before which the cache must have filled: an own request fills it.
     filler = list(range(10**9, 10**9 + capacity))
     data.ids[:0] = filler
@@ -104,12 +106,13 @@ def compare(trace: Trace, sizes: Iterable[int]) -> bool:
     longest = max(map(len, prompts))
     fine = True
     for size in sizes:
+        where = f"{trace.info.name}, {size} blocks"
         for policy, (make, differs) in FLAT.items():
             if policy not in prefix.policies("flat"):
                 continue
             own = prefix.run(trace, policy=policy, capacity_blocks=size, mode="flat").hits
             theirs = flat_hits(make, blocks, size)
-            fine &= _line(trace, size, f"flat {policy}", own, theirs, differs)
+            fine &= _line(f"{where}, flat {policy}", own, theirs, differs)
         behind = filled(trace, prompts, size)
         for policy, name in PREFIX.items():
             own = prefix.run(behind, policy=policy, capacity_blocks=size).hits
@@ -120,16 +123,16 @@ def compare(trace: Trace, sizes: Iterable[int]) -> bool:
                     if longest > size and name != "fifo"
                     else ""
                 )
-                fine &= _line(trace, size, f"prefix {policy}", own, found, differs)
+                fine &= _line(f"{where}, prefix {policy}", own, found, differs)
     return fine
 
 
-def _line(trace: Trace, size: int, what: str, own: int, theirs: int, differs: str) -> bool:
+def _line(what: str, own: int, theirs: int, differs: str) -> bool:
     if own == theirs:
-        print(f"ok    {trace.info.name}, {size} blocks, {what}: {own}")
+        print(f"ok    {what}: {own}")
         return True
     note = f"differs ({differs})" if differs else "NOT EQUAL"
-    print(f"{'      ' if differs else 'NOT   '}{trace.info.name}, {size} blocks, {what}: {own}, {theirs} there: {note}")
+    print(f"{'     ' if differs else 'NOT  '} {what}: {own}, {theirs} there: {note}")
     return bool(differs)
 
 

@@ -51,15 +51,15 @@ mod _core {
     #[pymodule_export]
     use crate::sim::columns::{sim_columns, sim_hit_tokens};
     #[pymodule_export]
-    use crate::sim::prefix::{
-        PySimTrace, PySimTraceBuilder, sim_lru_curve, sim_policies, sim_replay, sim_replay_tiers,
-    };
-    #[pymodule_export]
     use crate::sim::page::{
         sim_page_policies, sim_schemes, sim_tier_preset, sim_tier_presets, simulate_pages,
     };
     #[pymodule_export]
     use crate::sim::policy::PyPolicyContext;
+    #[pymodule_export]
+    use crate::sim::prefix::{
+        PySimTrace, PySimTraceBuilder, sim_lru_curve, sim_policies, sim_replay, sim_replay_tiers,
+    };
     #[pymodule_export]
     use crate::sizing::{kv_presets, kv_size};
     #[pymodule_export]

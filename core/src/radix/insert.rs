@@ -132,7 +132,13 @@ impl RadixTree {
     }
 
     /// Links a new leaf in.
-    pub(super) fn attach(&mut self, parent: u32, tokens: &[u32], blocks: &[u32], list: List) -> u32 {
+    pub(super) fn attach(
+        &mut self,
+        parent: u32,
+        tokens: &[u32],
+        blocks: &[u32],
+        list: List,
+    ) -> u32 {
         let mut node = Node::new(tokens, blocks, parent, self.arena[parent].end() as u32);
         let hash = self.hash(parent, &tokens[..tokens.len().min(self.block_tokens)]);
         node.hash = hash;

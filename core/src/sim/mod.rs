@@ -1,6 +1,8 @@
-//! The policy lab: traces of requests, replayed on the code that runs live.
+//! The policy lab: traces replayed through the policies that run live, on tiers that are simulated.
 //!
-//! Everything here is a simulation: it moves no payload, and its times come from a model.
+//! Hits, bytes and evictions are counted exactly; milliseconds come from the model that a run is configured with. [`prefix`]
+//! replays requests on the live tree, [`page`] independent pages over any number of tiers; [`capture`] records what a live
+//! store does, so that it can be replayed.
 
 pub mod capture;
 pub mod page;

@@ -182,12 +182,14 @@ def run(
             "take a trace with block ids"
         )
     costs = tiers.costs
-    reads = [(read.latency, read.bandwidth, read.transfers) for read in (costs.l1, costs.l2, costs.l3)]
-    one = isinstance(tiers.policy, str)
+    reads = [
+        (read.latency, read.bandwidth, read.transfers) for read in (costs.l1, costs.l2, costs.l3)
+    ]
+    policies = (tiers.policy,) * 3 if isinstance(tiers.policy, str) else tiers.policy
     counts = _core.sim_replay_tiers(
         trace.core,
         capacities=capacities,
-        policies=(tiers.policy,) * 3 if one else tiers.policy,
+        policies=policies,
         write_policy=tiers.write_policy,
         restore=tiers.restore,
         costs={

@@ -2,6 +2,6 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod columns;
-pub(crate) mod prefix;
 pub(crate) mod page;
 pub(crate) mod policy;
+pub(crate) mod prefix;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use kvlab_core::Error;
 use kvlab_core::cost::RestoreMode;
-use kvlab_core::sim::prefix::tiers::{
-    CostModel, ReadCost, TiersConfig, WritePolicy, replay_tiers,
-};
+use kvlab_core::sim::prefix::tiers::{CostModel, ReadCost, TiersConfig, WritePolicy, replay_tiers};
 use kvlab_core::sim::prefix::{self, Config, Mode};
 use kvlab_core::sim::trace::{BlockTokens, Request, Requests, Trace, TraceBuilder};
 use parking_lot::Mutex;
@@ -287,7 +285,7 @@ pub(crate) fn sim_replay<'py>(
 /// What a simulated server's work costs, as Python has it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
-struct Costs {
+pub(crate) struct Costs {
     prefill: [f64; 3],
     decode: f64,
     token_bytes: u64,

@@ -105,7 +105,8 @@ impl Belady {
         self.heap.push((rank, block));
         if self.heap.len() > 2 * self.held + 1024 {
             let ranks = &self.rank;
-            self.heap.retain(|&(rank, block)| ranks[block as usize] == rank);
+            self.heap
+                .retain(|&(rank, block)| ranks[block as usize] == rank);
         }
     }
 
@@ -121,7 +122,10 @@ impl Belady {
     }
 
     fn serve_pinned(&mut self, blocks: &[u32]) -> Served {
-        let hits = blocks.iter().take_while(|&&block| self.is_in(block)).count();
+        let hits = blocks
+            .iter()
+            .take_while(|&&block| self.is_in(block))
+            .count();
         // Out of the order of victims until the room is made.
         for &block in &blocks[..hits] {
             self.rank[block as usize] = ABSENT;
@@ -142,7 +146,10 @@ impl Belady {
     }
 
     fn serve_bypassing(&mut self, blocks: &[u32]) -> Served {
-        let hits = blocks.iter().take_while(|&&block| self.is_in(block)).count();
+        let hits = blocks
+            .iter()
+            .take_while(|&&block| self.is_in(block))
+            .count();
         for (depth, &block) in blocks.iter().enumerate() {
             self.used(block, self.at + depth, depth);
         }
@@ -224,7 +231,13 @@ mod tests {
             for (held, hits) in states {
                 let found = blocks.iter().take_while(|block| held.contains(block));
                 let hits = hits + found.count() as u64;
-                let all: Vec<u64> = held.iter().chain(blocks).copied().collect::<BTreeSet<_>>().into_iter().collect();
+                let all: Vec<u64> = held
+                    .iter()
+                    .chain(blocks)
+                    .copied()
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect();
                 for mask in 0..1_u32 << all.len() {
                     if mask.count_ones() as usize <= capacity {
                         let kept = (0..all.len()).filter(|at| mask >> at & 1 == 1);

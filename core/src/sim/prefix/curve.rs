@@ -139,7 +139,9 @@ impl Stack {
 
     /// Times start from 1 again, in the same order.
     fn renumber(&mut self) {
-        let mut order: Vec<u32> = (0..self.last.len() as u32).filter(|&block| self.last[block as usize] != 0).collect();
+        let mut order: Vec<u32> = (0..self.last.len() as u32)
+            .filter(|&block| self.last[block as usize] != 0)
+            .collect();
         order.sort_unstable_by_key(|&block| self.last[block as usize]);
         self.counts.fill(0);
         for (time, block) in (1..).zip(order) {

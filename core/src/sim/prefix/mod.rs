@@ -157,9 +157,11 @@ pub fn replay(
         (Mode::Prefix, "lru_root_first") => {
             run(&trace.prefix_ids(), &mut Scattered::lru(capacity), progress)
         }
-        (Mode::Prefix, "fifo_root_first") => {
-            run(&trace.prefix_ids(), &mut Scattered::fifo(capacity), progress)
-        }
+        (Mode::Prefix, "fifo_root_first") => run(
+            &trace.prefix_ids(),
+            &mut Scattered::fifo(capacity),
+            progress,
+        ),
         (Mode::Prefix, "belady") => {
             let trace = trace.prefix_ids();
             run(&trace, &mut Belady::pinned(&trace, capacity), progress)
@@ -216,7 +218,7 @@ fn run(
         outcome.refused += served.refused as u64;
         outcome.peak_blocks = outcome.peak_blocks.max(cache.held());
         outcome.hits_by_request.push(served.hits as u32);
-        if outcome.requests % STRIDE == 0 && progress(outcome.requests).is_break() {
+        if outcome.requests.is_multiple_of(STRIDE) && progress(outcome.requests).is_break() {
             break;
         }
     }

@@ -144,7 +144,10 @@ impl Cache for CostOracle {
             self.following[block as usize] = self.next[self.at + position];
         }
         self.at += blocks.len();
-        if let Some(&last) = kept.max(hits).checked_sub(1).and_then(|last| blocks.get(last))
+        if let Some(&last) = kept
+            .max(hits)
+            .checked_sub(1)
+            .and_then(|last| blocks.get(last))
             && self.children[last as usize] == 0
         {
             self.add_leaf(last);
@@ -223,7 +226,15 @@ mod tests {
             requests.extend([other.clone(), deep.to_vec(), short.clone()]);
         }
         let trace = trace(&requests);
-        let (dear, plain) = (run(&trace, "oracle_cost", 3700), run(&trace, "belady", 3700));
-        assert!(dear.recomputed_cost <= plain.recomputed_cost, "{} {}", dear.recomputed_cost, plain.recomputed_cost);
+        let (dear, plain) = (
+            run(&trace, "oracle_cost", 3700),
+            run(&trace, "belady", 3700),
+        );
+        assert!(
+            dear.recomputed_cost <= plain.recomputed_cost,
+            "{} {}",
+            dear.recomputed_cost,
+            plain.recomputed_cost
+        );
     }
 }

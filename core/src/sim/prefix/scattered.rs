@@ -51,7 +51,8 @@ impl Scattered {
         self.uses.push_back((block, self.now));
         if self.uses.len() > 2 * self.held + 1024 {
             let last = &self.last;
-            self.uses.retain(|&(block, when)| last[block as usize] == when);
+            self.uses
+                .retain(|&(block, when)| last[block as usize] == when);
         }
     }
 

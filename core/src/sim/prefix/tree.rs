@@ -77,7 +77,10 @@ mod tests {
             let mut evicted = 0;
             while self.blocks.len() + kept - hits > capacity {
                 // A parent was used after its children, so that the oldest block has none.
-                let others = self.blocks.iter().filter(|(id, _)| !blocks[..hits].contains(id));
+                let others = self
+                    .blocks
+                    .iter()
+                    .filter(|(id, _)| !blocks[..hits].contains(id));
                 let oldest = *others.min_by_key(|(_, used)| **used).unwrap().0;
                 self.blocks.remove(&oldest);
                 evicted += 1;
@@ -117,7 +120,10 @@ mod tests {
     fn a_request_that_is_larger_than_the_cache_keeps_its_head() {
         let trace = trace(&[vec![7, 8], vec![0, 1, 2, 3, 4], vec![0, 1, 2, 9], vec![]]);
         let mut tree = Tree::new(Box::new(Lru::default()), 3).unwrap();
-        let served: Vec<_> = trace.requests().map(|request| tree.serve(&request).unwrap()).collect();
+        let served: Vec<_> = trace
+            .requests()
+            .map(|request| tree.serve(&request).unwrap())
+            .collect();
         let large = Served {
             hits: 0,
             evicted: 2,

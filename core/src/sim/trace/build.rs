@@ -89,7 +89,10 @@ impl TraceBuilder {
             )));
         }
         let (runs, _) = requests.ids.as_chunks::<2>();
-        if let Some([start, count]) = runs.iter().find(|[start, count]| start.checked_add(*count).is_none()) {
+        if let Some([start, count]) = runs
+            .iter()
+            .find(|[start, count]| start.checked_add(*count).is_none())
+        {
             return Err(Error::invalid(format!(
                 "a stretch of {count} block ids from {start} on goes beyond 64 bits"
             )));
@@ -249,9 +252,27 @@ mod tests {
         builder.push(&ONE).unwrap();
         for (wrong, word) in [
             (Requests { tokens: &[], ..ONE }, "lengths"),
-            (Requests { counts: &[3], ..ONE }, "3 blocks"),
-            (Requests { at_ms: &[4.0], ..ONE }, "4 ms"),
-            (Requests { at_ms: &[f64::NAN], ..ONE }, "NaN"),
+            (
+                Requests {
+                    counts: &[3],
+                    ..ONE
+                },
+                "3 blocks",
+            ),
+            (
+                Requests {
+                    at_ms: &[4.0],
+                    ..ONE
+                },
+                "4 ms",
+            ),
+            (
+                Requests {
+                    at_ms: &[f64::NAN],
+                    ..ONE
+                },
+                "NaN",
+            ),
         ] {
             let error = builder.push(&wrong).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

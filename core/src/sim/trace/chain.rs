@@ -54,14 +54,12 @@ impl Trace {
             let mut before = ROOT;
             request.blocks.iter().all(|&block| {
                 let parent = std::mem::replace(&mut before, block);
-                match parents.get(block as usize) {
-                    Some(&known) => known == parent,
-                    // Ids are numbered in the order of their appearance: it is the next one.
-                    None => {
-                        parents.push(parent);
-                        true
-                    }
+                if let Some(&known) = parents.get(block as usize) {
+                    return known == parent;
                 }
+                // Ids are numbered in the order of their appearance: it is the next one.
+                parents.push(parent);
+                true
             })
         })
     }

@@ -135,7 +135,10 @@ impl Trace {
             self.categories.len(),
         ];
         if columns.iter().any(|&len| len != self.len()) {
-            return Err(format!("{} requests, but columns of {columns:?}", self.len()));
+            return Err(format!(
+                "{} requests, but columns of {columns:?}",
+                self.len()
+            ));
         }
         if !self.ends.is_sorted() || self.ends.last().copied().unwrap_or(0) != self.block_refs() {
             return Err("the requests' ends are not those of the blocks".to_owned());
@@ -151,10 +154,9 @@ impl Trace {
             return Err(format!("{next} blocks, {} are claimed", self.unique_blocks));
         }
         match &self.block_tokens {
-            BlockTokens::Each(lengths) if lengths.len() != self.unique_blocks => Err(format!(
-                "{} lengths of {next} blocks",
-                lengths.len()
-            )),
+            BlockTokens::Each(lengths) if lengths.len() != self.unique_blocks => {
+                Err(format!("{} lengths of {next} blocks", lengths.len()))
+            }
             _ => Ok(()),
         }
     }
@@ -188,7 +190,11 @@ pub(crate) mod testing {
 
     /// Prompts that share prefixes: each goes on from a prefix of an earlier one, and ids name a block and all before it.
     pub(crate) fn prefixes(requests: usize) -> impl Strategy<Value = Vec<Vec<u64>>> {
-        let turn = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..7_usize);
+        let turn = (
+            any::<prop::sample::Index>(),
+            any::<prop::sample::Index>(),
+            0..7_usize,
+        );
         prop::collection::vec(turn, 1..requests).prop_map(|turns| {
             let mut next = 0;
             let mut prompts: Vec<Vec<u64>> = vec![Vec::new()];

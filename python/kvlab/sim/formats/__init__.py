@@ -56,8 +56,8 @@ def read(path: Path, name: str, **options: Any) -> Source:
     """
     function = importer(name)
     known = [option for option in inspect.signature(function).parameters if option != "path"]
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             has = f"has {', '.join(known)}" if known else "has no options"
-            raise ConfigError(f"{option} = {options[option]}: format {name} {has}")
+            raise ConfigError(f"{option} = {value}: format {name} {has}")
     return function(path, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def by_time(requests: Iterable[Request], info: TraceInfo) -> Iterator[Request]:
     All of them are held for that. What was out of order is told in the notes.
     """
     rows = list(requests)
-    late = sum(after.at_ms < before.at_ms for before, after in zip(rows, rows[1:], strict=False))
+    late = sum(after.at_ms < before.at_ms for before, after in pairwise(rows))
     if late:
         info.notes.append(f"{late} rows came before the one above them: sorted by time, stably")
     rows.sort(key=lambda row: row.at_ms)

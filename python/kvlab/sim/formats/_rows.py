@@ -211,7 +211,7 @@ def json_rows(path: Path, lists: Sequence[str] = ()) -> Iterator[Row]:
     line = 0
     try:
         with open_text(path) as file:
-            for line, text in enumerate(file, 1):  # noqa: B007 (named in errors)
+            for line, text in enumerate(file, 1):
                 if not text.strip():
                     continue
                 try:

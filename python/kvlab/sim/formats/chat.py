@@ -74,7 +74,7 @@ def read(
     path: Path,
     *,
     block_tokens: int = 16,
-    tokenizer: str | Tokenize = "chars",  # noqa: A002
+    tokenizer: str | Tokenize = "chars",
     rows: Literal["requests", "sessions"] = "requests",
 ) -> Source:
     """Reads rows with `messages` of `role` and `content`, as sent to a chat endpoint.
@@ -171,7 +171,6 @@ def _parts(message: Row, content: Any) -> str:
     """Content in parts, of which only text and the names of the others count."""
     if not isinstance(content, list):
         raise message.error("content", "is neither text nor a list of parts")
-    texts = []
-    for part in message.rows("content"):
-        texts.append(part.text("text") if "text" in part else json.dumps(content, sort_keys=True))
+    whole = json.dumps(content, sort_keys=True)
+    texts = [part.text("text") if "text" in part else whole for part in message.rows("content")]
     return "\n".join(texts)

@@ -32,8 +32,8 @@ def read(path: Path, *, lengths: str | Path | None = None) -> Source:
     Args:
         path: JSON lines, plain or gzip.
         lengths: JSON of `{component: {id: tokens}}`; by default `ragpulse_lengths.json.gz` (or
-            without `.gz`) beside the trace if that exists. Without, a request's tokens count as shared out evenly over its
-            pieces.
+            without `.gz`) beside the trace if that exists. Without, a request's
+            tokens count as shared out evenly over its pieces.
 
     Raises:
         TraceFormatError: a row or the lengths are not like that; at iteration.

@@ -94,7 +94,8 @@ def _sessions(
             f"{path} has no session {', '.join(sorted(missing))}; it has {taken} of those asked for"
         )
     info.notes.append(
-        f"{taken} sessions, merged as if all began at once; ids are kept apart by session, so what sessions share does not show"
+        f"{taken} sessions, merged as if all began at once; ids are kept apart by session, so that what "
+        "sessions share does not show"
     )
     info.notes.append("only full blocks have ids: the rest of each prompt always misses")
 

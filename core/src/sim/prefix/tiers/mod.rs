@@ -124,7 +124,7 @@ pub fn replay_tiers(
         let work = tiers.serve(&trace, &request)?;
         let times = server.serve(&work);
         tiers.note(&work, times);
-        if (index + 1) % STRIDE == 0 && progress(index + 1).is_break() {
+        if (index + 1).is_multiple_of(STRIDE) && progress(index + 1).is_break() {
             break;
         }
     }
@@ -200,7 +200,9 @@ impl<'a> Tiers<'a> {
     }
 
     fn bytes(&self, blocks: &[u32]) -> u64 {
-        let tokens = blocks.iter().map(|&block| u64::from(self.tokens[block as usize]));
+        let tokens = blocks
+            .iter()
+            .map(|&block| u64::from(self.tokens[block as usize]));
         tokens.sum::<u64>() * self.config.costs.token_bytes
     }
 
@@ -240,7 +242,9 @@ impl<'a> Tiers<'a> {
         let mut gone = Vec::new();
         if missing.len() > free {
             let wanted = missing.len() - free;
-            free += self.l1.discard(wanted, |piece| gone.extend_from_slice(piece));
+            free += self
+                .l1
+                .discard(wanted, |piece| gone.extend_from_slice(piece));
         }
         let taken = &missing[..missing.len().min(free)];
         self.l1.extend(lock, &NAMESPACE, taken, taken)?;
@@ -339,7 +343,8 @@ impl<'a> Tiers<'a> {
                 Put::Present => return,
                 Put::NothingToEvict => gone.push(block),
             }
-            self.outcome.evictions[1] += gone.iter().filter(|&&other| other != block).count() as u64;
+            self.outcome.evictions[1] +=
+                gone.iter().filter(|&&other| other != block).count() as u64;
         }
         for block in gone {
             if !self.l3.contains(block) && !self.write(block) {

@@ -46,7 +46,9 @@ impl CostModel {
         costs.extend(self.read.iter().map(|read| ("latency", read.latency)));
         for (name, value) in costs {
             if !value.is_finite() || value < 0.0 {
-                return Err(Error::invalid(format!("{name} = {value}: seconds from 0 on")));
+                return Err(Error::invalid(format!(
+                    "{name} = {value}: seconds from 0 on"
+                )));
             }
         }
         for read in &self.read {
@@ -67,7 +69,9 @@ impl CostModel {
             )));
         }
         if self.concurrency == 0 {
-            return Err(Error::invalid("concurrency = 0: at least one request at once"));
+            return Err(Error::invalid(
+                "concurrency = 0: at least one request at once",
+            ));
         }
         Ok(())
     }
@@ -123,7 +127,9 @@ impl Places {
 
     /// When the first of them is free for who comes at `at`.
     fn take(&mut self, at: f64) -> f64 {
-        self.0.pop().map_or(at, |Reverse(Seconds(free))| at.max(free))
+        self.0
+            .pop()
+            .map_or(at, |Reverse(Seconds(free))| at.max(free))
     }
 
     fn give_back(&mut self, at: f64) {
@@ -170,7 +176,10 @@ impl Server {
     pub(super) fn serve(&mut self, work: &Work) -> Times {
         let start = self.places.take(work.at);
         let mut restored = start;
-        for (tier, &bytes) in [TierId::L1, TierId::L2, TierId::L3].into_iter().zip(&work.bytes) {
+        for (tier, &bytes) in [TierId::L1, TierId::L2, TierId::L3]
+            .into_iter()
+            .zip(&work.bytes)
+        {
             if bytes > 0 {
                 let channel = &mut self.channels[tier as usize];
                 restored = channel.take(restored) + self.costs.read(tier, bytes);
@@ -224,17 +233,24 @@ mod tests {
     fn a_restore_hides_in_a_forward_as_far_as_they_overlap() {
         let times = Server::new(COSTS).serve(&work(3.0, 50));
         // 6 s of reading, 8 s of computing, half of the shorter one beside the longer.
-        assert_eq!((times.queued, times.first_token, times.done), (0.0, 11.0, 12.0));
+        assert_eq!(
+            (times.queued, times.first_token, times.done),
+            (0.0, 11.0, 12.0)
+        );
         let alone = Server::new(COSTS).serve(&work(3.0, 0));
-        assert_eq!(alone.first_token, 8.0);
+        assert_eq!((alone.queued, alone.first_token), (0.0, 8.0));
     }
 
     #[test]
     fn who_finds_no_place_waits() {
         let mut server = Server::new(COSTS);
         server.serve(&work(0.0, 0));
-        assert_eq!(server.serve(&work(4.0, 0)).queued, 5.0);
-        let mut two = Server::new(CostModel { concurrency: 2, ..COSTS });
+        let times = server.serve(&work(4.0, 0));
+        assert_eq!((times.queued, times.first_token), (5.0, 13.0));
+        let mut two = Server::new(CostModel {
+            concurrency: 2,
+            ..COSTS
+        });
         two.serve(&work(0.0, 50));
         // Its own place, but the one transfer that may run is the other's until 6 s.
         let times = two.serve(&work(4.0, 50));
@@ -245,11 +261,32 @@ mod tests {
     fn costs_without_an_end_are_refused() {
         assert!(COSTS.validate().is_ok());
         for wrong in [
-            CostModel { concurrency: 0, ..COSTS },
-            CostModel { overlap: 1.5, ..COSTS },
-            CostModel { decode: f64::NAN, ..COSTS },
-            CostModel { read: [ReadCost { bandwidth: 0.0, ..READ }; 3], ..COSTS },
-            CostModel { read: [ReadCost { transfers: 0, ..READ }; 3], ..COSTS },
+            CostModel {
+                concurrency: 0,
+                ..COSTS
+            },
+            CostModel {
+                overlap: 1.5,
+                ..COSTS
+            },
+            CostModel {
+                decode: f64::NAN,
+                ..COSTS
+            },
+            CostModel {
+                read: [ReadCost {
+                    bandwidth: 0.0,
+                    ..READ
+                }; 3],
+                ..COSTS
+            },
+            CostModel {
+                read: [ReadCost {
+                    transfers: 0,
+                    ..READ
+                }; 3],
+                ..COSTS
+            },
         ] {
             assert!(wrong.validate().is_err(), "{wrong:?}");
         }
