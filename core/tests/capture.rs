@@ -129,7 +129,7 @@ fn victims(replayed: &[Replayed], tier: u8) -> usize {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 3,
+        cases: 1,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

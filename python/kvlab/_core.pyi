@@ -358,7 +358,8 @@ class RadixCache:
 
     Args:
         allocator: Whose blocks are kept.
-        policy: The order in which leaves go: `"lru"`.
+        policy: The order in which leaves go: `"lru"`, `"slru"`, `"lfu"` (with ageing), `"s3-fifo"`, `"sieve"`,
+            `"w-tinylfu"` or `"gdsf"`.
 
     Raises:
         ConfigError: an unknown policy.
@@ -996,6 +997,7 @@ class Store:
         l3_quota_per_salt: int | str | None = None,
         read_only: bool = False,
         allow_unsafe_directory: bool = False,
+        capture: str | PathLike[str] | None = None,
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
 
@@ -1004,7 +1006,8 @@ class Store:
             l1: Bytes of L1: blocks and cache buffers of all prefix caches.
             l2: Bytes of L2; 0 for none.
             l3: Bytes of L3 on disk; 0 for none, 1 MiB at least.
-            policy: Which runs and blocks go first: `"lru"`.
+            policy: Which runs and blocks go first, in every tier: `"lru"`, `"slru"`, `"lfu"` (with ageing), `"s3-fifo"`,
+                `"sieve"`, `"w-tinylfu"` or `"gdsf"`.
             write_policy: `"write_through"` writes to L3 at once, in the background;
                 `"write_through_selective"` at the second use, and never what was used once;
                 `"write_back"` when L2 gives a run up, and at the close what is still above L3.
@@ -1022,6 +1025,8 @@ class Store:
                 every run; puts are refused.
             allow_unsafe_directory: Use a directory that is a symbolic link, that everybody may write, or that belongs
                 to another user.
+            capture: A new file that records every request and every eviction while the store is open, for
+                `kvlab.sim.capture`: names are keyed hashes, never tokens or text.
             prefetch_timeout: Seconds that a prefetched run is held for.
             prefetch_policy: What a request does that meets a prefetch of its prompt under way.
                 `"best_effort"` takes what has arrived, waits for the runs that are being read at
@@ -1035,7 +1040,7 @@ class Store:
             StoreLockedError: another process has the directory open; the message names it.
             FormatError: a directory that is not a store, or one of a newer format; it is left as it is.
             UnsafeDirectoryError: a directory that others can put files into; see `allow_unsafe_directory`.
-            StoreIOError: the directory cannot be made or written, or memory cannot be had.
+            StoreIOError: the directory cannot be made or written, memory cannot be had, or the file of the capture exists.
         """
 
     def prefix_cache(
@@ -1475,4 +1480,34 @@ def sim_hit_tokens(trace: SimTrace, hits: _Words) -> bytes:
 
     Raises:
         InvalidArgumentError: not one number a request, or more than the request has.
+    """
+
+@final
+class CaptureRequests:
+    """The requests of a capture, one after the other; see `kvlab.sim.capture.requests`."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> tuple[int, int, int, list[int]]:
+        """Milliseconds, category, tokens in a block, block ids.
+
+        Raises:
+            FormatError: damage; the message says where.
+            StoreIOError: the file cannot be read.
+        """
+
+def capture_requests(path: str | PathLike[str]) -> CaptureRequests:
+    """Opens a capture to read its requests; see `kvlab.sim.capture.requests`.
+
+    Raises:
+        FormatError: the file is no capture.
+        StoreIOError: it cannot be read.
+    """
+
+def capture_replay(path: str | PathLike[str]) -> list[dict[str, Any]]:
+    """Gives each policy of a capture the calls that it got live, without the GIL; see `kvlab.sim.capture.replay`.
+
+    Raises:
+        ConfigError: the capture names a policy that is not known.
+        FormatError: the file is no capture, or is damaged; the message says where.
+        StoreIOError: it cannot be read.
     """

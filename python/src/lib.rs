@@ -47,6 +47,8 @@ mod _core {
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]
+    use crate::sim::capture::{PyCaptureRequests, capture_replay, capture_requests};
+    #[pymodule_export]
     use crate::sim::catalogue::sim_live_policies;
     #[pymodule_export]
     use crate::sim::columns::{sim_columns, sim_hit_tokens};

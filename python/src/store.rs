@@ -8,6 +8,7 @@ use kvlab_core::Error;
 use kvlab_core::config::{DiskConfig, StopPolicy, StoreConfig, WritePolicy};
 use kvlab_core::key::BlockKey;
 use kvlab_core::run::Terms;
+use kvlab_core::sim::capture::Capture;
 use kvlab_core::stack::Store;
 use kvlab_core::store::BlockStore;
 use kvlab_core::tier::disk::Scrubbed;
@@ -44,6 +45,7 @@ struct Settings {
     quota: Option<ByteSize>,
     read_only: bool,
     allow_unsafe_directory: bool,
+    capture: Option<PathBuf>,
 }
 
 impl Settings {
@@ -70,6 +72,7 @@ impl Settings {
             io_workers,
             prefetch_timeout: seconds(self.prefetch_timeout)?,
             prefetch_policy: StopPolicy::by_name(&self.prefetch_policy).or_raise()?,
+            capture: self.capture.map(Capture::start).transpose().or_raise()?,
             ..StoreConfig::default()
         })
     }
@@ -101,11 +104,11 @@ impl PyStore {
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
         l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
-        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
         l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
-        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False)")]
+        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None)")]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -130,6 +133,7 @@ impl PyStore {
         l3_quota_per_salt: Option<ByteSize>,
         read_only: bool,
         allow_unsafe_directory: bool,
+        capture: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let l1_policy = policy.clone();
         let settings = Settings {
@@ -149,6 +153,7 @@ impl PyStore {
             quota: l3_quota_per_salt,
             read_only,
             allow_unsafe_directory,
+            capture: expand(capture)?,
         };
         let config = settings.config()?;
         let inner = cls
@@ -323,6 +328,7 @@ impl PyBlockStore {
             quota: l3_quota_per_salt,
             read_only,
             allow_unsafe_directory,
+            capture: None,
         };
         let config = settings.config()?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;

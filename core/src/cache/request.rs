@@ -133,7 +133,8 @@ impl Request {
         let (hold, held, expiries) = {
             let mut l1 = shared.l1.lock();
             if let Some(capture) = shared.store.capture() {
-                capture.request(l1.block_names(&namespace, &tokens).into_iter());
+                let names = l1.block_names(&namespace, &tokens[..usable]);
+                capture.request(block_tokens, names.into_iter());
             }
             let (hold, held) = l1.begin(namespace, &tokens[..usable])?;
             (hold, held, l1.expiries(hold))

@@ -1,5 +1,6 @@
 //! The policy lab's part of the extension.
 
+pub(crate) mod capture;
 pub(crate) mod catalogue;
 pub(crate) mod columns;
 pub(crate) mod page;

@@ -29,6 +29,7 @@ pub(super) enum Record {
     Request {
         time_ms: u64,
         category: u32,
+        block_tokens: u32,
         /// How many requests before it the one was that it begins like; 0 for none.
         back: u64,
         /// Blocks that they share.
@@ -116,14 +117,17 @@ impl Record {
             Self::Request {
                 time_ms,
                 category,
+                block_tokens,
                 back,
                 shared,
                 blocks,
             } => {
                 out.push(1);
+                let (category, block_tokens) = (u64::from(*category), u64::from(*block_tokens));
                 for number in [
                     *time_ms,
-                    u64::from(*category),
+                    category,
+                    block_tokens,
                     *back,
                     *shared,
                     blocks.len() as u64,
@@ -227,7 +231,8 @@ impl Cursor<'_> {
             0 => {
                 let [tier] = self.bytes()?;
                 let (tenant, capacity) = (self.name()?, self.number()?);
-                let (policy, rest) = self.0.split_at_checked(self.number()? as usize)?;
+                let length = self.number()? as usize;
+                let (policy, rest) = self.0.split_at_checked(length)?;
                 self.0 = rest;
                 Some(Record::Order {
                     tier,
@@ -237,12 +242,14 @@ impl Cursor<'_> {
                 })
             }
             1 => {
-                let (time_ms, category) = (self.number()?, self.short()?);
+                let (time_ms, category, block_tokens) =
+                    (self.number()?, self.short()?, self.short()?);
                 let (back, shared, count) = (self.number()?, self.number()?, self.number()?);
                 let names = (0..count).map(|_| self.name());
                 Some(Record::Request {
                     time_ms,
                     category,
+                    block_tokens,
                     back,
                     shared,
                     blocks: names.collect::<Option<Vec<_>>>()?,

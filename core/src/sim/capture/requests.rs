@@ -14,6 +14,8 @@ pub struct Request {
     pub time_ms: u64,
     /// What kind of request it is; 0 where that is unknown.
     pub category: u32,
+    /// Tokens in a block.
+    pub block_tokens: u32,
     /// Its whole blocks, from the first token on; each id stands for the block and all before it.
     pub blocks: Vec<u64>,
 }
@@ -63,6 +65,7 @@ impl Iterator for Requests {
                 Ok(Record::Request {
                     time_ms,
                     category,
+                    block_tokens,
                     back,
                     shared,
                     blocks: rest,
@@ -75,6 +78,7 @@ impl Iterator for Requests {
                     return Some(Ok(Request {
                         time_ms,
                         category,
+                        block_tokens,
                         blocks,
                     }));
                 }

@@ -121,8 +121,8 @@ impl Capture {
         self.shared.append(&mut self.shared.state.lock(), record);
     }
 
-    /// A request for these blocks, named by all before them; called before it uses any.
-    pub(crate) fn request(&self, blocks: impl Iterator<Item = u64>) {
+    /// A request for these blocks of so many tokens, named by all before them; called before it uses any.
+    pub(crate) fn request(&self, block_tokens: usize, blocks: impl Iterator<Item = u64>) {
         let blocks = blocks.map(|block| self.name(block)).collect::<Vec<_>>();
         let time_ms = self.shared.start.elapsed().as_millis() as u64;
         let mut state = self.shared.state.lock();
@@ -140,6 +140,7 @@ impl Capture {
             &Record::Request {
                 time_ms,
                 category: 0,
+                block_tokens: block_tokens as u32,
                 back: back as u64,
                 shared: shared as u64,
                 blocks: blocks[shared..].to_vec(),
