@@ -18,21 +18,39 @@ fn bytes<'py, const N: usize>(
 /// What is known of each request, column by column.
 #[pyfunction]
 #[pyo3(signature = (trace))]
-pub(crate) fn sim_columns<'py>(py: Python<'py>, trace: &PySimTrace) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn sim_columns<'py>(
+    py: Python<'py>,
+    trace: &PySimTrace,
+) -> PyResult<Bound<'py, PyDict>> {
     let rows = || trace.trace.requests();
     let columns = PyDict::new(py);
-    columns.set_item("at_ms", bytes(py, rows().map(|row| row.at_ms.to_ne_bytes())))?;
+    columns.set_item(
+        "at_ms",
+        bytes(py, rows().map(|row| row.at_ms.to_ne_bytes())),
+    )?;
     columns.set_item(
         "blocks",
-        bytes(py, rows().map(|row| (row.blocks.len() as u32).to_ne_bytes())),
+        bytes(
+            py,
+            rows().map(|row| (row.blocks.len() as u32).to_ne_bytes()),
+        ),
     )?;
-    columns.set_item("tokens", bytes(py, rows().map(|row| row.tokens.to_ne_bytes())))?;
+    columns.set_item(
+        "tokens",
+        bytes(py, rows().map(|row| row.tokens.to_ne_bytes())),
+    )?;
     columns.set_item(
         "output_tokens",
         bytes(py, rows().map(|row| row.output_tokens.to_ne_bytes())),
     )?;
-    columns.set_item("sessions", bytes(py, rows().map(|row| row.session.to_ne_bytes())))?;
-    columns.set_item("categories", bytes(py, rows().map(|row| row.category.to_ne_bytes())))?;
+    columns.set_item(
+        "sessions",
+        bytes(py, rows().map(|row| row.session.to_ne_bytes())),
+    )?;
+    columns.set_item(
+        "categories",
+        bytes(py, rows().map(|row| row.category.to_ne_bytes())),
+    )?;
     Ok(columns)
 }
 
