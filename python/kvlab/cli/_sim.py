@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,30 +110,65 @@ class TraceArguments:
         return {**source, "options": read_options(self.options)}
 
 
-def read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """`key=value` pairs; numbers, true and false are read as such.
+def read_options(texts: Sequence[str]) -> dict[str, str]:
+    """`key=value` pairs.
 
     Raises:
         InvalidArgumentError: a text is no pair.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals:
             raise InvalidArgumentError(f"--option {text}: write it as key=value")
-        options[key] = _value(key, value)
+        options[key] = value
     return options
 
 
-def _value(key: str, text: str) -> Any:
-    if key == "sessions":
-        return text.split(",")
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text, text)
+def read_numbers(texts: Sequence[str]) -> dict[str, int | float]:
+    """`key=number` pairs.
+
+    Raises:
+        InvalidArgumentError: a text is none.
+    """
+    return {key: _number(key, value) for key, value in read_options(texts).items()}
+
+
+def _number(key: str, text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidArgumentError(f"--option {key}={text}: give a number")
+    return number
+
+
+def _format_options(name: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Options of a format, read as what its importer takes."""
+    from kvlab.sim.formats import importer
+
+    parameters = inspect.signature(importer(name)).parameters
+    options: dict[str, Any] = {}
+    for key, text in read_options(texts).items():
+        kind = str(parameters[key].annotation) if key in parameters else "str"
+        if kind.startswith("bool"):
+            if text not in {"true", "false"}:
+                raise InvalidArgumentError(f"--option {key}={text}: give true or false")
+            options[key] = text == "true"
+        elif kind.startswith("int"):
+            if not (text.isascii() and text.isdecimal() and int(text) > 0):
+                raise InvalidArgumentError(f"--option {key}={text}: give a whole number above 0")
+            options[key] = int(text)
+        elif "Collection" in kind:
+            options[key] = text.split(",")
+        else:
+            options[key] = Path(text) if kind.startswith("Path") else text
+    return options
 
 
 def load_trace(arguments: TraceArguments, seed: int | None = None) -> Trace:
@@ -144,11 +181,11 @@ def load_trace(arguments: TraceArguments, seed: int | None = None) -> Trace:
     """
     from kvlab.sim.trace import load
 
-    options = read_options(arguments.options)
     if arguments.trace is None:
         from kvlab.sim.experiments.requests import generate
 
-        return generate(arguments.name, seed=seed, **options)
+        return generate(arguments.name, seed=seed, **read_numbers(arguments.options))
+    options = _format_options(str(arguments.format), arguments.options)
     with counting(f"reading {arguments.name}") as update:
         try:
             trace = load(arguments.trace, str(arguments.format), progress=update, **options)

@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "calibrate": "Measure what reads and forwards cost here, for the estimates of the others.",
     "compare": "Two result files side by side; says which figures got worse.",
     "mrc": "Miss-ratio curves: hits at every size of the cache.",
+    "plots": "Draw the plots and the report of a run anew.",
     "policies": "The policies, and where each can run.",
     "run": "Replay one trace under one policy at one size.",
     "sweep": "Replay under many policies, sizes, scenarios and seeds.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -78,6 +78,7 @@ def sim_advise(
     from kvlab import parse_size
     from kvlab.sim.advise import Budget, advise, replays_needed
     from kvlab.sim.experiments.artifacts import Artifacts
+    from kvlab.sim.experiments.studies import advice_figures
 
     budget = Budget(parse_size(memory), parse_size(disk))
     names = [
@@ -109,13 +110,13 @@ def sim_advise(
             "resamples": resamples, "seed": seed,
         },
         rows=advice.rows,
-        figures=_figures(advice),
+        figures=advice_figures(advice.rows),
         findings=[*_told(advice), f"Costs: {known.describe()}."],
         extra={"advice": advice.as_dict(), "notes": loaded.info.notes},
         seconds=time.perf_counter() - start,
     )  # fmt: skip
     columns = (
-        "policy", "l1_blocks", "l2_blocks", "l3_blocks", "token_hit_ratio", "predicted_service_ms",
+        "policy", "l1_blocks", "l2_blocks", "l3_blocks", "token_hit_ratio", "percent_of_oracle", "predicted_service_ms",
         "predicted_saved_percent", "predicted_ttft_p99_ms", "bytes_moved",
     )  # fmt: skip
     finish(done, out, as_json=as_json, columns=columns)
@@ -133,31 +134,6 @@ def _token_bytes(model: str | None, token_bytes: int | None) -> int | None:
     from kvlab.sizing import kv_size, shape_of
 
     return kv_size(shape_of(model), batch=1, seq_len=1).kv_bytes_per_token
-
-
-def _figures(advice: Advice) -> list[Any]:
-    from kvlab.sim.experiments.plots import Figure
-
-    return [
-        Figure(
-            "saved_by_l3",
-            "Predicted time saved by size of L3",
-            "scatter",
-            advice.rows,
-            x="l3_blocks",
-            y="predicted_saved_percent",
-            series="policy",
-        ),
-        Figure(
-            "latency_against_bytes",
-            "Predicted time of a request against bytes moved",
-            "scatter",
-            advice.rows,
-            x="bytes_moved",
-            y="predicted_service_ms",
-            series="policy",
-        ),
-    ]
 
 
 def _told(advice: Advice) -> list[str]:

@@ -31,8 +31,8 @@ _MODES = ("prefix", "page", "flat")
     show_default=True,
     help="Blocks that fit (into L1), a share of the distinct ones such as 5%, or inf.",
 )
-@click.option("--l2-blocks", "l2", help="Blocks of a second tier; mode prefix.")
-@click.option("--l3-blocks", "l3", help="Blocks of a third tier; mode prefix.")
+@click.option("--l2-blocks", "l2", help="Blocks of a second tier, likewise, or 0; mode prefix.")
+@click.option("--l3-blocks", "l3", help="Blocks of a third tier, likewise; mode prefix.")
 @click.option(
     "--costs",
     type=click.Path(path_type=Path),
@@ -108,7 +108,7 @@ def sim_run(
             )
         if tiered:
             second, third = (
-                0 if text is None else sizes_of(loaded, [text])[0] for text in (l2, l3)
+                0 if text in {None, "0"} else sizes_of(loaded, [str(text)])[0] for text in (l2, l3)
             )
             result["tiers"] = run_tiers(loaded, policy, (size, second, third), model, servers)
         result["notes"] = loaded.info.notes

@@ -166,7 +166,6 @@ def _requests(
         rows=rows,
         figures=request_figures(rows),
         findings=request_findings(rows),
-        over=("seed", "capacity_blocks", "unique_blocks") if len(seeds) > 1 else ("seed",),
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from kvlab.cli._common import json_option, print_json
-from kvlab.cli._sim import read_options, writing
-from kvlab.errors import InvalidArgumentError
+from kvlab.cli._sim import read_numbers, writing
 
 __all__ = ["sim_trace"]
 
@@ -46,15 +45,11 @@ def sim_trace(
     from kvlab.sim.scenarios import Scenario, tiers
     from kvlab.sim.schemes import SchemePlan
 
-    params = read_options(options)
-    params |= {
-        name: value
-        for name, value in (("length", length), ("num_pages", num_pages))
-        if value is not None
-    }
-    for name, value in params.items():
-        if not isinstance(value, int | float):
-            raise InvalidArgumentError(f"--option {name}={value}: give a number")
+    params = read_numbers(options)
+    if length is not None:
+        params["length"] = length
+    if num_pages is not None:
+        params["num_pages"] = num_pages
     scene = Scenario("trace", tiers(), scheme=SchemePlan.parse(quant))
     pages = expand_workload(WorkloadSpec(workload, params), scene, seed)
     path = out or Path(f"{workload}.jsonl")

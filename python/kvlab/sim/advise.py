@@ -139,8 +139,15 @@ class _Lab:
         self.trace = trace
         self.model = model
         self.tried: dict[tuple[str, tuple[int, int, int]], _Tried] = {}
+        self._best: dict[int, int] = {}
         self._workers = workers
         self._progress = progress
+
+    def best(self, blocks: int) -> int:
+        """Hits of the oracle with so many blocks in one tier."""
+        if blocks not in self._best:
+            self._best[blocks] = oracle_hits(self.trace, blocks, "prefix")
+        return self._best[blocks]
 
     def replay(self, wanted: Sequence[tuple[str, tuple[int, int, int]]]) -> list[_Tried]:
         new = [key for key in dict.fromkeys(wanted) if key not in self.tried]
@@ -329,7 +336,7 @@ def _expected(lab: _Lab, pick: _Tried, lru: _Tried) -> dict[str, float]:
     requests = max(1, len(lab.trace))
     tokens = lab.trace.tokens
     hit_tokens = tokens - pick.replay.recomputed_tokens
-    best = oracle_hits(lab.trace, sum(pick.blocks), "prefix")
+    best = lab.best(sum(pick.blocks))
     return {
         "hit_tokens": hit_tokens,
         "token_hit_ratio": hit_tokens / tokens if tokens else 0.0,
@@ -352,6 +359,7 @@ def _row(lab: _Lab, tried: _Tried) -> Row:
     first_token = np.asarray(replay.first_token)
     middle, last = np.percentile(first_token, (50, 99)) if len(first_token) else (0.0, 0.0)
     cold = float(_cold(lab).sum())
+    best = lab.best(sum(tried.blocks))
     return {
         "trace": lab.trace.info.name,
         "policy": tried.policy,
@@ -360,6 +368,7 @@ def _row(lab: _Lab, tried: _Tried) -> Row:
         "l3_blocks": l3,
         "hit_ratio": replay.hit_ratio,
         "token_hit_ratio": (tokens - replay.recomputed_tokens) / tokens if tokens else 0.0,
+        "percent_of_oracle": 100.0 * sum(replay.hits) / best if best else 100.0,
         "tier_hit_rates.l1": replay.hits[0] / max(1, replay.block_refs),
         "tier_hit_rates.l2": replay.hits[1] / max(1, replay.block_refs),
         "tier_hit_rates.l3": replay.hits[2] / max(1, replay.block_refs),

@@ -49,10 +49,14 @@ def policies() -> list[Policy]:
     for mode in ("prefix", "flat"):
         for name in request_policies(mode):
             modes.setdefault(name, []).append(mode)
+    notes = dict(_NOTES)
+    for name, about, params, per_tier in _core.sim_page_policies():
+        modes.setdefault(name, []).append("page")
+        if not per_tier:
+            notes.setdefault(name, f"{about} ({', '.join(params)})" if params else about)
     live = live_policies()
     return [
-        Policy(name, tuple(runs), name in live, _NOTES.get(name, ""))
-        for name, runs in modes.items()
+        Policy(name, tuple(runs), name in live, notes.get(name, "")) for name, runs in modes.items()
     ]
 
 

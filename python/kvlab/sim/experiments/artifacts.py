@@ -14,15 +14,17 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from kvlab import __version__, build_info
-from kvlab.sim.experiments import html, plots
-from kvlab.sim.experiments.table import SIMULATED, Row, summarise, to_csv, to_json
+from kvlab.errors import TraceFormatError
+from kvlab.sim.experiments import html, plots, studies
+from kvlab.sim.experiments.table import SIMULATED, Row, read_results, summarise, to_csv, to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from kvlab.sim.experiments.plots import Figure
 
-__all__ = ["Artifacts", "environment", "write"]
+__all__ = ["Artifacts", "draw", "environment", "read", "write"]
 
 _LIBRARIES = ("numpy", "matplotlib", "torch", "transformers")
 
@@ -39,7 +41,6 @@ class Artifacts:
         findings: Sentences for the head of the report.
         extra: Further keys of the results.
         seconds: Wall-clock time of the whole.
-        over: Columns that rows of one group differ in.
     """
 
     title: str
@@ -49,7 +50,13 @@ class Artifacts:
     findings: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    over: tuple[str, ...] = ("seed",)
+
+    @property
+    def over(self) -> tuple[str, ...]:
+        """The columns that rows of one group differ in: seeds, and what follows from a seed."""
+        drawn = self.config.get("command") == "sweep" and len(self.config.get("seeds", [])) > 1
+        requests = self.config.get("mode") != "page"
+        return ("seed", "capacity_blocks", "unique_blocks") if drawn and requests else ("seed",)
 
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
@@ -83,6 +90,51 @@ def environment() -> dict[str, Any]:
     }
 
 
+def read(directory: Path) -> Artifacts:
+    """What `write` wrote, with its figures made anew.
+
+    Raises:
+        TraceFormatError: there are no results of an experiment.
+        OSError: they cannot be read.
+    """
+    content, rows = read_results(directory)
+    config = content.get("config")
+    if not isinstance(config, dict):
+        raise TraceFormatError(f"{directory / 'results.json'}, config: is no object")
+    known = {"kind", "title", "config", "findings", "summary", "rows"}
+    return Artifacts(
+        title=str(content.get("title", "")),
+        config=config,
+        rows=rows,
+        figures=studies.figures_of(config, rows),
+        findings=[str(finding) for finding in content.get("findings", [])],
+        extra={key: value for key, value in content.items() if key not in known},
+    )
+
+
+def draw(artifacts: Artifacts, directory: Path) -> list[str]:
+    """Draws the plots and the report anew; results and metadata stay as they are.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        OSError: the directory cannot be written to.
+    """
+    drawn = plots.draw_all(artifacts.figures)
+    files = {f"plots/{figure.name}.svg": svg for figure, svg in drawn}
+    files["report.html"] = html.page(artifacts, summarise(artifacts.rows, artifacts.over), drawn)
+    _save(files, directory)
+    return list(files)
+
+
+def _save(files: Mapping[str, str], directory: Path) -> None:
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
 def write(artifacts: Artifacts, directory: Path) -> list[str]:
     """Writes config.json, results.json, results.csv, summary.csv, metadata.json, plots/*.svg and report.html.
 
@@ -96,7 +148,6 @@ def write(artifacts: Artifacts, directory: Path) -> list[str]:
     Raises:
         OSError: the directory cannot be written to.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     results = artifacts.results()
     summary = results["summary"]
     labelled: list[Row] = [{"origin": SIMULATED, **row} for row in artifacts.rows]
@@ -113,12 +164,5 @@ def write(artifacts: Artifacts, directory: Path) -> list[str]:
             }
         ),
     }
-    drawn = plots.draw_all(artifacts.figures)
-    for figure, svg in drawn:
-        files[f"plots/{figure.name}.svg"] = svg
-    files["report.html"] = html.page(artifacts, summary, drawn)
-    for name, text in files.items():
-        path = directory / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    return list(files)
+    _save(files, directory)
+    return [*files, *draw(artifacts, directory)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -200,7 +201,9 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
     pages = [Page(at, (0, 1), 0, 0, 1, "fp16") for at in range(blocks)]
     fast, last = TierSpec("fast", capacity, 0.0, 0.0, 1.0), TierSpec("all", blocks, 0.0, 0.0, 1.0)
     scene = Scenario("blocks", (fast, last))
+    start = time.perf_counter()
     row = page.simulate(PageWorkload(trace.info.name, pages, rows), scene, PolicySpec.parse(policy))
+    seconds = time.perf_counter() - start
     hits = row.accesses - row.misses
     hit_tokens = trace.tokens * hits // trace.block_refs
     return {
@@ -219,6 +222,8 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
         "token_hit_ratio": hit_tokens / trace.tokens if trace.tokens else 0.0,
         "recomputed_tokens": trace.tokens - hit_tokens,
         "evictions": row.evictions,
+        "seconds": seconds,
+        "events_per_second": trace.block_refs / seconds,
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from kvlab.errors import ConfigError
 from kvlab.sim.experiments.plots import Figure
 from kvlab.sim.experiments.requests import FORESEEING
 from kvlab.sim.experiments.table import Row, Value, summarise
@@ -13,7 +15,9 @@ __all__ = [
     "DEFAULT_SWEEP",
     "ablation_figures",
     "ablation_findings",
+    "advice_figures",
     "curve_figures",
+    "figures_of",
     "page_figures",
     "page_findings",
     "request_figures",
@@ -242,6 +246,49 @@ def curve_figures(rows: Sequence[Row]) -> list[Figure]:
             note="lru is exact; the others are samples where the table says so. The dashed lines know the future.",
         )
     ]
+
+
+def advice_figures(rows: Sequence[Row]) -> list[Figure]:
+    """What each hierarchy saves, by the size of L3 and by the bytes that it moves."""
+    saved = Figure(
+        "saved_by_l3",
+        "Predicted time saved by size of L3",
+        "scatter",
+        rows,
+        x="l3_blocks",
+        y="predicted_saved_percent",
+        series="policy",
+    )
+    both = replace(
+        saved,
+        name="latency_against_bytes",
+        title="Predicted time of a request against bytes moved",
+        x="bytes_moved",
+        y="predicted_service_ms",
+    )
+    return [saved, both]
+
+
+def figures_of(config: Mapping[str, Any], rows: Sequence[Row]) -> list[Figure]:
+    """The figures of an experiment by what it was asked to do.
+
+    Args:
+        config: See `Artifacts`; `command` says which experiment it is.
+        rows: Its rows.
+
+    Raises:
+        ConfigError: there is no such experiment.
+    """
+    command = config.get("command")
+    if command == "sweep":
+        return page_figures(rows) if config.get("mode") == "page" else request_figures(rows)
+    if command == "ablate":
+        return ablation_figures(rows, list(config["grid"]), "cell")
+    if command == "mrc":
+        return curve_figures(rows)
+    if command == "advise":
+        return advice_figures(rows)
+    raise ConfigError(f"command = {command}: plots are drawn of ablate, advise, mrc and sweep")
 
 
 def _by(rows: Sequence[Row], column: str) -> dict[int | None, list[Row]]:

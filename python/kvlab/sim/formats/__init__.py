@@ -19,6 +19,7 @@ _IMPORTERS = {
     "azure": ("arrivals", "read_azure"),
     "bailian": ("bailian", "read"),
     "burstgpt": ("arrivals", "read_burstgpt"),
+    "capture": ("capture", "read"),
     "chat": ("chat", "read"),
     "kv_events": ("kv_events", "read"),
     "mooncake": ("mooncake", "read"),
