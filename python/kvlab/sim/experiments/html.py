@@ -32,7 +32,8 @@ table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabu
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { position: sticky; top: 0; background: var(--card); } .name { text-align: left; }
 figure { margin: 1rem 0; padding: .5rem; border: 1px solid var(--line); border-radius: .5rem; }
-figure svg { fill: currentColor; width: 100%; height: auto; display: block; }
+figure div { overflow-x: auto; }
+figure svg { fill: currentColor; min-width: 34rem; width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .85rem; }
 pre { overflow-x: auto; padding: .75rem; background: var(--card); border-radius: .5rem; font-size: .8rem; }
 """
@@ -84,7 +85,7 @@ def _figure(figure: Figure, svg: str) -> str:
     )
     note = f" {escape(figure.note)}" if figure.note else ""
     caption = f"{escape(figure.title)} ({SIMULATED}).{note}"
-    return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure><div>{drawing}</div><figcaption>{caption}</figcaption></figure>"
 
 
 def _table(rows: Sequence[Row]) -> str:
