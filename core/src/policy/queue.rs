@@ -48,7 +48,7 @@ impl Queue {
 pub(super) struct Queues<X, const N: usize> {
     clock: u64,
     slots: Slots<Entry<X>>,
-    queues: [Queue; N],
+    each: [Queue; N],
 }
 
 impl<X, const N: usize> Default for Queues<X, N> {
@@ -56,14 +56,14 @@ impl<X, const N: usize> Default for Queues<X, N> {
         Self {
             clock: 0,
             slots: Slots::default(),
-            queues: std::array::from_fn(|_| Queue::default()),
+            each: std::array::from_fn(|_| Queue::default()),
         }
     }
 }
 
 impl<X: Copy, const N: usize> Queues<X, N> {
     fn put(&mut self, slot: Slot, entry: Entry<X>) {
-        self.queues[entry.queue].insert(slot, &entry);
+        self.each[entry.queue].insert(slot, &entry);
         self.slots.insert(slot, entry);
     }
 
@@ -82,7 +82,7 @@ impl<X: Copy, const N: usize> Queues<X, N> {
 
     pub(super) fn remove(&mut self, slot: Slot) -> Option<Entry<X>> {
         let entry = self.slots.remove(slot)?;
-        self.queues[entry.queue].remove(slot, &entry);
+        self.each[entry.queue].remove(slot, &entry);
         Some(entry)
     }
 
@@ -118,7 +118,7 @@ impl<X: Copy, const N: usize> Queues<X, N> {
     /// An entry has so many bytes from now on.
     pub(super) fn resize(&mut self, slot: Slot, bytes: u64) {
         if let Some(entry) = self.slots.get_mut(slot) {
-            let queue = &mut self.queues[entry.queue];
+            let queue = &mut self.each[entry.queue];
             queue.bytes = queue.bytes - entry.bytes + bytes;
             entry.bytes = bytes;
         }
@@ -127,7 +127,7 @@ impl<X: Copy, const N: usize> Queues<X, N> {
     pub(super) fn set_candidate(&mut self, slot: Slot, candidate: bool) {
         if let Some(entry) = self.slots.get_mut(slot) {
             entry.candidate = candidate;
-            let candidates = &mut self.queues[entry.queue].candidates;
+            let candidates = &mut self.each[entry.queue].candidates;
             if candidate {
                 candidates.insert((entry.stamp, slot));
             } else {
@@ -145,24 +145,24 @@ impl<X: Copy, const N: usize> Queues<X, N> {
     }
 
     pub(super) fn oldest(&self, queue: usize) -> Option<Slot> {
-        self.queues[queue].all.first().map(|(_, slot)| *slot)
+        self.each[queue].all.first().map(|(_, slot)| *slot)
     }
 
     pub(super) fn oldest_candidate(&self, queue: usize) -> Option<Slot> {
-        self.queues[queue].candidates.first().map(|(_, slot)| *slot)
+        self.each[queue].candidates.first().map(|(_, slot)| *slot)
     }
 
     pub(super) fn bytes(&self, queue: usize) -> u64 {
-        self.queues[queue].bytes
+        self.each[queue].bytes
     }
 
     pub(super) fn candidates(&self) -> usize {
-        let queues = self.queues.iter();
+        let queues = self.each.iter();
         queues.map(|queue| queue.candidates.len()).sum()
     }
 
     pub(super) fn validate(&self) -> Result<(), String> {
-        for (index, queue) in self.queues.iter().enumerate() {
+        for (index, queue) in self.each.iter().enumerate() {
             let mut expected = Queue::default();
             for (slot, entry) in self.slots.iter() {
                 if entry.queue == index {

@@ -15,7 +15,7 @@ const SPREAD: [u64; ROWS] = [
     0xd6e8_feb8_6659_fd93,
 ];
 
-/// A count-min sketch with conservative updates, whose counts halve after ten uses an entry (Einziger, Friedman, Manes, "TinyLFU: a
+/// A count-min sketch with conservative updates, whose counts halve after ten uses an entry (Einziger, Friedman, Manes, "`TinyLFU`: a
 /// highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017). It grows with the number of entries; counts
 /// are kept. 32 bytes an entry or less.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ const WINDOW_SHARE: u64 = 100;
 /// What is new stands in a window, an LRU list of a hundredth of the bytes; the rest is a segmented LRU. When there is no room, the
 /// window's oldest contends with the victim of the rest: whichever was used less often lately (by a count-min sketch that knows
 /// evicted entries too) goes; of equals, the one from the window. If the window's wins it moves to the rest (Einziger, Friedman,
-/// Manes, "TinyLFU: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017).
+/// Manes, "`TinyLFU`: a highly efficient cache admission policy", ACM Transactions on Storage 13(4), 2017).
 ///
 /// In a prefix tree the window's oldest *candidate* contends, and it stays in the window until there is no room: nodes are of many
 /// sizes, and one that is larger than the window must contend as well. Where only one side has candidates, that side gives. A tail

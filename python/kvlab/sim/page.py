@@ -281,10 +281,10 @@ def sweep(
             raise InvalidArgumentError(message)
     scenes = [scenario(each) if isinstance(each, str) else each for each in scenarios]
     plan = [
-        (expand_workload(workload, scene, seed), scene, policy)
+        (workload, scene, policy)
         for seed in seeds
         for scene in scenes
-        for workload in workloads
+        for workload in [expand_workload(each, scene, seed) for each in workloads]
         for policy in policies
     ]
     return list(_run(plan, jobs, progress))

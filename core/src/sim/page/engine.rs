@@ -72,6 +72,8 @@ pub struct Simulation<'a> {
     pending: Vec<bool>,
     schedule: Option<Schedule>,
     outcome: Outcome,
+    /// What the policy wants fetched ahead; kept for its memory.
+    wanted: Vec<PageId>,
     step: u64,
     row: usize,
 }
@@ -127,6 +129,7 @@ impl<'a> Simulation<'a> {
                 found: vec![0; tiers.len()],
                 ..Outcome::default()
             },
+            wanted: Vec::new(),
             step: workload.accesses().first().map_or(0, |access| access.step),
             row: 0,
         };
@@ -228,10 +231,12 @@ impl<'a> Simulation<'a> {
     }
 
     fn follow_policy(&mut self, page: PageId) -> Result<()> {
-        let mut wanted = Vec::new();
+        self.wanted.clear();
         self.policy
-            .maybe_prefetch(&context!(self), page, &mut wanted);
-        for &next in wanted.iter().take(self.hierarchy.max_prefetches) {
+            .maybe_prefetch(&context!(self), page, &mut self.wanted);
+        self.wanted.truncate(self.hierarchy.max_prefetches);
+        for at in 0..self.wanted.len() {
+            let next = self.wanted[at];
             if next as usize >= self.pending.len() {
                 return Err(Error::invalid(format!(
                     "the policy wants page {next} prefetched, but there are {} pages",

@@ -1,7 +1,9 @@
 //! Orders of a tier's pages by a score that fades as steps go by.
 //!
-//! Such a score is a constant plus `fading / step`, so the order of two pages changes at most once, at a step that can be told
+//! Such a score is a constant plus `recency / step`, so the order of two pages changes at most once, at a step that can be told
 //! in advance. A tournament over the pages keeps, with each winner, the step until which it is sure to win.
+
+use std::cmp::Ordering;
 
 use super::ranking::{Order, Places};
 use super::workload::{PageId, TierIndex};
@@ -11,71 +13,84 @@ const FOREVER: u64 = u64::MAX;
 /// Scores that are nearer than this, relative to their size, are compared as they are rounded, at every step anew.
 const MARGIN: f64 = 1e-12;
 
-/// `(steady + fading / step) + extra`, rounded in this order.
+/// `(steady + recency / step) + extra`, rounded in this order.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Fading {
     pub(super) steady: f64,
-    pub(super) fading: f64,
+    pub(super) recency: f64,
     pub(super) extra: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Leaf {
     key: Fading,
-    /// The score at the end of time.
-    limit: f64,
-    margin: f64,
     /// Counts up with each page that enters a tier.
     entered: u64,
-    /// [`NOBODY`] if the leaf is free.
     page: PageId,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Node {
-    /// The winning leaf.
-    winner: u32,
-    /// The first step at which it, or a winner below, may not win any more.
+/// Who wins below a number of the tournament, with what a contest needs of it at hand.
+#[derive(Clone, Copy, Debug)]
+struct Player {
+    /// The score at the end of time.
+    limit: f64,
+    recency: f64,
+    margin: f64,
+    /// The first step at which this, or who wins below, may not be so any more.
     until: u64,
+    /// [`NOBODY`] if there is none.
+    leaf: u32,
 }
 
-/// Below the root at 1 stand the nodes, then the leaves: node `n` has the children `2n` and `2n + 1`, leaf `i` is number
-/// `leaves + i`.
-#[derive(Debug, Default)]
-struct Tournament {
-    leaves: Vec<Leaf>,
-    nodes: Vec<Node>,
-    free: Vec<u32>,
-}
-
-const VACANT: Leaf = Leaf {
-    key: Fading {
-        steady: 0.0,
-        fading: 0.0,
-        extra: 0.0,
-    },
+const VACANT: Player = Player {
     limit: 0.0,
+    recency: 0.0,
     margin: 0.0,
-    entered: 0,
-    page: NOBODY,
+    until: FOREVER,
+    leaf: NOBODY,
 };
 
-impl Leaf {
-    fn new(step: u64, key: Fading, entered: u64, page: PageId) -> Self {
-        let faded = key.fading / step.max(1) as f64;
+impl Player {
+    fn new(step: u64, key: Fading, leaf: u32) -> Self {
+        let faded = key.recency / step.max(1) as f64;
         let size = key.steady.abs() + key.extra.abs() + faded.abs() + 1.0;
         Self {
-            key,
             limit: key.steady + key.extra,
+            recency: key.recency,
             margin: MARGIN * size,
-            entered,
-            page,
+            until: FOREVER,
+            leaf,
+        }
+    }
+}
+
+/// A moment, with what is divided by often.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    step: u64,
+    /// 1 / step.
+    inverse: f64,
+}
+
+impl Now {
+    fn new(step: u64) -> Self {
+        Self {
+            step,
+            inverse: 1.0 / step.max(1) as f64,
         }
     }
 }
 
 fn score(key: Fading, step: u64) -> f64 {
-    key.steady + key.fading / step.max(1) as f64 + key.extra
+    key.steady + key.recency / step.max(1) as f64 + key.extra
+}
+
+/// Number 1 has the overall winner; below number `n` are `2n` and `2n + 1`, and leaf `i` is number `leaves + i`.
+#[derive(Debug, Default)]
+struct Tournament {
+    leaves: Vec<Leaf>,
+    players: Vec<Player>,
+    free: Vec<u32>,
 }
 
 impl Tournament {
@@ -84,137 +99,130 @@ impl Tournament {
             Some(leaf) => leaf,
             None => self.grow(step),
         };
-        self.leaves[leaf as usize] = Leaf::new(step, key, entered, page);
-        self.play(step, leaf);
+        self.leaves[leaf as usize] = Leaf { key, entered, page };
+        self.play(step, leaf, Player::new(step, key, leaf));
         leaf
     }
 
     fn leave(&mut self, step: u64, leaf: u32) {
-        self.leaves[leaf as usize] = VACANT;
         self.free.push(leaf);
-        self.play(step, leaf);
+        self.play(step, leaf, VACANT);
     }
 
     fn update(&mut self, step: u64, leaf: u32, key: Fading) {
-        let Leaf {
-            key: before,
-            entered,
-            page,
-            ..
-        } = self.leaves[leaf as usize];
-        if before == key {
-            return;
+        let known = &mut self.leaves[leaf as usize];
+        if known.key != key {
+            known.key = key;
+            self.play(step, leaf, Player::new(step, key, leaf));
         }
-        self.leaves[leaf as usize] = Leaf::new(step, key, entered, page);
-        self.play(step, leaf);
     }
 
     fn first(&mut self, step: u64) -> Option<PageId> {
         if self.leaves.is_empty() {
             return None;
         }
-        let root = self.refresh(step, 1);
-        (root.winner != NOBODY).then(|| self.leaves[root.winner as usize].page)
+        let winner = self.refresh(Now::new(step), 1).leaf;
+        (winner != NOBODY).then(|| self.leaves[winner as usize].page)
     }
 
     /// Doubles the leaves; gives out one of the new.
     fn grow(&mut self, step: u64) -> u32 {
         let before = self.leaves.len();
         let leaves = (before * 2).max(2);
-        self.leaves.resize(leaves, VACANT);
-        self.nodes = vec![
-            Node {
-                winner: NOBODY,
-                until: FOREVER,
-            };
-            leaves
-        ];
-        for node in (1..leaves).rev() {
-            self.nodes[node] = self.contest(step, node);
+        let vacant = Leaf {
+            key: Fading::default(),
+            entered: 0,
+            page: 0,
+        };
+        self.leaves.resize(leaves, vacant);
+        let mut players = vec![VACANT; 2 * leaves];
+        players[leaves..leaves + before].copy_from_slice(&self.players[before..]);
+        self.players = players;
+        for number in (1..leaves).rev() {
+            self.players[number] = self.contest(Now::new(step), 2 * number, 2 * number + 1);
         }
         self.free.extend((before as u32 + 1..leaves as u32).rev());
         before as u32
     }
 
-    /// Plays the contests above a leaf that changed, as far up as they can end otherwise.
-    fn play(&mut self, step: u64, leaf: u32) {
-        let mut node = (self.leaves.len() + leaf as usize) / 2;
-        while node >= 1 {
-            let outcome = self.contest(step, node);
-            if outcome == self.nodes[node] && outcome.winner != leaf {
+    /// Puts a player at a leaf and plays the contests above, as far up as they can end otherwise.
+    fn play(&mut self, step: u64, leaf: u32, player: Player) {
+        let now = Now::new(step);
+        let mut number = self.leaves.len() + leaf as usize;
+        self.players[number] = player;
+        while number > 1 {
+            let above = number / 2;
+            let outcome = self.contest(now, number, number ^ 1);
+            let known = &mut self.players[above];
+            // Who won before and does again has not changed, unless it is the one that was put there.
+            if outcome.leaf == known.leaf && outcome.until == known.until && outcome.leaf != leaf {
                 break;
             }
-            self.nodes[node] = outcome;
-            node /= 2;
+            *known = outcome;
+            number = above;
         }
     }
 
     /// Plays the contests again that may end otherwise by now.
-    fn refresh(&mut self, step: u64, node: usize) -> Node {
-        let known = self.player(node);
-        if known.until > step {
+    fn refresh(&mut self, now: Now, number: usize) -> Player {
+        let known = self.players[number];
+        if known.until > now.step {
             return known;
         }
-        self.refresh(step, 2 * node);
-        self.refresh(step, 2 * node + 1);
-        self.nodes[node] = self.contest(step, node);
-        self.nodes[node]
+        self.refresh(now, 2 * number);
+        self.refresh(now, 2 * number + 1);
+        self.players[number] = self.contest(now, 2 * number, 2 * number + 1);
+        self.players[number]
     }
 
-    fn player(&self, number: usize) -> Node {
-        if number < self.leaves.len() {
-            return self.nodes[number];
-        }
-        let leaf = number - self.leaves.len();
-        let vacant = self.leaves[leaf].page == NOBODY;
-        Node {
-            winner: if vacant { NOBODY } else { leaf as u32 },
-            until: FOREVER,
-        }
-    }
-
-    fn contest(&self, step: u64, node: usize) -> Node {
-        let (left, right) = (self.player(2 * node), self.player(2 * node + 1));
-        let (winner, until) = match (left.winner, right.winner) {
-            (winner, NOBODY) | (NOBODY, winner) => (winner, FOREVER),
-            (left, right) => self.compare(step, left, right),
+    fn contest(&self, now: Now, one: usize, other: usize) -> Player {
+        let (one, other) = (&self.players[one], &self.players[other]);
+        let below = one.until.min(other.until);
+        let (winner, until) = if other.leaf == NOBODY {
+            (one, FOREVER)
+        } else if one.leaf == NOBODY {
+            (other, FOREVER)
+        } else {
+            let (first, until) = self.compare(now, one, other);
+            (if first { one } else { other }, until)
         };
-        Node {
-            winner,
-            until: until.min(left.until).min(right.until),
+        Player {
+            until: until.min(below),
+            ..*winner
         }
     }
 
-    /// The leaf that goes first, and the step from which on that is not sure.
-    fn compare(&self, step: u64, left: u32, right: u32) -> (u32, u64) {
-        let (x, y) = (&self.leaves[left as usize], &self.leaves[right as usize]);
-        let older = if x.entered < y.entered { left } else { right };
-        if x.key == y.key {
-            return (older, FOREVER);
+    /// Whether the first of two goes before the other, and the step from which on that is not sure.
+    fn compare(&self, now: Now, one: &Player, other: &Player) -> (bool, u64) {
+        let margin = one.margin + other.margin;
+        let ahead = one.limit - other.limit;
+        let recency = one.recency - other.recency;
+        let difference = ahead + recency * now.inverse;
+        if difference.abs() <= margin {
+            return self.compare_rounded(now.step, one.leaf, other.leaf);
         }
-        let margin = x.margin + y.margin;
-        let ahead = x.limit - y.limit;
-        let fading = x.key.fading - y.key.fading;
-        let now = ahead + fading / step.max(1) as f64;
-        if now.abs() <= margin {
-            let (x, y) = (score(x.key, step), score(y.key, step));
-            let first = if x == y {
-                older
-            } else if x < y {
-                left
-            } else {
-                right
-            };
-            return (first, step + 1);
-        }
-        let first = if now < 0.0 { left } else { right };
-        let stays = (now < 0.0) == (ahead < 0.0) && ahead.abs() > margin;
-        if stays {
+        let first = difference < 0.0;
+        if first == (ahead < 0.0) && ahead.abs() > margin {
             return (first, FOREVER);
         }
-        // The difference goes straight from `now` to `ahead` and is within the margin from here on.
-        let meets = fading / (margin.copysign(now) - ahead);
-        (first, (meets as u64).max(step + 1))
+        // It goes straight from here to `ahead`, and is within the margin at this step.
+        let meets = recency / (margin.copysign(difference) - ahead);
+        (first, (meets as u64).max(now.step + 1))
+    }
+
+    fn compare_rounded(&self, step: u64, one: u32, other: u32) -> (bool, u64) {
+        let (one, other) = (&self.leaves[one as usize], &self.leaves[other as usize]);
+        let older = one.entered < other.entered;
+        if one.key == other.key {
+            return (older, FOREVER);
+        }
+        let (x, y) = (score(one.key, step), score(other.key, step));
+        let first = match x.partial_cmp(&y) {
+            Some(Ordering::Less) => true,
+            Some(Ordering::Greater) => false,
+            _ => older,
+        };
+        (first, step + 1)
     }
 }
 
@@ -296,7 +304,7 @@ mod tests {
         ) {
             let mut order = Kinetic::default();
             order.reserve(12, 2);
-            let mut keys = [Fading { steady: 0.0, fading: -1.0, extra: -0.4 }; 12];
+            let mut keys = [Fading { steady: 0.0, recency: -1.0, extra: -0.4 }; 12];
             let mut members: [Vec<PageId>; 2] = Default::default();
             let mut step = 0;
             for (happening, later) in happenings {
@@ -314,7 +322,7 @@ mod tests {
                     Happening::Use(page, uses, size) => {
                         keys[page as usize] = Fading {
                             steady: 2.0 * f64::from(uses),
-                            fading: step as f64,
+                            recency: step as f64,
                             extra: -0.4 * (f64::from(size) * 2560.0 / 1024.0),
                         };
                         order.update(step, page, keys[page as usize]);
@@ -337,12 +345,12 @@ mod tests {
         order.reserve(2, 1);
         let old = Fading {
             steady: 1.0,
-            fading: 0.0,
+            recency: 0.0,
             extra: 0.0,
         };
         let new = Fading {
             steady: 0.0,
-            fading: 100.0,
+            recency: 100.0,
             extra: 0.0,
         };
         order.enter(50, 0, 0, old);

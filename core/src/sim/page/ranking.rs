@@ -1,5 +1,7 @@
 //! Orders of a tier's pages by score, for scores that only change when something happens to a page.
 
+use std::cmp::Ordering;
+
 use super::workload::{PageId, TierIndex};
 
 /// Children of one heap entry.
@@ -68,7 +70,11 @@ struct Entry {
 
 impl Entry {
     fn goes_before(&self, other: &Self) -> bool {
-        self.score < other.score || (self.score == other.score && self.entered < other.entered)
+        match self.score.partial_cmp(&other.score) {
+            Some(Ordering::Less) => true,
+            Some(Ordering::Greater) => false,
+            _ => self.entered < other.entered,
+        }
     }
 }
 
@@ -105,9 +111,10 @@ impl Ranking {
             let children = place * ARITY + 1;
             let mut least = place;
             let mut best = entry;
-            for child in children..heap.len().min(children + ARITY) {
-                if heap[child].goes_before(&best) {
-                    (least, best) = (child, heap[child]);
+            let end = heap.len().min(children + ARITY);
+            for (child, other) in (children..end).zip(&heap[children.min(end)..end]) {
+                if other.goes_before(&best) {
+                    (least, best) = (child, *other);
                 }
             }
             if least == place {
@@ -167,7 +174,7 @@ impl Order for Ranking {
             if let Some(place) = self.places.get(tier, page) {
                 let place = place as usize;
                 let entry = self.heaps[tier][place];
-                if entry.score != score {
+                if entry.score.to_bits() != score.to_bits() {
                     self.settle(tier, place, Entry { score, ..entry });
                 }
             }

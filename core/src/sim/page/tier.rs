@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn numbers_that_cannot_be_are_refused_by_name() {
-        let broken: [(&str, fn(&mut TierSpec)); 6] = [
+        type Spoil = fn(&mut TierSpec);
+        let broken: [(&str, Spoil); 6] = [
             ("capacity_bytes", |tier| tier.capacity_bytes = 0),
             ("read_ms", |tier| tier.read_ms = -0.5),
             ("write_ms", |tier| tier.write_ms = f64::NAN),

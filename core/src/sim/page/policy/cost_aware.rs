@@ -53,7 +53,7 @@ impl Score for CostAware {
     fn key(&self, page: PageId, bytes: u64) -> Fading {
         Fading {
             steady: self.frequency_weight * self.uses.count[page as usize],
-            fading: self.recency_weight * self.uses.last[page as usize],
+            recency: self.recency_weight * self.uses.last[page as usize],
             extra: -(self.size_penalty * (bytes as f64 / 1024.0)),
         }
     }

@@ -84,7 +84,7 @@ impl Score for RegretAware {
         let at = page as usize;
         Fading {
             steady: self.frequency_weight * self.uses.count[at],
-            fading: self.recency_weight * self.uses.last[at],
+            recency: self.recency_weight * self.uses.last[at],
             extra: self.weight * self.regret[at],
         }
     }
