@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvlab import _core
+from kv_pattern import LAYOUT, K, serve
+from kvlab import Store, _core
 from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim import Request, prefix
 from kvlab.sim.formats import TraceInfo
@@ -227,3 +228,17 @@ def test_a_sample_of_all_blocks_is_exact_and_a_part_is_near() -> None:
         assert near == pytest.approx(exact, abs=0.1)
     with pytest.raises(InvalidArgumentError, match="above 0 and at most 1"):
         prefix.sampled_curve(big, sizes, policy="lru", rate=0.0)
+
+
+def test_a_capture_of_a_live_store_is_a_trace(tmp_path: Path) -> None:
+    file = tmp_path / "capture"
+    block = K
+    prompts = [list(range(6 * block + 1)), [*range(4 * block), *range(900, 900 + 3 * block)]]
+    with Store.open(None, l1="4MiB", l2=0, capture=file) as store:
+        cache = store.prefix_cache(LAYOUT)
+        for tokens in [*prompts, prompts[0]]:
+            serve(cache, b"n" * 32, tokens)
+    captured = load(file, "kvlab")
+    run = prefix.run(captured, capacity_blocks=None)
+    assert run.hits_by_request.tolist() == [0, 4, 6]
+    assert run.hit_tokens == 10 * block

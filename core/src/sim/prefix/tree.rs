@@ -19,7 +19,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new(policy: Box<dyn EvictionPolicy>, capacity: usize) -> Result<Self> {
-        let tree = RadixTree::new(1, policy)?;
+        let tree = RadixTree::of_ids(policy)?;
         Ok(Self { tree, capacity })
     }
 }

@@ -30,6 +30,10 @@ pub struct Requests<'a> {
 pub struct TraceBuilder {
     /// Dense ids by the source's ids; the hash is the same at every run, as all of a simulation is.
     known: HashMap<u64, u32, FixedState>,
+    /// The source's ids by dense ids.
+    ids: Vec<u64>,
+    /// The dense id that was given last.
+    last: u32,
     blocks: Vec<u32>,
     ends: Vec<u64>,
     at_ms: Vec<f64>,
@@ -138,14 +142,23 @@ impl TraceBuilder {
     }
 
     fn number(&mut self, id: u64) -> Result<u32> {
-        let next = self.known.len();
-        let dense = *self.known.entry(id).or_insert(next as u32);
-        if dense == u32::MAX {
+        // Prompts come again in the order in which they came first: mostly it is the next one.
+        let next = self.last.wrapping_add(1);
+        if self.ids.get(next as usize) == Some(&id) {
+            self.last = next;
+            return Ok(next);
+        }
+        let new = self.ids.len() as u32;
+        if new == u32::MAX {
             return Err(Error::invalid(
                 "a trace has at most 4294967295 distinct blocks; take a part of it",
             ));
         }
-        Ok(dense)
+        self.last = *self.known.entry(id).or_insert(new);
+        if self.last == new {
+            self.ids.push(id);
+        }
+        Ok(self.last)
     }
 
     fn take_columns(&mut self, requests: &Requests<'_>) {
@@ -201,6 +214,10 @@ impl TraceBuilder {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
     use super::{Requests, TraceBuilder};
     use crate::sim::trace::BlockTokens;
     use crate::sim::trace::testing::trace;
@@ -290,5 +307,18 @@ mod tests {
         assert!(TraceBuilder::new().finish(BlockTokens::Fixed(0)).is_err());
         let lengths = BlockTokens::Each(vec![1]);
         assert!(TraceBuilder::new().finish(lengths).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn equal_ids_are_equal_blocks(requests in prop::collection::vec(prop::collection::vec(0..30_u64, 0..9), 1..20)) {
+            let trace = trace(&requests);
+            prop_assert_eq!(trace.validate(), Ok(()));
+            let mut known = HashMap::new();
+            for (&id, &dense) in requests.iter().flatten().zip(trace.blocks()) {
+                prop_assert_eq!(*known.entry(id).or_insert(dense), dense);
+            }
+            prop_assert_eq!(known.len(), trace.unique_blocks());
+        }
     }
 }

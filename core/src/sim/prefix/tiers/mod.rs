@@ -185,7 +185,7 @@ impl<'a> Tiers<'a> {
         }
         Ok(Self {
             config,
-            l1: RadixTree::new(1, by_name(0)?)?,
+            l1: RadixTree::of_ids(by_name(0)?)?,
             l1_capacity,
             l2: below(1)?,
             l3: below(2)?,
