@@ -1006,8 +1006,8 @@ class Store:
             l1: Bytes of L1: blocks and cache buffers of all prefix caches.
             l2: Bytes of L2; 0 for none.
             l3: Bytes of L3 on disk; 0 for none, 1 MiB at least.
-            policy: Which runs and blocks go first, in every tier: `"lru"`, `"slru"`, `"lfu"` (with ageing), `"s3-fifo"`,
-                `"sieve"`, `"w-tinylfu"` or `"gdsf"`.
+            policy: Which runs and blocks go first, in every tier: `"lru"`, `"slru"`, `"lfu"` (with ageing),
+                `"s3-fifo"`, `"sieve"`, `"w-tinylfu"` or `"gdsf"`.
             write_policy: `"write_through"` writes to L3 at once, in the background;
                 `"write_through_selective"` at the second use, and never what was used once;
                 `"write_back"` when L2 gives a run up, and at the close what is still above L3.
@@ -1040,7 +1040,8 @@ class Store:
             StoreLockedError: another process has the directory open; the message names it.
             FormatError: a directory that is not a store, or one of a newer format; it is left as it is.
             UnsafeDirectoryError: a directory that others can put files into; see `allow_unsafe_directory`.
-            StoreIOError: the directory cannot be made or written, memory cannot be had, or the file of the capture exists.
+            StoreIOError: the directory cannot be made or written, memory cannot be had, or the file of the
+                capture exists.
         """
 
     def prefix_cache(
