@@ -85,4 +85,15 @@ impl RadixTree {
         }
         wanted - left
     }
+
+    /// Gives up the blocks whose time the policy says is over; returns how many. For an owner as that of
+    /// [`discard`](Self::discard).
+    pub fn discard_expired(&mut self) -> usize {
+        let before = self.stats.total_blocks;
+        while let Some(index) = self.policy.expired() {
+            self.policy.remove(index);
+            self.remove_leaf(index);
+        }
+        before - self.stats.total_blocks
+    }
 }

@@ -48,6 +48,12 @@ impl Cache for Flat {
             category: request.category,
         };
         let mut served = Served::default();
+        while let Some(expired) = self.policy.expired() {
+            self.policy.remove(expired);
+            self.resident[expired as usize] = false;
+            self.held -= 1;
+            served.evicted += 1;
+        }
         for &block in request.blocks {
             if block as usize >= self.resident.len() {
                 self.resident.resize(block as usize + 1, false);

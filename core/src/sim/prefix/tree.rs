@@ -28,13 +28,14 @@ impl Cache for Tree {
     fn serve(&mut self, request: &Request<'_>) -> Result<Served> {
         let blocks = request.blocks;
         self.tree.request(request.at_ms as u64, request.category);
+        let mut evicted = self.tree.discard_expired();
         let (lock, hits) = self.tree.claim(&NAMESPACE, blocks);
         let missing = &blocks[hits..];
         let mut free = self.capacity - self.held();
-        let mut evicted = 0;
         if missing.len() > free {
-            evicted = self.tree.discard(missing.len() - free, |_| {});
-            free += evicted;
+            let discarded = self.tree.discard(missing.len() - free, |_| {});
+            evicted += discarded;
+            free += discarded;
         }
         let taken = &missing[..missing.len().min(free)];
         self.tree.extend(lock, &NAMESPACE, taken, taken)?;
