@@ -1464,24 +1464,8 @@ def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> l
 def sim_live_policies() -> list[str]:
     """The names of the policies that the tiers can use."""
 
-def sim_columns(trace: SimTrace) -> dict[str, bytes]:
-    """What is known of each request, column by column: native numbers, one a request.
-
-    Returns:
-        `at_ms` (float64, milliseconds), `blocks`, `tokens`, `output_tokens` (uint32), `sessions` and
-        `categories` (uint32, from 1, 0 for none).
-    """
-
-def sim_hit_tokens(trace: SimTrace, hits: _Words) -> bytes:
-    """Tokens of the first blocks of each request, uint64 a request.
-
-    Args:
-        trace: The trace.
-        hits: How many of its blocks each request found, uint32.
-
-    Raises:
-        InvalidArgumentError: not one number a request, or more than the request has.
-    """
+def sim_columns(trace: SimTrace) -> tuple[bytes, bytes]:
+    """Prompt tokens, and sessions (from 1, 0 for none): a native uint32 a request each."""
 
 @final
 class CaptureRequests:

@@ -51,7 +51,7 @@ mod _core {
     #[pymodule_export]
     use crate::sim::catalogue::sim_live_policies;
     #[pymodule_export]
-    use crate::sim::columns::{sim_columns, sim_hit_tokens};
+    use crate::sim::columns::sim_columns;
     #[pymodule_export]
     use crate::sim::page::{
         sim_page_policies, sim_schemes, sim_tier_preset, sim_tier_presets, simulate_pages,

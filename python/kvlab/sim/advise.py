@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvlab import _core
 from kvlab.errors import InvalidArgumentError
 from kvlab.sim import tiers
-from kvlab.sim.columns import columns
 from kvlab.sim.experiments.parallel import run_all
 from kvlab.sim.experiments.requests import oracle_hits
 
@@ -291,7 +291,7 @@ def _smallest(tried: Sequence[_Tried], cold: float, tier: int) -> _Tried:
 def _cold(lab: _Lab) -> NDArray[np.float64]:
     """Predicted seconds of each request if nothing were cached."""
     fixed, each, context = lab.model.costs.prefill
-    tokens = columns(lab.trace).tokens.astype(np.float64)
+    tokens = np.frombuffer(_core.sim_columns(lab.trace.core)[0], np.uint32).astype(np.float64)
     return np.where(tokens > 0, fixed + each * tokens + context * tokens * tokens / 2, 0.0)
 
 
@@ -299,7 +299,7 @@ def _judge(trace: Trace, best: _Tried, rival: _Tried, resamples: int, seed: int)
     middle = len(trace) // 2
     gains = (rival.service - best.service)[middle:]
     total = float(rival.service[middle:].sum())
-    sessions = columns(trace).sessions[middle:]
+    sessions = np.frombuffer(_core.sim_columns(trace.core)[1], np.uint32)[middle:]
     if sessions.any():
         # A request without a session is one of its own.
         own = int(sessions.max()) + 1 + np.arange(len(sessions))
