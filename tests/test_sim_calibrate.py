@@ -55,7 +55,7 @@ def test_a_model_is_measured_and_what_is_learnt_predicts(tmp_path: Path) -> None
     model = build("llama")
     done: list[int] = []
     found = calibrate(
-        model, tmp_path / "store", source="tiny", tokens=256, rounds=3, progress=done.append
+        model, tmp_path / "store", source="tiny", tokens=128, rounds=3, progress=done.append
     )
     assert found.measured
     assert done == list(range(1, steps(3) + 1))

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from kvlab import cli
+from kv_pattern import LAYOUT, serve
+from kvlab import Store, cli
 from kvlab.cli.sim import COMMANDS
 
 TRACES = Path(__file__).parent / "fixtures" / "traces"
@@ -223,6 +224,18 @@ def test_several_seeds_come_with_mean_and_spread(sim: Run) -> None:
     assert summary["hit_rate_sd"] > 0
 
 
+def test_shares_of_traces_of_several_seeds_are_one_size(sim: Run) -> None:
+    results = as_json(sim, *REPEATED[1])
+    sizes = {row["capacity_blocks"] for row in results["rows"]}
+    assert len(sizes) == 2
+    assert {(row["policy"], row["n"]) for row in results["summary"]} == {
+        (name, 2) for name in ("lru", "gdsf", "belady", "belady_bypass")
+    }
+    for row in results["summary"]:
+        assert row["capacity"] == "10%"
+        assert min(sizes) < row["capacity_blocks"] < max(sizes)
+
+
 def test_plots_are_drawn_anew_from_results(sim: Run, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the 'plot' extra is not installed")
     assert sim(*REPEATED[0], "--out", tmp_path)[0] == 0
@@ -270,6 +283,26 @@ def test_advice_takes_no_more_disk_than_there_is_to_gain(sim: Run) -> None:
     assert found["advice"]["l3_bytes"] < 1 << 40
     ratios = {row["token_hit_ratio"] for row in found["rows"] if row["l3_blocks"]}
     assert max(ratios) - min(ratios) < 0.01
+
+
+def test_two_sessions_are_too_few_to_be_sure_of_a_policy(sim: Run) -> None:
+    found = as_json(sim, "advise", *WEKA, "--memory", "4GiB", "--resamples", "100")
+    assert found["advice"]["policy"] == "lru"
+    assert found["advice"]["confidence"]["level"] == "low"
+
+
+def test_what_a_store_recorded_is_advised_on(sim: Run, tmp_path: Path) -> None:
+    file = tmp_path / "capture"
+    with Store.open(None, l1="4MiB", l2=0, capture=file) as store:
+        cache = store.prefix_cache(LAYOUT)
+        for turn in range(6):
+            serve(cache, b"n" * 32, list(range(5 * (4 + turn) + 1)))
+    source = ["--trace", file, "--format", "kvlab"]
+    run = as_json(sim, "run", *source)
+    assert (run["requests"], run["hits"]) == (6, 4 + 5 + 6 + 7 + 8)
+    found = as_json(sim, "advise", *source, "--memory", "1GiB", "--model", "llama-3.1-8b")
+    assert found["config"]["token_bytes"] == 131072
+    assert found["advice"]["expected"]["hit_tokens"] > 0
 
 
 def test_compare_tells_worse_from_better(sim: Run, tmp_path: Path) -> None:

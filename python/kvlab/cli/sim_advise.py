@@ -111,7 +111,7 @@ def sim_advise(
         },
         rows=advice.rows,
         figures=advice_figures(advice.rows),
-        findings=[*_told(advice), f"Costs: {known.describe()}."],
+        findings=[*_told(advice), f"Costs: {known.describe()}; {known.costs.token_bytes:,} KV bytes a token."],
         extra={"advice": advice.as_dict(), "notes": loaded.info.notes},
         seconds=time.perf_counter() - start,
     )  # fmt: skip

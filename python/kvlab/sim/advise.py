@@ -36,6 +36,8 @@ NEAR = 0.01
 """A smaller tier is taken if it gives up at most this part of what is saved."""
 WINDOWS = 8
 RUN = 50
+FEWEST_UNITS = 10
+"""A bootstrap over fewer of them says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ class Confidence:
     """How sure it is that the policy beats the one that it is held against.
 
     Attributes:
-        level: "high" (the interval lies above 0, and it is ahead in nearly all windows), "medium" (the
-            interval lies above 0) or "low".
+        level: "high" (the interval lies above 0, and it is not behind in all windows but one), "medium"
+            (the interval lies above 0) or "low". Never above "low" with fewer than 10 units.
         against: The other policy, at the same sizes.
         gain: Predicted seconds saved over the other's total, in the second half.
         interval: The middle 95 % of that gain in the bootstrap.
@@ -315,9 +317,8 @@ def _judge(trace: Trace, best: _Tried, rival: _Tried, resamples: int, seed: int)
     low, high = (float(end) for end in np.percentile(relative, (2.5, 97.5)))
     windows = [window for window in np.array_split(gains, WINDOWS) if len(window)]
     ahead = sum(float(window.sum()) >= 0 for window in windows)
-    sure = low > 0
     level = "low"
-    if sure:
+    if low > 0 and len(sums) >= FEWEST_UNITS:
         level = "high" if ahead >= len(windows) - 1 else "medium"
     return Confidence(
         level=level,

@@ -56,7 +56,7 @@ class Artifacts:
         """The columns that rows of one group differ in: seeds, and what follows from a seed."""
         drawn = self.config.get("command") == "sweep" and len(self.config.get("seeds", [])) > 1
         requests = self.config.get("mode") != "page"
-        return ("seed", "capacity_blocks", "unique_blocks") if drawn and requests else ("seed",)
+        return ("seed", "capacity_blocks") if drawn and requests else ("seed",)
 
     def results(self) -> dict[str, Any]:
         """The content of results.json."""

@@ -65,7 +65,7 @@ DEFAULT_SWEEP = Sweep(
 def request_figures(rows: Sequence[Row]) -> list[Figure]:
     """Hit ratio, percent of the oracle and evictions against the size."""
     drawn = any(row.get("seed") is not None for row in rows)
-    summary = summarise(rows, ("seed", "capacity_blocks", "unique_blocks") if drawn else ("seed",))
+    summary = summarise(rows, ("seed", "capacity_blocks") if drawn else ("seed",))
     for row in summary:
         # A cache that holds all stands where everything fits.
         if row.get("capacity_blocks") is None:

@@ -181,7 +181,7 @@ def summarise(rows: Sequence[Row], over: Sequence[str] = ("seed",)) -> list[Row]
 
     Args:
         rows: Of one experiment.
-        over: Which columns may differ.
+        over: Which columns may differ. Of those that are numbers, but for the seed, the mean is kept.
 
     Returns:
         A row a group, in the order of appearance, with `n`, the mean under the metric's name and the
@@ -195,14 +195,14 @@ def summarise(rows: Sequence[Row], over: Sequence[str] = ("seed",)) -> list[Row]
     for key, members in groups.items():
         summary: Row = {**dict(zip(chosen, key, strict=True)), "n": len(members)}
         for name in columns_of(members):
-            if not is_metric(name):
+            if not is_metric(name) and (name not in over or name == "seed"):
                 continue
             values = [row[name] for row in members if row.get(name) is not None]
             numbers = [value for value in values if isinstance(value, int | float)]
             if not numbers:
                 continue
             summary[name] = numbers[0] if len(members) == 1 else statistics.fmean(numbers)
-            if len(numbers) > 1:
+            if len(numbers) > 1 and is_metric(name):
                 spread = statistics.stdev(numbers)
                 summary[f"{name}_sd"] = spread if math.isfinite(spread) else None
         out.append(summary)
