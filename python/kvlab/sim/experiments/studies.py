@@ -215,12 +215,20 @@ def ablation_findings(rows: Sequence[Row], params: Sequence[str]) -> list[str]:
         best = min(arms, key=lambda row: _number(row, "mean_latency_ms"))
         base = others[0]
         before, after = _number(base, "mean_latency_ms"), _number(best, "mean_latency_ms")
-        change = 100 * (after / before - 1) if before else 0.0
-        out.append(
+        line = (
             f"{scene}, {workload}: best is {best['policy']} with {after:.4g} ms on average, "
-            f"{change:+.1f} % against {base['policy']}."
+            f"{_change(before, after):+.1f} % against {base['policy']}"
         )
+        none = [row for row in arms if row[params[0]] == 0]
+        if none:
+            least = min(_number(row, "mean_latency_ms") for row in none)
+            line += f", {_change(least, after):+.1f} % against {params[0]} 0"
+        out.append(f"{line}.")
     return out
+
+
+def _change(before: float, after: float) -> float:
+    return 100 * (after / before - 1) if before else 0.0
 
 
 def curve_figures(rows: Sequence[Row]) -> list[Figure]:
