@@ -1,12 +1,15 @@
 //! L3 by block size: single blocks of 64 KiB to 4 MiB, written, read cold, read warm, and read while others are written;
 //! direct and buffered, with 1, 2 and 4 workers. Raw arms move as many bytes in pieces of that size to and from one file with as
-//! many threads. One round each, all arms of a size in turn; the first round warms up.
+//! many threads. One round each, all arms of a case in turn; the first round warms up.
 //! `cargo bench --bench disk_matrix -- [--dir DIR] [--rounds N] [--full] [--json]`; without `--full` only the smallest and the
-//! largest size, 1 and 4 workers.
+//! largest size, 1 and 4 workers. `benches/python/matrix.py` draws what `--json` gives.
 #![expect(clippy::print_stdout, reason = "it prints a table")]
+#![expect(clippy::print_stderr, reason = "it says how far it is")]
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,63 +20,141 @@ use kvlab_core::memory::{Piece, Region};
 use kvlab_core::run::{RunHeader, Terms};
 use kvlab_core::store::{BlockStore, ReadRequest};
 use kvlab_core::tier::Put;
-use support::{Arguments, Arms, Result, fill, in_parallel, open, source, target, transfer};
+use support::{Arguments, Result, fill, in_parallel, open, source, target, transfer};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const TOTAL: usize = 128 << 20;
 
+/// What is measured of each case, in the order of the columns.
+const ARMS: [&str; 7] = [
+    "raw write",
+    "write",
+    "raw cold read",
+    "cold read",
+    "raw warm read",
+    "warm read",
+    "read and write",
+];
+
 /// One combination.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Case {
     size: usize,
-    direct: bool,
+    buffered: bool,
     workers: usize,
 }
 
 impl Case {
-    fn name(&self, what: &str) -> String {
-        let mode = if self.direct { "direct" } else { "buffered" };
-        let kibibytes = self.size >> 10;
+    fn mode(&self) -> &'static str {
+        if self.buffered { "buffered" } else { "direct" }
+    }
+}
+
+/// GB/s of every arm of every case, a sample a round.
+#[derive(Default)]
+struct Matrix(BTreeMap<Case, [Vec<f64>; ARMS.len()]>);
+
+impl Matrix {
+    fn table(&self) -> String {
+        let mut out = format!(
+            "{} MiB a step; GB/s, medians\n{:>8} {:8} {:>7}",
+            TOTAL >> 20,
+            "KiB",
+            "",
+            "workers"
+        );
+        for arm in ARMS {
+            let _ = write!(out, " {arm:>14}");
+        }
+        for (case, arms) in &self.0 {
+            let (kibibytes, mode) = (case.size >> 10, case.mode());
+            let _ = write!(out, "\n{kibibytes:8} {mode:8} {:7}", case.workers);
+            for samples in arms {
+                let _ = write!(out, " {:14.2}", spread(samples)[1]);
+            }
+        }
+        out
+    }
+
+    /// `{"title", "unit", "results": [{"kibibytes", "mode", "workers", "arm", "median", "min", "max", "samples"}]}`.
+    fn json(&self) -> String {
+        let results = self.0.iter().flat_map(|(case, arms)| {
+            ARMS.iter().zip(arms).map(|(arm, samples)| {
+                let [min, median, max] = spread(samples);
+                let (kibibytes, mode, workers) = (case.size >> 10, case.mode(), case.workers);
+                let count = samples.len();
+                format!(
+                    r#"{{"kibibytes": {kibibytes}, "mode": "{mode}", "workers": {workers}, "arm": "{arm}", "median": {median:.4}, "min": {min:.4}, "max": {max:.4}, "samples": {count}}}"#
+                )
+            })
+        });
+        let results = results.collect::<Vec<_>>().join(",\n  ");
+        let mebibytes = TOTAL >> 20;
         format!(
-            "{kibibytes:5} KiB, {mode:8}, {} workers: {what}",
-            self.workers
+            r#"{{"title": "{mebibytes} MiB a step", "unit": "GB/s", "results": [
+  {results}
+]}}"#
         )
     }
 }
 
+/// Least, median and greatest sample.
+fn spread(samples: &[f64]) -> [f64; 3] {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    [0, sorted.len() / 2, sorted.len().saturating_sub(1)].map(|at| sorted[at])
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::read(3)?;
+    if arguments.rounds == 0 {
+        return Err("--rounds must be 1 or more".into());
+    }
     let (sizes, workers): (&[usize], &[usize]) = if arguments.full {
         (&[64, 256, 1024, 4096], &[1, 2, 4])
     } else {
         (&[64, 4096], &[1, 4])
     };
+    let cases = sizes.iter().flat_map(|kibibytes| {
+        [false, true].into_iter().flat_map(move |buffered| {
+            workers.iter().map(move |&workers| Case {
+                size: kibibytes << 10,
+                buffered,
+                workers,
+            })
+        })
+    });
+    let cases = cases.collect::<Vec<_>>();
     let memory = Arc::new(Region::new(TOTAL)?);
     fill(&memory);
     let into = Arc::new(Region::new(TOTAL)?);
     into.prefault();
     let scratch = tempfile::tempdir_in(&arguments.directory)?;
-    let mut arms = Arms::default();
+    let mut matrix = Matrix::default();
+    let start = Instant::now();
     for round in 0..=arguments.rounds {
-        for &kibibytes in sizes {
-            for direct in [true, false] {
-                for &workers in workers {
-                    let case = Case {
-                        size: kibibytes << 10,
-                        direct,
-                        workers,
-                    };
-                    let mut seen = raw(scratch.path(), case, &memory, &into)?;
-                    seen.extend(kvlab(scratch.path(), case, &memory, &into)?);
-                    for (what, speed) in seen.into_iter().filter(|_| round > 0) {
-                        arms.add(case.name(what), speed);
-                    }
+        for &case in &cases {
+            let [raw_write, raw_cold, raw_warm] = raw(scratch.path(), case, &memory, &into)?;
+            let [write, cold, warm, mixed] = kvlab(scratch.path(), case, &memory, &into)?;
+            if round > 0 {
+                let row = matrix.0.entry(case).or_default();
+                let seen = [raw_write, write, raw_cold, cold, raw_warm, warm, mixed];
+                for (samples, speed) in row.iter_mut().zip(seen) {
+                    samples.push(speed);
                 }
             }
         }
+        let seconds = start.elapsed().as_secs();
+        eprintln!("round {round} of {}: {seconds} s", arguments.rounds);
     }
-    let title = format!("{} MiB a step", TOTAL >> 20);
-    println!("{}", arms.show(&title, "GB/s", arguments.json));
+    println!(
+        "{}",
+        if arguments.json {
+            matrix.json()
+        } else {
+            matrix.table()
+        }
+    );
     Ok(())
 }
 
@@ -84,14 +165,10 @@ fn timed(bytes: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(bytes as f64 / start.elapsed().as_secs_f64() / 1e9)
 }
 
-fn raw(
-    directory: &Path,
-    case: Case,
-    memory: &Region,
-    into: &Region,
-) -> Result<Vec<(&'static str, f64)>> {
+/// Writes, reads cold and reads warm.
+fn raw(directory: &Path, case: Case, memory: &Region, into: &Region) -> Result<[f64; 3]> {
     let path = directory.join("raw");
-    let file = open(&path, true, case.direct)?;
+    let file = open(&path, true, !case.buffered)?;
     let count = TOTAL / case.size;
     let write = timed(TOTAL, || {
         in_parallel(case.workers, count, |index| {
@@ -113,11 +190,7 @@ fn raw(
     let (cold, warm) = (read()?, read()?);
     drop(file);
     std::fs::remove_file(path)?;
-    Ok(vec![
-        ("raw write", write),
-        ("raw read, cold", cold),
-        ("raw read, warm", warm),
-    ])
+    Ok([write, cold, warm])
 }
 
 /// Block `index` of `family` on its own: a run of one slice.
@@ -144,14 +217,15 @@ fn piece(index: usize, size: usize) -> Vec<Vec<Piece>> {
     }]]
 }
 
+/// Writes, reads cold, reads warm, and reads while as much is written.
 fn kvlab(
     directory: &Path,
     case: Case,
     memory: &Arc<Region>,
     into: &Arc<Region>,
-) -> Result<Vec<(&'static str, f64)>> {
+) -> Result<[f64; 4]> {
     let mut disk = DiskConfig::new(directory.join("store"));
-    disk.direct = case.direct;
+    disk.direct = !case.buffered;
     let path = disk.path.clone();
     let store = BlockStore::open(&StoreConfig {
         l2_bytes: 0,
@@ -204,10 +278,5 @@ fn kvlab(
     store.close(LIMIT)?;
     drop(store);
     std::fs::remove_dir_all(path)?;
-    Ok(vec![
-        ("write", write),
-        ("read, cold", cold),
-        ("read, warm", warm),
-        ("read while as much is written", mixed),
-    ])
+    Ok([write, cold, warm, mixed])
 }

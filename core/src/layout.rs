@@ -4,6 +4,7 @@
 //! `block_tokens` in an L1 block, the whole run in a run, the buffer's capacity in a cache buffer.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::memory::{Piece, page_align};
@@ -128,7 +129,7 @@ impl Layout {
     }
 
     /// Every layer's slice length in a run of `blocks` blocks, in bytes.
-    pub fn slice_lengths(&self, blocks: usize) -> Box<[u32]> {
+    pub fn slice_lengths(&self, blocks: usize) -> Arc<[u32]> {
         let tokens = blocks * self.block_tokens();
         (0..self.layers.len())
             .map(|layer| self.slice_bytes(layer, tokens) as u32)

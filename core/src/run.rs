@@ -80,7 +80,7 @@ pub struct RunHeader {
     /// Tokens in each block; 0 where the caller brings its own keys and opaque bytes.
     pub block_tokens: u32,
     /// Payload bytes of each slice (one a layer), in order. Never empty.
-    pub slices: Box<[u32]>,
+    pub slices: Arc<[u32]>,
     /// What its namespace asks for.
     pub terms: Terms,
 }

@@ -39,7 +39,7 @@ fn read(pinned: &dyn PinnedRun, cuts: &[usize], spare: usize) -> Result<Vec<Vec<
     let region = Arc::new(Region::new(total).expect("memory"));
     let (mut at, mut count) = (0, 0);
     let mut slices = Vec::new();
-    for &len in &lengths {
+    for &len in lengths.iter() {
         let len = len as usize;
         let mut ends = cuts.iter().map(|cut| cut * len / 1000).collect::<Vec<_>>();
         ends.push(len);
@@ -65,18 +65,22 @@ fn read(pinned: &dyn PinnedRun, cuts: &[usize], spare: usize) -> Result<Vec<Vec<
     };
     pinned.read_slices(0..lengths.len(), &target)?;
     let mut at = 0;
-    let slices = target.slices.iter().zip(&lengths).map(|(pieces, &len)| {
-        let mut bytes = vec![0; len as usize];
-        let mut from = 0;
-        for piece in pieces {
-            if !piece.spare {
-                region.read(at + from, &mut bytes[from..from + piece.len]);
+    let slices = target
+        .slices
+        .iter()
+        .zip(lengths.iter())
+        .map(|(pieces, &len)| {
+            let mut bytes = vec![0; len as usize];
+            let mut from = 0;
+            for piece in pieces {
+                if !piece.spare {
+                    region.read(at + from, &mut bytes[from..from + piece.len]);
+                }
+                from += piece.len;
             }
-            from += piece.len;
-        }
-        at += len as usize;
-        bytes
-    });
+            at += len as usize;
+            bytes
+        });
     Ok(slices.collect())
 }
 

@@ -5,6 +5,7 @@ mod disk_support;
 
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +94,10 @@ impl Files for Held {
 
     fn punch(&self, file: &OpenFile, offset: u64, len: u64) -> io::Result<bool> {
         SystemFiles.punch(file, offset, len)
+    }
+
+    fn holes(&self, file: &OpenFile) -> io::Result<Vec<Range<u64>>> {
+        SystemFiles.holes(file)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -210,6 +211,10 @@ impl Files for FaultyFiles {
     fn punch(&self, file: &OpenFile, offset: u64, len: u64) -> io::Result<bool> {
         self.attempt(Operation::Punch, Some(file), 0)?;
         SystemFiles.punch(file, offset, len)
+    }
+
+    fn holes(&self, file: &OpenFile) -> io::Result<Vec<Range<u64>>> {
+        SystemFiles.holes(file)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

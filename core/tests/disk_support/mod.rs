@@ -129,7 +129,7 @@ pub(crate) fn check(pinned: &dyn PinnedRun, shape: Shape) -> Result<(), ReadFail
     let region = Arc::new(Region::new(total).expect("memory"));
     let mut at = 0;
     let mut slices = Vec::new();
-    for &len in &header.slices {
+    for &len in header.slices.iter() {
         let len = len as usize;
         let cut = match shape {
             Shape::Pages => len,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,8 @@ struct Image {
     saved: Vec<u8>,
     /// Whether the directory was synced while the file was there.
     named: bool,
+    /// What was given back since it was last synced. Each arrives or does not: file systems keep a journal of that.
+    holes: Vec<Range<usize>>,
 }
 
 /// Files over the system's, buffered ones only.
@@ -46,12 +49,29 @@ impl RecordedFiles {
         });
     }
 
-    /// Makes a directory as a power failure might leave it. Of every sector, length and name that was not synced `random`
+    /// Goes on with a copy of a directory: the files of the copy are saved as far as those of the original are.
+    pub(crate) fn moved(&self, from: &Path, to: &Path) {
+        let mut images = self.images.lock().expect("unharmed");
+        let copies = images.iter().filter(|(path, _)| path.starts_with(from));
+        let copies = copies.map(|(path, image)| {
+            let name = path.file_name().expect("a name");
+            (to.join(name), image.clone())
+        });
+        let copies = copies.collect::<Vec<_>>();
+        images.extend(copies);
+    }
+
+    /// Makes a directory as a power failure might leave another. Of every sector, length and name that was not synced `random`
     /// decides whether it arrived.
-    pub(crate) fn power_failure(&self, directory: &Path, mut random: impl FnMut() -> u64) {
+    pub(crate) fn power_failure(
+        &self,
+        from: &Path,
+        directory: &Path,
+        mut random: impl FnMut() -> u64,
+    ) {
         fs::create_dir_all(directory).expect("made");
         let images = self.images.lock().expect("unharmed");
-        for (path, image) in &*images {
+        for (path, image) in images.iter().filter(|(path, _)| path.starts_with(from)) {
             let removed = image.now.is_none();
             let there = match (image.named, removed) {
                 (true, false) => true,
@@ -81,8 +101,31 @@ impl RecordedFiles {
                     place.copy_from_slice(found);
                 }
             }
+            for hole in &image.holes {
+                let from = if random().is_multiple_of(2) {
+                    now
+                } else {
+                    &image.saved
+                };
+                for at in hole.clone().take_while(|at| *at < len) {
+                    bytes[at] = from.get(at).copied().unwrap_or(0);
+                }
+            }
             let name = path.file_name().expect("a name");
-            fs::write(directory.join(name), bytes).expect("written");
+            write_sparse(&directory.join(name), &bytes);
+        }
+    }
+}
+
+/// Writes a file; pages of zeroes have no bytes on disk.
+fn write_sparse(path: &Path, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::create(path).expect("made");
+    file.set_len(bytes.len() as u64).expect("sized");
+    for (page, bytes) in bytes.chunks(4096).enumerate() {
+        if bytes.iter().any(|byte| *byte != 0) {
+            let offset = page as u64 * 4096;
+            file.write_all_at(bytes, offset).expect("written");
         }
     }
 }
@@ -97,12 +140,8 @@ impl Files for RecordedFiles {
             },
         )?;
         let bytes = fs::read(path)?;
-        self.change(path, |image| {
-            if !mode.create {
-                (image.saved, image.named) = (bytes.clone(), true);
-            }
-            image.now = Some(bytes);
-        });
+        let mut images = self.images.lock().expect("unharmed");
+        images.entry(path.to_owned()).or_default().now = Some(bytes);
         Ok(file)
     }
 
@@ -128,6 +167,7 @@ impl Files for RecordedFiles {
         self.change(&file.path, |image| {
             if let Some(now) = &image.now {
                 image.saved.clone_from(now);
+                image.holes.clear();
             }
         });
         Ok(())
@@ -153,11 +193,16 @@ impl Files for RecordedFiles {
         let punched = SystemFiles.punch(file, offset, len)?;
         self.change(&file.path, |image| {
             if let (true, Some(now)) = (punched, &mut image.now) {
-                let end = now.len().min((offset + len) as usize);
-                now[offset as usize..end].fill(0);
+                let hole = offset as usize..now.len().min((offset + len) as usize);
+                now[hole.clone()].fill(0);
+                image.holes.push(hole);
             }
         });
         Ok(punched)
+    }
+
+    fn holes(&self, file: &OpenFile) -> io::Result<Vec<Range<u64>>> {
+        SystemFiles.holes(file)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

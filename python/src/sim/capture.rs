@@ -10,6 +10,9 @@ use pyo3::types::PyDict;
 use crate::error::OrRaise;
 use crate::stats::fields;
 
+/// Milliseconds, category, tokens in a block, block ids.
+type Captured = (u64, u32, u32, Vec<u64>);
+
 /// Reads the requests of a capture, one after the other.
 #[pyclass(name = "CaptureRequests", module = "kvlab._core", frozen)]
 pub(crate) struct PyCaptureRequests {
@@ -22,7 +25,7 @@ impl PyCaptureRequests {
         this
     }
 
-    fn __next__(&self) -> PyResult<Option<(u64, u32, u32, Vec<u64>)>> {
+    fn __next__(&self) -> PyResult<Option<Captured>> {
         let Some(request) = self.requests.lock().next() else {
             return Ok(None);
         };

@@ -82,6 +82,7 @@ impl Raised {
 
 /// The hooks that a policy may leave as `PolicyBase` has them, which is to do nothing.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each hook")]
 struct Hooks {
     access: bool,
     miss: bool,

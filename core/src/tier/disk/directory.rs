@@ -13,6 +13,7 @@ use hashbrown::HashTable;
 
 use super::index;
 use super::run::{Place, Run, Uses};
+use super::shapes::Shapes;
 use super::tenants::{Cause, Rank, Tenants};
 use crate::clock::Clock;
 use crate::key::BlockKey;
@@ -68,6 +69,7 @@ pub(super) struct Directory {
     shadows: HashMap<BlockKey, Vec<Row>, RandomState>,
     /// How many runs name a key as their parent.
     child_counts: HashMap<BlockKey, u32, RandomState>,
+    shapes: Shapes,
     policy: Box<dyn EvictionPolicy>,
     hasher: RandomState,
     /// Runs used since their last use was saved.
@@ -93,6 +95,7 @@ impl Directory {
             free: Vec::new(),
             shadows: HashMap::default(),
             child_counts: HashMap::default(),
+            shapes: Shapes::default(),
             policy,
             hasher: RandomState::default(),
             touched: Vec::new(),
@@ -183,17 +186,27 @@ impl Directory {
             .collect()
     }
 
+    /// Makes room for so many runs and blocks: tables that grow leave holes in memory behind.
+    pub(super) fn reserve(&mut self, runs: usize, blocks: usize) {
+        self.entries.reserve(runs);
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.rows.reserve(blocks, |row| {
+            Self::key_at(entries, *row).map_or(0, |key| hasher.hash_one(key))
+        });
+    }
+
     /// Adds a run, whose row in the index this is, under all its keys.
     pub(super) fn insert(&mut self, row: index::Row, place: Place) -> Arc<Run> {
         let index::Row {
             serial,
             last_use,
             hits,
-            header,
+            mut header,
             header_bytes,
             created,
             ..
         } = row;
+        header.slices = self.shapes.share(&header.slices);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
             (self.entries.len() - 1) as Slot

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::platform;
@@ -69,6 +70,9 @@ pub trait Files: fmt::Debug + Send + Sync {
     /// supported.
     fn punch(&self, file: &OpenFile, offset: u64, len: u64) -> io::Result<bool>;
 
+    /// The ranges of the file that have no bytes on disk and read as zeroes, in order; none where the file system does not say.
+    fn holes(&self, file: &OpenFile) -> io::Result<Vec<Range<u64>>>;
+
     /// Removes a segment file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
@@ -122,6 +126,10 @@ impl Files for SystemFiles {
 
     fn punch(&self, file: &OpenFile, offset: u64, len: u64) -> io::Result<bool> {
         platform::punch_hole(&file.file, offset, len)
+    }
+
+    fn holes(&self, file: &OpenFile) -> io::Result<Vec<Range<u64>>> {
+        platform::holes(&file.file)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

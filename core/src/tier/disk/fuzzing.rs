@@ -11,7 +11,8 @@ use super::archive::Frame;
 use super::bounce::BouncePool;
 use super::files::{Files, OpenMode, SystemFiles};
 use super::record::{FORMAT_VERSION, MAX_HEADER_BYTES, Record, seal};
-use super::segment::{FIRST_RECORD, Segment, file_name};
+use super::search::Depth;
+use super::segment::{Contents, FIRST_RECORD, Segment, file_name};
 use crate::memory::PAGE;
 
 pub(crate) use super::index::fuzzing::index_rows;
@@ -107,15 +108,15 @@ pub(crate) fn segment(input: &[u8]) {
         };
         assert!(segment.version <= FORMAT_VERSION);
         let contents = segment.read_contents(&pool).expect("readable");
-        if let Some((end, extents)) = &contents {
-            assert!(*end < size && extents.len() as u64 <= size / 16);
+        if let Some(Contents { end, records, .. }) = &contents {
+            assert!(*end < size && records.len() as u64 <= size / 16);
             assert!(
-                extents
+                records
                     .iter()
                     .all(|extent| extent.offset >= FIRST_RECORD && extent.end() <= *end)
             );
         }
-        let Ok(records) = segment.scan(&pool) else {
+        let Ok(records) = segment.scan(Depth::Headers, &pool) else {
             // A listed header may claim to be longer than the file.
             assert!(contents.is_some());
             return;

@@ -12,6 +12,7 @@ use super::record::stored_payload_bytes;
 use super::record::{Fields, MAX_HEADER_BYTES, codec_fields, header_bytes_1, parse_codec};
 use super::run::{Run, Uses};
 use super::segment::Extent;
+use super::shapes::Shapes;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::memory::PAGE;
@@ -35,7 +36,8 @@ const SLICES_BYTES_1: usize = 64;
 /// Bytes of the first row of names in version 1: parent and namespace. Each block key had a row of its own.
 const CHAIN_BYTES_1: usize = 64;
 
-const CACHE_BYTES: u64 = 32 << 20;
+/// What sled keeps of its pages, as it counts. Rows are read at open only, and written at the end of the tree.
+const CACHE_BYTES: u64 = 8 << 20;
 const FLUSH_EVERY_MS: u64 = 500;
 /// What sled says of a file that is held.
 pub(super) const HELD: &str = "could not acquire lock";
@@ -136,11 +138,12 @@ impl Index {
 
     fn read_rows(&self) -> sled::Result<Loaded> {
         let mut loaded = Loaded::default();
+        let mut shapes = Shapes::default();
         let mut serial = None;
         let mut parts: Vec<(u16, sled::IVec)> = Vec::new();
         let mut finish = |serial: Option<u64>, parts: &mut Vec<(u16, sled::IVec)>| {
             if let Some(serial) = serial {
-                match parse_row(serial, parts) {
+                match parse_row(serial, parts, &mut shapes) {
                     Some(row) => {
                         if is_outdated(parts) {
                             loaded.outdated.push(serial);
@@ -428,7 +431,7 @@ fn parse_run(value: &[u8]) -> Option<RunFields> {
     })
 }
 
-fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
+fn parse_row(serial: u64, parts: &[(u16, sled::IVec)], shapes: &mut Shapes) -> Option<Row> {
     let list_bytes = if is_outdated(parts) {
         (CHAIN_BYTES_1, 32, SLICES_BYTES_1)
     } else {
@@ -478,7 +481,7 @@ fn parse_row(serial: u64, parts: &[(u16, sled::IVec)]) -> Option<Row> {
         parent,
         keys,
         block_tokens: run.block_tokens,
-        slices: slices.into(),
+        slices: shapes.share(&slices),
         terms: run.terms,
     };
     header.validate().ok()?;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -114,6 +115,10 @@ impl Files for LimitedFiles {
 
     fn punch(&self, file: &OpenFile, offset: u64, len: u64) -> io::Result<bool> {
         self.inner.punch(file, offset, len)
+    }
+
+    fn holes(&self, file: &OpenFile) -> io::Result<Vec<Range<u64>>> {
+        self.inner.holes(file)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

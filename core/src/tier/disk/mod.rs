@@ -8,6 +8,7 @@ mod bounce;
 mod directory;
 mod files;
 mod flight;
+mod found;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod import;
@@ -23,7 +24,9 @@ mod record;
 mod recovery;
 mod run;
 mod scrub;
+mod search;
 mod segment;
+mod shapes;
 mod space;
 mod stats;
 mod sync;
@@ -495,6 +498,10 @@ impl Inner {
         self.state.lock().space.retire();
         self.seal_full();
         let outcome = self.flush().and_then(|()| {
+            if self.state.lock().space.any_failed() {
+                // What of it arrived is for the next search to find out.
+                return Ok(());
+            }
             let index = self.index()?;
             index
                 .set_meta(Meta::Clean, 1)

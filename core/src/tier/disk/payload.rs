@@ -52,7 +52,8 @@ impl Inner {
         Ok(sums)
     }
 
-    /// Writes the payload from where it lies. Records that are longer than the working memory get their header last.
+    /// Writes header and payload in one call, the latter from where it lies. A header that came after its payload would wait for what
+    /// the other thread writes meanwhile, and both would then compute checksums while the disk has nothing to do.
     fn write_straight(
         &self,
         row: &Row,
@@ -60,7 +61,6 @@ impl Inner {
         source: &RunSource,
     ) -> io::Result<Box<[u64]>> {
         let head = row.header_bytes as usize;
-        let whole = place.extent.len <= BOUNCE_BYTES as u64;
         let record = self.record(row, place, source.checksums().collect());
         // The header, then a page of zeroes that all padding is taken from.
         let bounce = self.bounces.take(head + PAGE).map_err(io::Error::other)?;
@@ -71,7 +71,7 @@ impl Inner {
             offset,
             len,
         };
-        let mut pieces = vec![spare(0, if whole { head } else { 0 })];
+        let mut pieces = vec![spare(0, head)];
         for slice in &source.slices {
             let len = slice.iter().map(|piece| piece.len).sum::<usize>();
             pieces.extend_from_slice(slice);
@@ -81,14 +81,8 @@ impl Inner {
             main: &source.region,
             spare: &bounce.region,
         };
-        let segment = &place.segment;
         let offset = place.extent.offset;
-        if whole {
-            segment.write_pieces(offset, regions, &pieces)?;
-        } else {
-            segment.write_pieces(offset + head as u64, regions, &pieces)?;
-            segment.write_region(offset, &bounce.region, head)?;
-        }
+        place.segment.write_pieces(offset, regions, &pieces)?;
         Ok(record.sums)
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -113,6 +114,38 @@ pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<bool>
         let _ = (file, offset, len);
         Ok(false)
     }
+}
+
+/// The ranges of a file that have no bytes on disk, in order; none where the file system does not say.
+pub(super) fn holes(file: &File) -> io::Result<Vec<Range<u64>>> {
+    let mut holes = Vec::new();
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno;
+        let size = file.metadata()?.len();
+        let mut at = 0;
+        while at < size {
+            let start = match seek(file, SeekFrom::Hole(at)) {
+                Ok(start) => start,
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => break,
+                Err(error) => return Err(error.into()),
+            };
+            if start >= size {
+                break;
+            }
+            at = match seek(file, SeekFrom::Data(start)) {
+                Ok(data) => data,
+                // There is none behind.
+                Err(Errno::NXIO) => size,
+                Err(error) => return Err(error.into()),
+            };
+            holes.push(start..at);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, &mut holes);
+    Ok(holes)
 }
 
 /// Asks the system to forget what its page cache holds of a file.

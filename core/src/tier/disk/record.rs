@@ -1,5 +1,6 @@
 //! The record of one run: header page(s), then the payload, every slice padded to whole pages. See `docs/format.md`.
 
+use super::segment::Extent;
 use crate::codec::{Codec, Element, SHORTEST_GROUP};
 use crate::key::BlockKey;
 use crate::memory::{Checksum, PAGE, page_align};
@@ -21,6 +22,8 @@ const SLICE_ROW_BYTES: usize = 16;
 /// Where the bytes begin that the header's checksum covers.
 const CHECKED_FROM: usize = 16;
 
+/// The bytes that tell a header and its length: magic, checksum, version, length.
+pub(super) const PEEKED_BYTES: usize = 24;
 /// The longest header, in bytes.
 pub(super) const MAX_HEADER_BYTES: usize =
     page_align(FIXED_BYTES + MAX_RUN_BLOCKS * KEY_BYTES + MAX_RUN_SLICES * SLICE_ROW_BYTES);
@@ -159,7 +162,7 @@ impl Record {
         out
     }
 
-    /// Length of the header that starts with this page, in bytes, if one does.
+    /// Length of the header that starts with these bytes, [`PEEKED_BYTES`] or more, if one does.
     pub(super) fn peek(page: &[u8]) -> Option<usize> {
         let mut fields = Fields(page);
         if fields.take::<8>()? != MAGIC {
@@ -253,6 +256,14 @@ impl Record {
     /// Bytes of the whole record on disk.
     pub(super) fn bytes(&self) -> u64 {
         u64::from(self.header_bytes) + stored_payload_bytes(&self.header)
+    }
+
+    /// Where it lies in its segment.
+    pub(super) fn extent(&self) -> Extent {
+        Extent {
+            offset: self.identity.offset,
+            len: self.bytes(),
+        }
     }
 }
 

@@ -11,14 +11,14 @@ use parking_lot::{Condvar, Mutex};
 
 use super::bounce::BouncePool;
 use super::directory::Directory;
-use super::files::{Files, OpenMode};
+use super::files::OpenMode;
 use super::flight::Flights;
+use super::found::{Found, drop_expired, drop_overlapping, open_segments, row_of, scan, take};
 use super::index::{HELD, Index, Loaded, Meta, Row};
 use super::limited;
 use super::lock::StoreDirectory;
-use super::record::Record;
 use super::run::Place;
-use super::segment::{Extent, FIRST_RECORD, Segment, parse_file_name};
+use super::segment::{Contents, Extent, FIRST_RECORD};
 use super::space::Space;
 use super::stats::Counters;
 use super::tenants::Tenants;
@@ -26,7 +26,7 @@ use super::{Inner, Resources, State};
 use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
-use crate::memory::{PAGE, page_align};
+use crate::memory::page_align;
 use crate::sim::capture;
 use crate::tier::TierId;
 
@@ -78,14 +78,6 @@ pub struct RecoveryReport {
     pub index_rebuilt: bool,
 }
 
-/// A segment as it was found on disk.
-struct Found {
-    segment: Arc<Segment>,
-    size: u64,
-    /// Where its table of contents starts, and the records it lists.
-    contents: Option<(u64, Vec<Extent>)>,
-}
-
 /// Opens the store.
 pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
     let eviction = capture::policy(
@@ -135,6 +127,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
             free_id,
             index: &index,
             clock: &clock,
+            saved_below: 0,
             report,
         };
         let rows = recovery.rows(loaded)?;
@@ -177,49 +170,6 @@ fn segment_bytes(config: &DiskConfig) -> u64 {
         .min(config.capacity / 8)
         .max(MIN_SEGMENT_BYTES);
     page_align(bytes as usize) as u64
-}
-
-fn open_segments(
-    files: &Arc<dyn Files>,
-    directory: &StoreDirectory,
-    mode: OpenMode,
-    bounces: &BouncePool,
-    report: &mut RecoveryReport,
-) -> Result<(BTreeMap<u32, Found>, u32)> {
-    let path = &directory.path;
-    let context = |error| Error::io(format!("{}: listing segments", path.display()), error);
-    let mut segments = BTreeMap::new();
-    let mut free_id = 1;
-    for name in files.list(path).map_err(context)? {
-        let Some(id) = name.to_str().and_then(parse_file_name) else {
-            continue;
-        };
-        free_id = free_id.max(id.saturating_add(1));
-        let opened = Segment::open(files, path, directory.store, id, mode, bounces);
-        let found = opened.and_then(|segment| {
-            Ok(Found {
-                size: segment.size()?,
-                contents: segment.read_contents(bounces)?,
-                segment: Arc::new(segment),
-            })
-        });
-        match found {
-            Ok(found) => {
-                segments.insert(id, found);
-            }
-            Err(error) => {
-                let file = path.join(name);
-                // A process that was killed while it made a segment leaves a file without a byte in it.
-                let blank = Segment::is_blank(files, &file, mode, bounces).unwrap_or(false);
-                if mode.read_only || !blank || files.remove(&file).is_err() {
-                    log::warn!("{}: left alone: {error}", file.display());
-                    report.foreign_segments += 1;
-                }
-            }
-        }
-    }
-    report.segments = segments.len();
-    Ok((segments, free_id))
 }
 
 /// Opens and reads the index; one that does not open is moved aside for a new one.
@@ -279,9 +229,6 @@ fn index_error(error: sled::Error) -> Error {
     Error::io("repairing the index", error.into())
 }
 
-/// Records by segment and offset.
-type Scanned = HashMap<u32, BTreeMap<u64, Record>>;
-
 struct Recovery<'a> {
     bounces: &'a BouncePool,
     segments: BTreeMap<u32, Found>,
@@ -289,90 +236,9 @@ struct Recovery<'a> {
     free_id: u32,
     index: &'a Index,
     clock: &'a Clock,
+    /// Segments below this id are on stable storage, payload and all.
+    saved_below: u64,
     report: RecoveryReport,
-}
-
-/// Searches the segments that are `wanted` for records; by segment and offset. What cannot be read is left alone.
-///
-/// Writes to a segment that was not sealed may have been cut short, header first: what is not whole was never acknowledged, and
-/// must not stand in the way of its being stored again.
-fn scan(
-    segments: &mut BTreeMap<u32, Found>,
-    bounces: &BouncePool,
-    report: &mut RecoveryReport,
-    wanted: impl Fn(u32) -> bool,
-) -> Scanned {
-    let mut scanned = HashMap::new();
-    segments.retain(|id, found| {
-        if !wanted(*id) {
-            return true;
-        }
-        report.segments_scanned += 1;
-        match found.segment.scan(bounces) {
-            Ok(records) => {
-                let records = records.into_iter().filter(|record| {
-                    // Bytes that cannot be read now may be right: who reads them will know.
-                    found.contents.is_some()
-                        || found.segment.is_whole(record, bounces).unwrap_or(true)
-                });
-                let records = records.map(|record| (record.identity.offset, record));
-                scanned.insert(*id, records.collect());
-                true
-            }
-            Err(error) => {
-                log::warn!("{}: left alone: {error}", found.segment.path().display());
-                report.foreign_segments += 1;
-                false
-            }
-        }
-    });
-    scanned
-}
-
-/// Drops expired records, and lets the clock know when the others were stored: it may have been set back since.
-fn drop_expired(scanned: &mut Scanned, clock: &Clock, report: &mut RecoveryReport) -> u64 {
-    let records = scanned.values().flat_map(BTreeMap::values);
-    clock.seen(records.map(|record| record.created).max().unwrap_or(0));
-    let now = clock.now();
-    for records in scanned.values_mut() {
-        let before = records.len();
-        records.retain(|_, record| record.header.terms.expires() > now);
-        report.rows_dropped.expired += before - records.len();
-    }
-    now
-}
-
-/// Of records that lie over each other the newer one goes: offsets are never given out twice, so one of them is not real.
-/// Gives back the serials of those that went.
-fn drop_overlapping(rows: &mut Vec<Row>, report: &mut RecoveryReport) -> Vec<u64> {
-    rows.sort_unstable_by_key(|row| (row.segment, row.offset, row.serial));
-    let mut dropped = Vec::new();
-    let mut before = (0, 0);
-    rows.retain(|row| {
-        let place = (row.segment, row.offset);
-        let kept = place >= before;
-        if kept {
-            before = (row.segment, row.extent().end());
-        } else {
-            dropped.push(row.serial);
-        }
-        kept
-    });
-    report.rows_dropped.overlapping = dropped.len();
-    dropped
-}
-
-fn row_of(record: Record) -> Row {
-    Row {
-        serial: record.identity.serial,
-        last_use: record.identity.serial,
-        hits: 0,
-        segment: record.identity.segment,
-        offset: record.identity.offset,
-        header: record.header,
-        header_bytes: record.header_bytes,
-        created: record.created,
-    }
 }
 
 /// The state of a store that is only read, from its segments alone: an index cannot be opened without writing to it.
@@ -383,7 +249,8 @@ fn read_only_state(
     bounces: &BouncePool,
     report: &mut RecoveryReport,
 ) -> State {
-    let mut scanned = scan(&mut segments, bounces, report, |_| true);
+    // Nothing can be stored here: what is lost is a miss when it is read, and that is all.
+    let mut scanned = scan(&mut segments, bounces, report, u64::MAX, |_| true);
     drop_expired(&mut scanned, clock, report);
     let records = scanned.into_values().flat_map(BTreeMap::into_values);
     let mut rows = records.map(row_of).collect::<Vec<_>>();
@@ -394,9 +261,14 @@ fn read_only_state(
         *live.entry(row.segment).or_default() += 1;
     }
     for (id, found) in &segments {
-        let (end, records) = found.contents.clone().unwrap_or((found.size, Vec::new()));
+        let unlisted = Contents {
+            end: found.size,
+            records: Vec::new(),
+            saved_below: 0,
+        };
+        let contents = found.contents.clone().unwrap_or(unlisted);
         let live = live.get(id).copied().unwrap_or(0);
-        space.adopt(Arc::clone(&found.segment), found.size, end, records, live);
+        space.adopt(Arc::clone(&found.segment), found.size, contents, live, true);
         space.next_id = space.next_id.max(id.saturating_add(1));
     }
     rows.sort_unstable_by_key(|row| row.serial);
@@ -453,52 +325,63 @@ impl Recovery<'_> {
             (true, false) => u64::MAX,
             (false, false) => checkpoint,
         };
+        let tables = self.segments.values().flat_map(|found| &found.contents);
+        let listed = tables.map(|contents| u64::from(contents.saved_below));
+        self.saved_below = if self.report.clean {
+            u64::MAX
+        } else {
+            listed.max().unwrap_or(0).max(checkpoint)
+        };
+        if !self.report.clean {
+            self.segments.values_mut().for_each(Found::find_holes);
+        }
         // A segment that no row speaks of is searched before it is taken for empty.
         let known = loaded.rows.iter().map(|row| row.segment);
         let known = known.collect::<HashSet<_>>();
-        let mut scanned = scan(&mut self.segments, self.bounces, &mut self.report, |id| {
-            u64::from(id) >= first || !known.contains(&id)
+        let hollow = loaded.rows.iter().filter(|row| {
+            let found = self.segments.get(&row.segment);
+            found.is_some_and(|found| !found.holds(row.extent()))
         });
+        let hollow = hollow.map(|row| row.segment).collect::<HashSet<_>>();
+        let wanted = |id| u64::from(id) >= first || !known.contains(&id) || hollow.contains(&id);
+        let (bounces, saved_below) = (self.bounces, self.saved_below);
+        let mut scanned = scan(
+            &mut self.segments,
+            bounces,
+            &mut self.report,
+            saved_below,
+            wanted,
+        );
         let newest = loaded.rows.iter().map(|row| row.created).max();
         self.clock.seen(newest.unwrap_or(0));
         self.clock.seen(meta(Meta::Time)?.unwrap_or(0));
         let now = drop_expired(&mut scanned, self.clock, &mut self.report);
-        let mut rows = Vec::with_capacity(loaded.rows.len());
-        for row in loaded.rows {
-            let counts = &mut self.report.rows_dropped;
-            if row.header.terms.expires() <= now {
-                counts.expired += 1;
-                dropped.push(row.serial);
-                continue;
-            }
-            let end = row.extent().end();
-            let Some(found) = self.segments.get(&row.segment) else {
-                counts.no_segment += 1;
-                dropped.push(row.serial);
-                continue;
+        let mut rows = loaded.rows;
+        let segments = &self.segments;
+        let counts = &mut self.report.rows_dropped;
+        rows.retain(|row| {
+            let reason = if row.header.terms.expires() <= now {
+                Some(&mut counts.expired)
+            } else if !segments
+                .get(&row.segment)
+                .is_some_and(|found| found.covers(row))
+            {
+                Some(&mut counts.no_segment)
+            } else if !scanned
+                .get_mut(&row.segment)
+                .is_none_or(|records| take(records, row))
+            {
+                Some(&mut counts.no_record)
+            } else {
+                None
             };
-            let limit = found.contents.as_ref().map_or(found.size, |(end, _)| *end);
-            if end > limit || row.offset < FIRST_RECORD || row.offset % PAGE as u64 != 0 {
-                counts.no_segment += 1;
+            if let Some(count) = reason {
+                *count += 1;
                 dropped.push(row.serial);
-                continue;
+                return false;
             }
-            if let Some(records) = scanned.get_mut(&row.segment) {
-                let matches = |record: &Record| {
-                    record.identity.serial == row.serial
-                        && record.created == row.created
-                        && record.header == row.header
-                };
-                if records.get(&row.offset).is_some_and(matches) {
-                    records.remove(&row.offset);
-                } else {
-                    counts.no_record += 1;
-                    dropped.push(row.serial);
-                    continue;
-                }
-            }
-            rows.push(row);
-        }
+            true
+        });
         self.index.remove_unread(&dropped).map_err(index_error)?;
         for record in scanned.into_values().flat_map(BTreeMap::into_values) {
             let row = row_of(record);
@@ -523,6 +406,8 @@ impl Recovery<'_> {
             .meta(Meta::Clock)
             .map_err(index_error)?
             .unwrap_or(0);
+        let blocks = rows.iter().map(|row| row.header.keys.len()).sum();
+        directory.reserve(rows.len(), blocks);
         for row in rows {
             let Some(found) = self.segments.get(&row.segment) else {
                 continue;
@@ -577,18 +462,28 @@ impl Recovery<'_> {
                 .remove()
                 .inspect_err(|_| space.doom(segment, found.size));
         }
-        let (size, end, records) = if let Some((end, records)) = &found.contents {
-            (found.size, *end, records.clone())
+        let (size, contents) = if let Some(contents) = &found.contents {
+            (found.size, contents.clone())
         } else {
-            let end = live.last().map_or(FIRST_RECORD, Extent::end);
+            let contents = Contents {
+                end: live.last().map_or(FIRST_RECORD, Extent::end),
+                records: live.to_vec(),
+                saved_below: 0,
+            };
             // Without its table it is searched page by page the next time.
-            let sealed = segment.seal(end, live, self.bounces);
-            let size = sealed
-                .and_then(|size| segment.sync().map(|()| size))
-                .unwrap_or(found.size);
-            (size, end, live.to_vec())
+            let sealed = segment.seal(&contents, self.bounces);
+            (sealed.unwrap_or(found.size), contents)
         };
-        space.adopt(Arc::clone(segment), size, end, records, live.len());
+        let end = contents.end;
+        // The checkpoint may pass what is taken over only if a power failure leaves it there.
+        let known = found.contents.is_some() && u64::from(segment.id) < self.saved_below;
+        let saved = known || {
+            let saved = segment.sync();
+            saved
+                .inspect_err(|error| log::warn!("{}: saving it: {error}", segment.path().display()))
+                .is_ok()
+        };
+        space.adopt(Arc::clone(segment), size, contents, live.len(), saved);
         let mut from = FIRST_RECORD;
         let before = live.iter().map(|extent| {
             let gap = from..extent.offset;

@@ -1,18 +1,17 @@
 //! One segment file: a header page, records, and once it is sealed a table of contents.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bounce::{BOUNCE_BYTES, BouncePool};
 use super::files::{Files, IoMode, OpenFile, OpenMode};
-use super::record::{FORMAT_VERSION, Fields, Identity, MAX_HEADER_BYTES, Record};
+use super::record::{FORMAT_VERSION, Fields, Identity, Record};
 use super::record::{is_readable, is_sealed, seal};
 use super::sync::Syncs;
-use crate::memory::{
-    Checksum, PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces,
-};
+use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
 
 const MAGIC: [u8; 8] = *b"KVLABSEG";
 const CONTENTS_MAGIC: [u8; 8] = *b"KVLABTOC";
@@ -53,6 +52,17 @@ pub(super) struct Segment {
     syncs: Syncs,
     /// A range was given back since the file was last saved.
     punched: AtomicBool,
+}
+
+/// What a table of contents says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// Where the table starts, in bytes.
+    pub(super) end: u64,
+    /// Every record ever written to the segment.
+    pub(super) records: Vec<Extent>,
+    /// Segments below this id were on stable storage when the table was written; 0 where that is not known.
+    pub(super) saved_below: u32,
 }
 
 /// Bytes of a table of contents of so many records.
@@ -290,37 +300,6 @@ impl Segment {
         })
     }
 
-    /// Whether the payload of a record is what its header says, all of it.
-    pub(super) fn is_whole(&self, record: &Record, pool: &BouncePool) -> io::Result<bool> {
-        let codec = record.header.terms.codec;
-        let mut at = record.identity.offset + u64::from(record.header_bytes);
-        let end = record.identity.offset + record.bytes();
-        let bounce = pool.take(BOUNCE_BYTES).map_err(io::Error::other)?;
-        let mut window = at..at;
-        for (&len, sum) in record.header.slices.iter().zip(&record.sums) {
-            let mut hasher = Checksum::default();
-            let mut left = u64::from(codec.stored_bytes(len));
-            let next = at + page_align(left as usize) as u64;
-            while left > 0 {
-                if at == window.end {
-                    window = at..end.min(at + BOUNCE_BYTES as u64);
-                    let bytes = (window.end - window.start) as usize;
-                    self.read_region(at, &bounce.region, 0, bytes)?;
-                }
-                let part = left.min(window.end - at);
-                let from = (at - window.start) as usize;
-                bounce.region.hash_into(&mut hasher, from, part as usize);
-                left -= part;
-                at += part;
-            }
-            if *sum != hasher.finish() {
-                return Ok(false);
-            }
-            at = next;
-        }
-        Ok(true)
-    }
-
     /// Overwrites a record's header with zeroes, durably.
     pub(super) fn erase_header(
         &self,
@@ -332,9 +311,14 @@ impl Segment {
         self.sync()
     }
 
-    /// Ends the file with a table of contents at `end` and gives back what lies behind; the new size of the file. It is on
+    /// Ends the file with a table of contents and gives back what lies behind; the new size of the file. It is on
     /// stable storage after the next [`Segment::sync`].
-    pub(super) fn seal(&self, end: u64, records: &[Extent], pool: &BouncePool) -> io::Result<u64> {
+    pub(super) fn seal(&self, contents: &Contents, pool: &BouncePool) -> io::Result<u64> {
+        let Contents {
+            end,
+            records,
+            saved_below,
+        } = contents;
         let len = contents_bytes(records.len());
         let mut table = Vec::with_capacity(len as usize);
         table.extend_from_slice(&CONTENTS_MAGIC);
@@ -343,6 +327,7 @@ impl Segment {
         table.extend_from_slice(&self.id.to_le_bytes());
         table.extend_from_slice(&self.store.to_le_bytes());
         table.extend_from_slice(&(records.len() as u64).to_le_bytes());
+        table.extend_from_slice(&saved_below.to_le_bytes());
         table.resize(CONTENTS_FIXED_BYTES, 0);
         for record in records {
             table.extend_from_slice(&record.offset.to_le_bytes());
@@ -352,16 +337,13 @@ impl Segment {
         table.extend_from_slice(&end.to_le_bytes());
         table.extend_from_slice(&(!end).to_le_bytes());
         seal(&mut table);
-        self.write_at(end, &table, pool)?;
+        self.write_at(*end, &table, pool)?;
         self.files.set_size(&self.file, end + len)?;
         Ok(end + len)
     }
 
-    /// The table of contents of a sealed file, with the offset it starts at; none if there is no sound one.
-    pub(super) fn read_contents(
-        &self,
-        pool: &BouncePool,
-    ) -> io::Result<Option<(u64, Vec<Extent>)>> {
+    /// The table of contents of a sealed file; none if there is no sound one.
+    pub(super) fn read_contents(&self, pool: &BouncePool) -> io::Result<Option<Contents>> {
         let size = self.size()?;
         if size < 2 * PAGE as u64 || !size.is_multiple_of(PAGE as u64) {
             return Ok(None);
@@ -382,10 +364,10 @@ impl Segment {
             return Ok(None);
         }
         let table = self.read_at(end, (size - end) as usize, pool)?;
-        Ok(self.parse_contents(end, &table).map(|table| (end, table)))
+        Ok(self.parse_contents(end, &table))
     }
 
-    fn parse_contents(&self, end: u64, table: &[u8]) -> Option<Vec<Extent>> {
+    fn parse_contents(&self, end: u64, table: &[u8]) -> Option<Contents> {
         if !is_sealed(table) {
             return None;
         }
@@ -398,11 +380,12 @@ impl Segment {
             return None;
         }
         let count = usize::try_from(fields.u64()?).ok()?;
+        let saved_below = fields.u32()?;
         if count > table.len() / CONTENTS_ENTRY_BYTES {
             return None;
         }
         let mut fields = Fields(table.get(CONTENTS_FIXED_BYTES..)?);
-        let mut extents = Vec::with_capacity(count);
+        let mut records = Vec::with_capacity(count);
         for _ in 0..count {
             let extent = Extent {
                 offset: fields.u64()?,
@@ -411,50 +394,13 @@ impl Segment {
             let sound = extent.offset >= FIRST_RECORD
                 && extent.offset.is_multiple_of(PAGE as u64)
                 && extent.end() <= end;
-            extents.push(sound.then_some(extent)?);
+            records.push(sound.then_some(extent)?);
         }
-        Some(extents)
-    }
-
-    /// Finds the records of this segment: by its table of contents, or page by page where there is none.
-    pub(super) fn scan(&self, pool: &BouncePool) -> io::Result<Vec<Record>> {
-        let mut records = Vec::new();
-        if let Some((_, extents)) = self.read_contents(pool)? {
-            for extent in extents {
-                records.extend(self.read_record(extent.offset, pool)?);
-            }
-            return Ok(records);
-        }
-        let size = self.size()? / PAGE as u64 * PAGE as u64;
-        let mut window = Vec::new();
-        let mut start = 0;
-        let mut offset = FIRST_RECORD;
-        while offset + (PAGE as u64) <= size {
-            if offset < start || offset + PAGE as u64 > start + window.len() as u64 {
-                start = offset;
-                let len = (size - start).min(BOUNCE_BYTES as u64) as usize;
-                window = self.read_at(start, len, pool)?;
-            }
-            let at = (offset - start) as usize;
-            let page = window.get(at..at + PAGE).unwrap_or_default();
-            let record = match Record::peek(page) {
-                Some(_) => match self.read_record(offset, pool) {
-                    // Bytes that only look like a header longer than the file.
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-                    // What cannot be read now may be a record: it is not for this search to drop.
-                    found => found?,
-                },
-                None => None,
-            };
-            match record {
-                Some(record) if offset + record.bytes() <= size => {
-                    offset += record.bytes();
-                    records.push(record);
-                }
-                _ => offset += PAGE as u64,
-            }
-        }
-        Ok(records)
+        Some(Contents {
+            end,
+            records,
+            saved_below,
+        })
     }
 
     /// Size of the file in bytes.
@@ -490,6 +436,11 @@ impl Segment {
         Ok(punched)
     }
 
+    /// The ranges of the file that have no bytes on disk, in order.
+    pub(super) fn holes(&self) -> io::Result<Vec<Range<u64>>> {
+        self.files.holes(&self.file)
+    }
+
     /// Whether what a power failure might bring back was given up here.
     pub(super) fn has_unsaved_holes(&self) -> bool {
         self.punched.load(Ordering::Acquire)
@@ -501,8 +452,6 @@ impl Segment {
     }
 }
 
-const _: () = assert!(MAX_HEADER_BYTES <= BOUNCE_BYTES);
-
 #[cfg(test)]
 mod tests {
     use super::super::bounce::BouncePool;
@@ -510,7 +459,7 @@ mod tests {
 
     use super::super::files::{Files, SystemFiles};
     use super::super::record::is_sealed;
-    use super::{Extent, Segment, contents_bytes, file_name, parse_file_name};
+    use super::{Contents, Extent, Segment, contents_bytes, file_name, parse_file_name};
 
     #[test]
     fn golden_segment_header_and_contents() {
@@ -521,7 +470,12 @@ mod tests {
         let segment = Segment::create(&files, directory.path(), store, 7, 1 << 20, false, &pool);
         let segment = segment.expect("made");
         let records = [(4096, 8192), (12288, 4096)].map(|(offset, len)| Extent { offset, len });
-        let size = segment.seal(16384, &records, &pool).expect("sealed");
+        let contents = Contents {
+            end: 16384,
+            records: records.to_vec(),
+            saved_below: 0x0a0b_0c0d,
+        };
+        let size = segment.seal(&contents, &pool).expect("sealed");
         let bytes = std::fs::read(directory.path().join("00000007.seg")).expect("there");
         assert_eq!((bytes.len() as u64, size), (5 * 4096, 5 * 4096));
         let tail = |magic: &[u8]| {
@@ -535,7 +489,7 @@ mod tests {
         assert_eq!([&bytes[..8], &bytes[16..4096]].concat(), header);
         let table = &bytes[16384..];
         let mut expected = tail(b"KVLABTOC");
-        expected.extend([2, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend([2, 0, 0, 0, 0, 0, 0, 0, 0x0d, 0x0c, 0x0b, 0x0a]);
         expected.resize(64 - 8, 0);
         for field in [4096_u64, 8192, 12288, 4096] {
             expected.extend(field.to_le_bytes());
@@ -546,7 +500,7 @@ mod tests {
         assert_eq!([&table[..8], &table[16..]].concat(), expected);
         assert!(is_sealed(&bytes[..4096]) && is_sealed(table));
         let found = segment.read_contents(&pool).expect("readable");
-        assert_eq!(found, Some((16384, records.to_vec())));
+        assert_eq!(found, Some(contents));
     }
 
     #[test]

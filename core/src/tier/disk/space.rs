@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::record::FORMAT_VERSION;
 use super::run::Place;
-use super::segment::{Extent, FIRST_RECORD, Segment, contents_bytes};
+use super::segment::{Contents, Extent, FIRST_RECORD, Segment, contents_bytes};
 
 /// Sealed segments that are put on stable storage together.
 const SAVED_TOGETHER: usize = 4;
@@ -45,8 +45,7 @@ pub(super) struct SegmentState {
 #[derive(Debug)]
 pub(super) struct SealJob {
     pub(super) segment: Arc<Segment>,
-    pub(super) end: u64,
-    pub(super) records: Vec<Extent>,
+    pub(super) contents: Contents,
 }
 
 /// How the bytes of a record are given back.
@@ -85,15 +84,20 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// Adds a sealed segment as it was found on disk.
+    /// Adds a sealed segment as it was found on disk, with `live` records. The checkpoint stays before one that is not `saved`.
     pub(super) fn adopt(
         &mut self,
         segment: Arc<Segment>,
         size: u64,
-        end: u64,
-        records: Vec<Extent>,
+        contents: Contents,
         live: usize,
+        saved: bool,
     ) {
+        let Contents { end, records, .. } = contents;
+        if !saved {
+            self.sealings += 1;
+            self.unsaved.insert(segment.id, self.sealings);
+        }
         let state = SegmentState {
             phase: Phase::Sealed,
             size,
@@ -166,7 +170,9 @@ impl Space {
 
     /// A segment that is to be sealed now; each is given out once.
     pub(super) fn next_to_seal(&mut self) -> Option<SealJob> {
-        self.to_seal.pop()
+        let mut job = self.to_seal.pop()?;
+        job.contents.saved_below = self.checkpoint();
+        Some(job)
     }
 
     /// The segment was sealed at `size` bytes, or could not be sealed: it stays as it is then, readable, and its records are
@@ -314,16 +320,17 @@ impl Space {
 
     /// Segments below this id are saved and hold only records whose rows are written.
     pub(super) fn checkpoint(&self) -> u32 {
-        let mut open = self
-            .segments
-            .iter()
-            .filter(|(id, state)| state.phase != Phase::Sealed || self.unsaved.contains_key(id))
-            .map(|(_, state)| state);
-        let newest = self.segments.last_key_value().map(|(id, _)| *id);
-        open.next()
-            .map(|state| state.segment.id)
-            .or(newest)
-            .unwrap_or(self.next_id)
+        let mut open = self.segments.iter().filter(|(id, state)| {
+            state.phase != Phase::Sealed || state.failed || self.unsaved.contains_key(id)
+        });
+        let newest = self.segments.last_key_value();
+        let first = open.next().or(newest).map(|(id, _)| *id);
+        first.unwrap_or(self.next_id)
+    }
+
+    /// Whether there is a segment that the system could not save.
+    pub(super) fn any_failed(&self) -> bool {
+        self.segments.values().any(|state| state.failed)
     }
 
     /// Checks counts against the extents of the runs that live here, sorted by segment and offset.
@@ -376,8 +383,11 @@ impl SegmentState {
     fn seal_job(&self) -> Option<SealJob> {
         (self.phase == Phase::Sealing && self.writers == 0).then(|| SealJob {
             segment: Arc::clone(&self.segment),
-            end: self.end,
-            records: self.records.clone(),
+            contents: Contents {
+                end: self.end,
+                records: self.records.clone(),
+                saved_below: 0,
+            },
         })
     }
 }

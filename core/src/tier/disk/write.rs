@@ -406,7 +406,7 @@ impl Inner {
     /// Ends a full segment with its table of contents. Every few segments, they are put on stable storage and the checkpoint moves.
     fn seal(&self, job: &SealJob) {
         let id = job.segment.id;
-        let size = match job.segment.seal(job.end, &job.records, &self.bounces) {
+        let size = match job.segment.seal(&job.contents, &self.bounces) {
             Ok(size) => Some(size),
             Err(error) => {
                 log::warn!("{}: sealing it: {error}", job.segment.path().display());
@@ -470,7 +470,7 @@ fn validate(header: &RunHeader, source: &RunSource, form: Form) -> Result<()> {
         )));
     }
     let size = source.region.len();
-    for (slice, (pieces, &len)) in source.slices.iter().zip(&header.slices).enumerate() {
+    for (slice, (pieces, &len)) in source.slices.iter().zip(header.slices.iter()).enumerate() {
         let mut sum = 0_usize;
         for piece in pieces {
             let end = piece.offset.checked_add(piece.len);

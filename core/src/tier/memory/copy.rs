@@ -63,7 +63,7 @@ fn check_slices(header: &RunHeader, region: &Region, slices: &[Vec<Piece>]) -> R
             slices.len()
         )));
     }
-    for (index, (pieces, &wanted)) in slices.iter().zip(&header.slices).enumerate() {
+    for (index, (pieces, &wanted)) in slices.iter().zip(header.slices.iter()).enumerate() {
         let mut total = 0_usize;
         for piece in pieces {
             let end = piece.offset.checked_add(piece.len);

@@ -13,6 +13,7 @@ use crate::tier::disk::index::{Index, Meta, Row};
 use crate::tier::disk::lock::read_format;
 use crate::tier::disk::record::Record;
 use crate::tier::disk::recovery::INDEX_DIRECTORY;
+use crate::tier::disk::search::Depth;
 use crate::tier::disk::segment::{Segment, parse_file_name};
 
 /// Through the page cache: another process may be appending, and that is where its bytes are.
@@ -93,7 +94,7 @@ impl Survey {
             let opened = Segment::open(&files, path, store, id, LOOK, &pool).and_then(|segment| {
                 Ok(Found {
                     sealed: segment.read_contents(&pool)?.is_some(),
-                    records: segment.scan(&pool)?,
+                    records: segment.scan(Depth::Headers, &pool)?,
                     segment,
                 })
             });
