@@ -55,12 +55,12 @@ def main() -> None:
             json.dumps({"million_events_per_second": results, "rounds": options.rounds}, indent=2)
         )
         return
-    for size, columns in results.items():
+    for name, columns in results.items():
         cells = [
-            f"{name} {found['median']:.1f} ({found['least']:.1f} to {found['most']:.1f})"
-            for name, found in columns.items()
+            f"{clock} {found['median']:.1f} ({found['least']:.1f} to {found['most']:.1f})"
+            for clock, found in columns.items()
         ]
-        print(f"{size:>6} blocks: million events/s, {', '.join(cells)}")
+        print(f"{name:>6} blocks: million events/s, {', '.join(cells)}")
 
 
 if __name__ == "__main__":

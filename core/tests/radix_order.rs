@@ -5,7 +5,7 @@
 use std::cell::Cell;
 
 use kvlab_core::key::{BlockKey, chain_end};
-use kvlab_core::policy::by_name;
+use kvlab_core::policy::{by_name, live_names};
 use kvlab_core::radix::{Inserted, RadixTree};
 
 const NAMESPACE: BlockKey = BlockKey([1; 32]);
@@ -193,4 +193,30 @@ fn ids_out_of_range_are_no_use() {
     let ids = [1, 2, -7].map(Cell::new);
     assert!(tree.0.match_wide(&NAMESPACE, &ids).is_err());
     assert_eq!(tree.evict(9), [vec![10, 11], vec![30]]);
+}
+
+/// A tree over block ids has no secret: what it evicts is the same in every run, by whatever policy.
+#[test]
+fn trees_of_ids_evict_alike() {
+    for policy in live_names() {
+        let [one, other] = [0, 1].map(|_| {
+            let policy = by_name(policy, 64).expect("a known policy");
+            let mut tree = RadixTree::of_ids(policy).expect("a tree");
+            let mut evicted = Vec::new();
+            for request in 0..400_u32 {
+                let family = request * request % 23;
+                let path = (0..8).map(|at| family * 100 + at * (1 + request % 3));
+                let path = path.collect::<Vec<_>>();
+                let found = tree.match_prefix(&BlockKey::default(), &path);
+                let full = (tree.stats().total_blocks + path.len() - found.blocks()).max(64) - 64;
+                tree.evict(full, &mut evicted);
+                tree.insert(&BlockKey::default(), &path, &path)
+                    .expect("as many blocks as ids");
+                assert_eq!(tree.validate(), Ok(()));
+            }
+            evicted
+        });
+        assert!(!one.is_empty(), "{policy}");
+        assert_eq!(one, other, "{policy}");
+    }
 }

@@ -333,8 +333,8 @@ fn a_choice_that_cannot_be_is_refused_by_name() {
 fn unknown_policies_and_parameters_are_told_the_known_ones() {
     let params = |name: &str, value| vec![(name.to_owned(), value)];
     let cases = [
-        ("mru", vec![], "lru, windowed_recency"),
-        ("per_tier:mru", vec![], "sieve"),
+        ("newest", vec![], "lru, windowed_recency"),
+        ("per_tier:newest", vec![], "sieve"),
         ("lru", params("weight", 1.0), "takes none"),
         ("regret_aware", params("hrizon", 1.0), "weight, horizon"),
         (
