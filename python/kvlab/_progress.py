@@ -37,9 +37,7 @@ class ConsoleProgress:
     """Reports to stderr, so that stdout stays free for results and JSON."""
 
     @contextmanager
-    def stage(
-        self, text: str, total: int | None = None, unit: Unit = "bytes"
-    ) -> Iterator[Update]:
+    def stage(self, text: str, total: int | None = None, unit: Unit = "bytes") -> Iterator[Update]:
         """Show one stage; see `Progress.stage`."""
         if sys.stderr.isatty() and (bar := _rich_bar(text, total, unit)) is not None:
             with bar as update:
@@ -52,9 +50,7 @@ class ConsoleProgress:
         print(f"kvlab: {text}: done in {elapsed:.1f} s", file=sys.stderr, flush=True)
 
 
-def _rich_bar(
-    text: str, total: int | None, unit: Unit
-) -> AbstractContextManager[Update] | None:
+def _rich_bar(text: str, total: int | None, unit: Unit) -> AbstractContextManager[Update] | None:
     """A rich progress bar, or None where rich is not installed (it comes with the CLI)."""
     try:
         from rich import progress

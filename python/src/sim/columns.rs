@@ -5,7 +5,7 @@ use pyo3::types::PyBytes;
 
 use super::prefix::PySimTrace;
 
-fn bytes<'py>(py: Python<'py>, numbers: impl Iterator<Item = u32>) -> Bound<'py, PyBytes> {
+fn bytes(py: Python<'_>, numbers: impl Iterator<Item = u32>) -> Bound<'_, PyBytes> {
     PyBytes::new(py, &numbers.flat_map(u32::to_ne_bytes).collect::<Vec<u8>>())
 }
 
