@@ -161,6 +161,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
+RAGPULSE = ["--trace", str(TRACES / "ragpulse.jsonl"), "--format", "ragpulse"]
 REPEATED = [
     ["sweep", *WEKA, "--policies", "lru,sieve", "--capacities", "5%,20%,inf"],
     ["sweep", *AGENTS, "--policies", "lru,gdsf", "--capacities", "10%", "--seeds", "1,2"],
@@ -168,6 +169,7 @@ REPEATED = [
      "rag_burst,prefetch_friendly", "--policies", "lru,predictive", "--seeds", "3,4"],
     ["ablate", "--grid", "weight=0,6", "--grid", "horizon=8", "--scenarios", "medium", "--workloads",
      "adversarial_burst:length=200", "--seeds", "7,42"],
+    ["sweep", *RAGPULSE, "--option", f"lengths={TRACES / 'ragpulse_lengths.json'}", "--policies", "lru"],
     ["mrc", *WEKA, "--policies", "lru,s3-fifo", "--points", "5", "--rate", "0.5", "--seeds", "0,1"],
     ["advise", *AGENTS, "--memory", "1GiB", "--disk", "20GiB", "--policies", "lru,sieve", "--resamples", "100"],
 ]  # fmt: skip

@@ -107,7 +107,12 @@ class TraceArguments:
         source = {"trace": self.name, "format": self.format}
         if self.trace is None:
             source = {"workload": self.name}
-        return {**source, "options": read_options(self.options)}
+        # Of files that options name only the name is kept, too.
+        options = {
+            key: Path(value).name if Path(value).exists() else value
+            for key, value in read_options(self.options).items()
+        }
+        return {**source, "options": options}
 
 
 def read_options(texts: Sequence[str]) -> dict[str, str]:
