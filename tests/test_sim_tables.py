@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvlab.errors import InvalidArgumentError
+from kvlab.sim import prefix
 from kvlab.sim.advise import Budget, advise
 from kvlab.sim.cost_file import ASSUMED
 from kvlab.sim.experiments.compare import compare
@@ -106,6 +107,19 @@ def trace_of(prompts: Iterable[int]) -> Trace:
         for at, prompt in enumerate(prompts)
     )
     return Trace.from_requests(requests, TraceInfo(name="made", block_tokens=16))
+
+
+def test_a_sample_with_or_without_the_block_of_all_prompts_tells_the_same() -> None:
+    # 40 tails behind one block: in the sample it is half of all uses, without it none.
+    requests = [Request(at_ms=float(n), blocks=(0, 1 + n * 7 % 40), tokens=32) for n in range(4000)]
+    trace = Trace.from_requests(requests, TraceInfo(name="hot", block_tokens=16))
+    exact = prefix.run(trace, capacity_blocks=80).hit_ratio
+    for seed in range(6):
+        (near,) = prefix.sampled_curve(trace, [80], policy="lru", rate=0.5, seed=seed)
+        assert near == pytest.approx(exact, abs=0.02)
+    assert prefix.sampled_curve(trace, [20], policy="sieve", rate=1.0) == [
+        prefix.run(trace, policy="sieve", capacity_blocks=20).hit_ratio
+    ]
 
 
 SMALL = replace(ASSUMED, costs=replace(ASSUMED.costs, token_bytes=1))

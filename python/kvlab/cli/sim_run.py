@@ -134,7 +134,7 @@ def _replay(
     if oracle:
         best = oracle_hits(trace, size, mode)
         result["oracle_hits"] = best
-        result["percent_of_oracle"] = 100.0 * replay.hits / best if best else 100.0
+        result["percent_of_oracle"] = 100.0 * (replay.hits / best) if best else 100.0
     return result
 
 

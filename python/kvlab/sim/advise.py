@@ -341,7 +341,7 @@ def _expected(lab: _Lab, pick: _Tried, lru: _Tried) -> dict[str, float]:
     return {
         "hit_tokens": hit_tokens,
         "token_hit_ratio": hit_tokens / tokens if tokens else 0.0,
-        "percent_of_oracle": 100.0 * sum(pick.replay.hits) / best if best else 100.0,
+        "percent_of_oracle": 100.0 * (sum(pick.replay.hits) / best) if best else 100.0,
         "hit_tokens_more_than_lru": lru.replay.recomputed_tokens - pick.replay.recomputed_tokens,
         "predicted_seconds_saved": cold - seconds,
         "predicted_percent_saved": 100 * (cold - seconds) / cold if cold else 0.0,
@@ -369,7 +369,7 @@ def _row(lab: _Lab, tried: _Tried) -> Row:
         "l3_blocks": l3,
         "hit_ratio": replay.hit_ratio,
         "token_hit_ratio": (tokens - replay.recomputed_tokens) / tokens if tokens else 0.0,
-        "percent_of_oracle": 100.0 * sum(replay.hits) / best if best else 100.0,
+        "percent_of_oracle": 100.0 * (sum(replay.hits) / best) if best else 100.0,
         "tier_hit_rates.l1": replay.hits[0] / max(1, replay.block_refs),
         "tier_hit_rates.l2": replay.hits[1] / max(1, replay.block_refs),
         "tier_hit_rates.l3": replay.hits[2] / max(1, replay.block_refs),

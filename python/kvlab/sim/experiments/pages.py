@@ -68,7 +68,7 @@ def rows_of(
         row: Row = {**each.flat()}
         best = bounds[each.scenario, each.workload, each.seed]
         row["oracle_hits"] = best
-        row["percent_of_oracle"] = 100.0 * (each.accesses - each.misses) / best if best else 100.0
+        row["percent_of_oracle"] = 100.0 * ((each.accesses - each.misses) / best) if best else 100.0
         rows.append(
             {name: value for name, value in row.items() if value is not None or name == "seed"}
         )

@@ -117,7 +117,7 @@ def row_of(trace: Trace, replay: prefix.Replay, best: int | None) -> Row:
     del row["seconds"], row["events_per_second"]
     if best is not None:
         row["oracle_hits"] = best
-        row["percent_of_oracle"] = 100.0 * replay.hits / best if best else 100.0
+        row["percent_of_oracle"] = 100.0 * (replay.hits / best) if best else 100.0
     return row
 
 
@@ -265,7 +265,7 @@ def curves(
                         "capacity_blocks": capacity,
                         "seed": seed,
                         "hit_ratio": ratio,
-                        "percent_of_oracle": 100.0 * ratios[name][at] / best if best else 100.0,
+                        "percent_of_oracle": 100.0 * (ratios[name][at] / best) if best else 100.0,
                     }
                 )
     return rows
