@@ -1,5 +1,6 @@
 //! The block store's read path: 94 MB of KV (2,048 tokens of SmolLM2-135M in fp32) from L3 and from L2 into a touched buffer,
-//! and what planning and issuing a prefetch cost the caller. Median and range over interleaved rounds.
+//! and what planning and issuing a prefetch cost the caller; then 1,024 opaque blocks of 64 KiB from L3, one by one by several
+//! threads, as a batch, and as a batch into memory of the caller's. Median and range over interleaved rounds.
 //! `cargo bench --bench store_read -- [--dir DIR] [--rounds N] [--json]`.
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
@@ -9,11 +10,15 @@ use std::time::{Duration, Instant};
 
 use kvlab_core::buffer::{BufferPool, CacheBuffer};
 use kvlab_core::config::{DiskConfig, StoreConfig};
-use kvlab_core::memory::Region;
+use kvlab_core::key::{chain_key, namespace_digest};
+use kvlab_core::memory::{PAGE, Region, WritableBuffer};
 use kvlab_core::store::{BlockStore, ReadRequest};
-use support::{Arguments, Arms, LAYERS, Prompt, Result, source, target};
+use support::{Arguments, Arms, LAYERS, Prompt, Result, in_parallel, source, target};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Small blocks, and the bytes of each.
+const BLOCKS: usize = 1024;
+const BLOCK: usize = 64 << 10;
 
 fn main() -> Result<()> {
     let arguments = Arguments::read(9)?;
@@ -91,6 +96,69 @@ fn main() -> Result<()> {
         prompt.bytes() as f64 / 1e6,
         prompt.runs.len()
     );
+    println!("{}", arms.show(&title, "milliseconds", arguments.json));
+    small_blocks(&arguments)
+}
+
+/// Many small records, cold: one by one against together.
+fn small_blocks(arguments: &Arguments) -> Result<()> {
+    let scratch = tempfile::tempdir_in(&arguments.directory)?;
+    let mut disk = DiskConfig::new(scratch.path().join("store"));
+    disk.capacity = 2 << 30;
+    disk.free_reserve = 0;
+    let store = BlockStore::open(&StoreConfig {
+        l2_bytes: 0,
+        disk: Some(disk),
+        ..StoreConfig::default()
+    })?;
+    let namespace = namespace_digest([("bench", b"blocks".as_slice())]);
+    let keys = (0..BLOCKS as u32).map(|number| chain_key(&namespace, &[number]));
+    let keys = keys.collect::<Vec<_>>();
+    for key in &keys {
+        store.put_bytes(*key, None, &key.0.repeat(BLOCK / 32))?;
+    }
+    store.flush(LIMIT)?;
+    let mut memory = vec![0_u8; BLOCKS * BLOCK + PAGE];
+    let aligned = memory.as_ptr().align_offset(PAGE);
+    let mut arms = Arms::default();
+    for round in 0..=arguments.rounds {
+        let mut arm = |name: &str, work: &mut dyn FnMut() -> Result<usize>| -> Result<()> {
+            store.disk().ok_or("no disk")?.drop_page_cache()?;
+            let start = Instant::now();
+            if work()? != BLOCKS {
+                return Err("a block is missing".into());
+            }
+            if round > 0 {
+                arms.add(name, start.elapsed().as_secs_f64() * 1e3);
+            }
+            Ok(())
+        };
+        for threads in [1, 4] {
+            arm(&format!("one by one, {threads} threads"), &mut || {
+                in_parallel(threads, BLOCKS, |index| {
+                    let block = store.get_bytes(&keys[index]);
+                    let block = block.map_err(std::io::Error::other)?;
+                    block.map(drop).ok_or(std::io::Error::other("a miss"))
+                })?;
+                Ok(BLOCKS)
+            })?;
+        }
+        arm("get_many", &mut || {
+            Ok(store.get_many(&keys)?.iter().flatten().count())
+        })?;
+        for (name, start) in [("aligned", aligned), ("unaligned", aligned + 1)] {
+            arm(&format!("get_into, {name}"), &mut || {
+                let buffers = memory[start..].chunks_mut(BLOCK).take(BLOCKS);
+                let mut buffers = buffers.map(WritableBuffer::from).collect::<Vec<_>>();
+                Ok(store
+                    .get_into(&keys, &mut buffers)?
+                    .iter()
+                    .flatten()
+                    .count())
+            })?;
+        }
+    }
+    let title = format!("{BLOCKS} opaque blocks of {} KiB, cold, no L2", BLOCK >> 10);
     println!("{}", arms.show(&title, "milliseconds", arguments.json));
     Ok(())
 }

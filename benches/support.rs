@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use kvlab_core::buffer::CacheBuffer;
 use kvlab_core::key::{BlockKey, chain_keys, namespace_digest};
 use kvlab_core::layout::{LayerLayout, Layout, RunWindow};
-use kvlab_core::memory::{Piece, Region, Regions, read_pieces, write_pieces};
+use kvlab_core::memory::{Piece, Region, Regions, read_ranges, write_pieces};
 use kvlab_core::run::{RunHeader, RunSource, RunTarget, Terms};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -206,21 +206,21 @@ pub(crate) fn transfer(
     len: usize,
     write: bool,
 ) -> std::io::Result<()> {
-    let regions = Regions {
-        main: region,
-        spare: region,
-    };
-    let piece = Piece {
-        spare: false,
-        offset: at,
-        len,
-    };
     if write {
+        let regions = Regions {
+            main: region,
+            spare: region,
+        };
+        let piece = Piece {
+            spare: false,
+            offset: at,
+            len,
+        };
         write_pieces(offset, regions, &[piece], |vectors, offset| {
             vectors.write(file, offset)
         })
     } else {
-        read_pieces(offset, regions, &[piece], |vectors, offset| {
+        read_ranges(offset, &[(region, at, len)], |vectors, offset| {
             vectors.read(file, offset)
         })
     }

@@ -88,6 +88,21 @@ class AgainstADict(RuleBasedStateMachine):
     def get(self, name: int) -> None:
         self.check(name, self.store.get(key_of(name)))
 
+    @rule(chosen=st.lists(names, max_size=12), into=st.booleans())
+    def get_many(self, chosen: list[int], into: bool) -> None:
+        keys = [key_of(name) for name in chosen]
+        if into:
+            buffers = [bytearray(90_000) for _ in chosen]
+            lengths = self.store.get_into(keys, buffers)
+            found = [
+                None if length is None else bytes(buffer[:length])
+                for length, buffer in zip(lengths, buffers, strict=True)
+            ]
+        else:
+            found = self.store.get_many(keys)
+        for name, data in zip(chosen, found, strict=True):
+            self.check(name, data)
+
     @rule(chosen=st.lists(names, max_size=5, unique=True))
     def remove(self, chosen: list[int]) -> None:
         keys = [key_of(name) for name in chosen]
@@ -476,3 +491,47 @@ def test_an_interpreter_that_ends_with_an_open_store_drains_it(tmp_path: Path) -
         assert recovery["clean"]
         for name in range(6):
             assert store.get(key_of(name)) == bytes_of(name)
+
+
+def test_many_at_once(tmp_path: Path) -> None:
+    keys = [key_of(name) for name in range(40)]
+    blocks = [bytes_of(name) for name in range(40)]
+    with BlockStore.open(tmp_path, l2=0, l3="64MiB", free_reserve=0) as store:
+        for key, block in zip(keys, blocks, strict=True):
+            assert store.put(key, block)
+        store.flush()
+        missing = key_of(99)
+        wanted = [*keys, missing, *keys[::-3]]
+        expected = [*blocks, None, *blocks[::-3]]
+        assert store.get_many(wanted) == expected
+        assert store.stats()["l3"]["joined_reads"] > 20
+        buffers = [bytearray(90_000) for _ in wanted]
+        lengths = store.get_into(wanted, buffers)
+        assert lengths == [None if block is None else len(block) for block in expected]
+        for block, buffer in zip(expected, buffers, strict=True):
+            assert block is None or buffer[: len(block)] == block
+        assert store.get_many([]) == []
+        assert store.get_into([], []) == []
+
+
+def test_buffers_that_cannot_be_filled(tmp_path: Path) -> None:
+    with BlockStore.open(tmp_path, l2="1MiB", l3="16MiB", free_reserve=0) as store:
+        key, block = key_of(1), bytes_of(1)
+        assert store.put(key, block)
+        good = bytearray(90_000)
+        with pytest.raises(InvalidArgumentError, match="1 keys and 2 buffers"):
+            store.get_into([key], [good, good])
+        with pytest.raises(InvalidArgumentError, match="the buffer for block"):
+            store.get_into([key, key], [good, bytearray(len(block) - 1)])
+        with pytest.raises(InvalidArgumentError, match="buffer 1 is read-only"):
+            store.get_into([key, key], [good, block])
+        with pytest.raises(InvalidArgumentError, match="buffer 0 is read-only or not contiguous"):
+            store.get_into([key], [memoryview(good)[::2]])
+        with pytest.raises(InvalidArgumentError):
+            store.get_into([key[:-1]], [good])
+        assert good == bytearray(90_000)
+        assert store.get_into([key_of(2)], [bytearray()]) == [None]
+    with pytest.raises(StoreClosedError):
+        store.get_many([key])
+    with pytest.raises(StoreClosedError):
+        store.get_into([key], [good])

@@ -168,3 +168,18 @@ pub struct RunTarget {
     /// Pieces of each slice; `spare` ones are read and verified, but not kept.
     pub slices: Vec<Vec<Piece>>,
 }
+
+impl RunTarget {
+    /// What was kept, in stored order.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let kept = self.slices.iter().flatten().filter(|piece| !piece.spare);
+        let mut bytes = vec![0; kept.clone().map(|piece| piece.len).sum()];
+        let mut at = 0;
+        for piece in kept {
+            self.region
+                .read(piece.offset, &mut bytes[at..at + piece.len]);
+            at += piece.len;
+        }
+        bytes
+    }
+}

@@ -6,20 +6,15 @@ mod disk_support;
 use std::path::Path;
 use std::sync::Arc;
 
-use disk_support::faulty::{Fault, FaultyFiles, Operation};
+use disk_support::faulty::{FaultyFiles, Operation};
 use disk_support::{check_key, config, crash_image, header, namespace, open, source};
 use kvlab_core::config::DiskConfig;
 use kvlab_core::run::RunHeader;
 use kvlab_core::tier::{Put, Tier};
 
-/// A store whose reads and syncs are counted, by making all of them a little slower.
+/// A store whose calls are counted.
 fn counted(path: &Path) -> (DiskConfig, Arc<FaultyFiles>) {
     let files = FaultyFiles::new(1);
-    files.plan(|plan| {
-        plan.armed = true;
-        plan.rates.insert((Operation::Read, Fault::Slow), 1000);
-        plan.rates.insert((Operation::Sync, Fault::Slow), 1000);
-    });
     let config = DiskConfig {
         files: Arc::clone(&files) as _,
         ..config(path)
@@ -36,7 +31,7 @@ fn run(seed: u32, slices: &[u32]) -> RunHeader {
 fn a_small_record_is_read_by_one_call_header_included() {
     let directory = tempfile::tempdir().expect("a directory");
     let (config, files) = counted(directory.path());
-    let reads = || files.injected(Operation::Read, Fault::Slow);
+    let reads = || files.calls(Operation::Read);
     let runs = [
         run(1, &[65_536]),
         run(2, &[100]),
@@ -66,9 +61,9 @@ fn what_this_process_wrote_needs_no_header() {
         tier.put(&large, &source(&large)).expect("valid"),
         Put::Stored
     );
-    let before = files.injected(Operation::Read, Fault::Slow);
+    let before = files.calls(Operation::Read);
     assert_eq!(check_key(&tier, &large.keys[0]), Some(Ok(())));
-    let reads = files.injected(Operation::Read, Fault::Slow) - before;
+    let reads = files.calls(Operation::Read) - before;
     assert_eq!(reads, 2, "4 MiB, then the rest");
 }
 
@@ -77,7 +72,7 @@ fn sealed_segments_are_saved_together_and_none_is_lost_before() {
     let directory = tempfile::tempdir().expect("a directory");
     let (config, files) = counted(&directory.path().join("store"));
     let (tier, _) = open(&config);
-    let before = files.injected(Operation::Sync, Fault::Slow);
+    let before = files.calls(Operation::Sync);
     // Two fill a segment.
     let runs = (0..14)
         .map(|seed| run(seed, &[400_000]))
@@ -87,7 +82,7 @@ fn sealed_segments_are_saved_together_and_none_is_lost_before() {
     }
     tier.validate().expect("sound");
     assert!(tier.segment_files().len() > 6);
-    let syncs = files.injected(Operation::Sync, Fault::Slow) - before;
+    let syncs = files.calls(Operation::Sync) - before;
     assert_eq!(syncs, 4, "six were sealed, four are saved");
     let image = directory.path().join("image");
     crash_image(&directory.path().join("store"), &image);
@@ -97,9 +92,9 @@ fn sealed_segments_are_saved_together_and_none_is_lost_before() {
         assert_eq!(check_key(&left, &run.keys[0]), Some(Ok(())));
     }
     tier.flush().expect("flushed");
-    let syncs = files.injected(Operation::Sync, Fault::Slow) - before;
+    let syncs = files.calls(Operation::Sync) - before;
     assert_eq!(syncs, 7, "the other two, and the open one");
     tier.flush().expect("flushed");
-    let syncs = files.injected(Operation::Sync, Fault::Slow) - before;
+    let syncs = files.calls(Operation::Sync) - before;
     assert_eq!(syncs, 8, "the open one");
 }

@@ -1205,6 +1205,38 @@ class BlockStore:
             StoreClosedError: the store is closed.
         """
 
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The bytes of many keys, in their order; each is a miss (None) or damaged for itself. The GIL is released.
+
+        Blocks that lie near each other in L3, as those that were put one after the other do, are
+        read by one operation.
+
+        Raises:
+            InvalidArgumentError: a key of another length, or of a model's run; nothing was read.
+            StoreClosedError: the store is closed.
+        """
+
+    def get_into(self, keys: Sequence[bytes], buffers: Sequence[Buffer]) -> list[int | None]:
+        """As `get_many`, each block into the head of the buffer at its place. The GIL is released.
+
+        From L3 a block is read straight into a buffer whose address and length are multiples of
+        4,096; into others it is copied once. L2 does not keep it.
+
+        Args:
+            keys: 32 bytes each.
+            buffers: As many, uint8, contiguous, writable, each at least as long as its block. They
+                must not be used by others until the call ends.
+
+        Returns:
+            The bytes of each block; None for a miss: what its buffer holds is unspecified then.
+
+        Raises:
+            InvalidArgumentError: more or fewer buffers than keys, a buffer that is too short,
+                read-only or not contiguous, a key of another length, or of a model's run; nothing
+                was read.
+            StoreClosedError: the store is closed.
+        """
+
     def lookup(self, keys: Sequence[bytes]) -> list[Tier | None]:
         """Where each key is: `"l2"`, `"l3"`, `"pending"` (accepted, not written yet) or None. Answered from memory.
 

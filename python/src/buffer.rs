@@ -7,8 +7,10 @@
 
 use std::cell::Cell;
 use std::ffi::c_int;
+use std::ptr::NonNull;
 
 use kvlab_core::cache::Lease;
+use kvlab_core::memory::WritableBuffer;
 use pyo3::buffer::{Element, PyBuffer};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
@@ -79,6 +81,18 @@ impl PyCacheBuffer {
             Err(PyErr::fetch(slf.py()))
         }
     }
+}
+
+/// The bytes of a contiguous buffer, to be written to; none if it is not contiguous or may not be written.
+pub(crate) fn writable(buffer: &PyBuffer<u8>) -> Option<WritableBuffer<'_>> {
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return None;
+    }
+    // An empty buffer may have no address.
+    let base = NonNull::new(buffer.buf_ptr().cast::<u8>()).unwrap_or(NonNull::dangling());
+    // SAFETY: the exported memory is alive as long as the buffer is borrowed, contiguous and may be written. The core touches it
+    // by raw copies and system calls only, so that it may be looked at from Python meanwhile; no reference to it is made here.
+    Some(unsafe { WritableBuffer::from_raw(base, buffer.len_bytes()) })
 }
 
 /// The items of a contiguous buffer where they lie; none if it is not contiguous.

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 
 use crate::argument::{ByteSize, Int, Ttl, seconds};
+use crate::buffer::writable;
 use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache};
 use crate::error::{OrRaise, to_py};
 use crate::exit::{Unlocked, close_block_store, close_store};
@@ -370,6 +371,41 @@ impl PyBlockStore {
         let key = BlockKey::from_slice(key).or_raise()?;
         let bytes = py.detach(|| self.inner.get_bytes(&key)).or_raise()?;
         Ok(bytes.map(|bytes| PyBytes::new(py, &bytes)))
+    }
+
+    /// The bytes of many keys; None for each miss. Neighbours on disk are read together.
+    fn get_many<'py>(
+        &self,
+        py: Python<'py>,
+        keys: Vec<Vec<u8>>,
+    ) -> PyResult<Vec<Option<Bound<'py, PyBytes>>>> {
+        let keys = block_keys(&keys)?;
+        let found = py.detach(|| self.inner.get_many(&keys)).or_raise()?;
+        let bytes = |bytes: Option<Vec<u8>>| bytes.map(|bytes| PyBytes::new(py, &bytes));
+        Ok(found.into_iter().map(bytes).collect())
+    }
+
+    /// Reads many keys into writable buffers; the bytes of each, None for a miss.
+    fn get_into(
+        &self,
+        py: Python<'_>,
+        keys: Vec<Vec<u8>>,
+        buffers: Vec<PyBuffer<u8>>,
+    ) -> PyResult<Vec<Option<usize>>> {
+        let keys = block_keys(&keys)?;
+        let mut writable = buffers
+            .iter()
+            .enumerate()
+            .map(|(place, buffer)| {
+                writable(buffer).ok_or_else(|| {
+                    to_py(&Error::invalid(format!(
+                        "buffer {place} is read-only or not contiguous; give a bytearray or a writable array of uint8"
+                    )))
+                })
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        py.detach(|| self.inner.get_into(&keys, &mut writable))
+            .or_raise()
     }
 
     /// Where each key is: "l2", "l3", "pending" or None. Answered from memory.

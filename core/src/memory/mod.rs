@@ -8,6 +8,7 @@
 )]
 
 mod checksum;
+mod lent;
 mod page_cache;
 mod prefetch;
 mod region;
@@ -15,8 +16,10 @@ mod simd;
 mod vectored;
 
 pub use checksum::Checksum;
+pub use lent::WritableBuffer;
+pub(crate) use lent::lend;
 pub use page_cache::resident_bytes;
 pub(crate) use prefetch::prefetch;
 pub use region::{PAGE, Region, page_align};
 pub(crate) use simd::{Work, vectorised};
-pub use vectored::{Piece, Regions, Vectors, read_pieces, write_pieces};
+pub use vectored::{Piece, Regions, Vectors, read_ranges, write_pieces};

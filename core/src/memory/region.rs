@@ -17,7 +17,7 @@ pub const fn page_align(len: usize) -> usize {
 #[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Page-aligned anonymous memory of fixed size that is only ever touched through copies.
+/// Page-aligned anonymous memory of fixed size, or memory that a caller lent, that is only ever touched through copies.
 ///
 /// A region is shared between threads of this crate, I/O system calls and foreign code (a tensor over a cache
 /// buffer), so no Rust reference to its bytes is ever made: every access is a bounds-checked raw copy. Two accesses
@@ -27,9 +27,11 @@ const HUGE_PAGE: usize = 2 << 20;
 pub struct Region {
     base: NonNull<u8>,
     len: usize,
+    /// Whether the mapping ends with the region; else the memory is a caller's.
+    owned: bool,
 }
 
-// SAFETY: the mapping is owned by the region and lives until its drop; all access is by raw copy inside bounds.
+// SAFETY: the memory lives until the region's drop, being its own or lent for as long; all access is by raw copy inside bounds.
 unsafe impl Send for Region {}
 // SAFETY: as above; no references into the mapping exist, so sharing the handle cannot break aliasing rules.
 unsafe impl Sync for Region {}
@@ -70,10 +72,23 @@ impl Region {
         }
         let base = NonNull::new(base.cast::<u8>())
             .ok_or_else(|| Error::invalid("the system mapped memory at address 0"))?;
-        Ok(Self { base, len })
+        Ok(Self {
+            base,
+            len,
+            owned: true,
+        })
     }
 
-    /// Size in bytes, a multiple of [`PAGE`].
+    /// Memory of a caller's, who keeps it valid for reads and writes for as long as the region lives.
+    pub(super) fn lent(base: NonNull<u8>, len: usize) -> Self {
+        Self {
+            base,
+            len,
+            owned: false,
+        }
+    }
+
+    /// Size in bytes, a multiple of [`PAGE`] unless it is a caller's memory.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -179,7 +194,9 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length and is unmapped once.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        if self.owned {
+            // SAFETY: the mapping was made by `new` with this length and is unmapped once.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+        }
     }
 }

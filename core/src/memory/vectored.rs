@@ -46,10 +46,16 @@ pub struct Vectors<'a> {
 
 impl<'a> Vectors<'a> {
     fn new(regions: Regions<'a>, pieces: &[Piece]) -> Self {
-        let pieces = pieces.iter().filter(|piece| piece.len > 0);
-        let list = pieces.map(|piece| libc::iovec {
-            iov_base: regions.of(piece).pointer(piece.offset, piece.len).cast(),
-            iov_len: piece.len,
+        let ranges = pieces.iter();
+        Self::over(ranges.map(|piece| (regions.of(piece), piece.offset, piece.len)))
+    }
+
+    /// Over ranges (offset, length) of regions.
+    fn over(ranges: impl Iterator<Item = (&'a Region, usize, usize)>) -> Self {
+        let ranges = ranges.filter(|(_, _, len)| *len > 0);
+        let list = ranges.map(|(region, offset, len)| libc::iovec {
+            iov_base: region.pointer(offset, len).cast(),
+            iov_len: len,
         });
         Self {
             list: list.collect(),
@@ -132,19 +138,23 @@ impl<'a> Vectors<'a> {
     }
 }
 
-/// Fills `pieces`, in order, with the bytes of a file from `file_offset` on. `call` reads once, from the given offset into
-/// what is left, as [`Vectors::read`] does: short reads go on, interrupted ones are repeated.
+/// Fills `ranges` (offset, length) of regions, in order, with the bytes of a file from `file_offset` on. `call` reads once, from the
+/// given offset into what is left, as [`Vectors::read`] does: short reads go on, interrupted ones are repeated.
 ///
 /// # Errors
 /// The error of `call`; `UnexpectedEof` if the file ends first.
-pub fn read_pieces(
+pub fn read_ranges(
     file_offset: u64,
-    regions: Regions<'_>,
-    pieces: &[Piece],
+    ranges: &[(&Region, usize, usize)],
     call: impl FnMut(&Vectors<'_>, u64) -> io::Result<usize>,
 ) -> io::Result<()> {
     let end = io::ErrorKind::UnexpectedEof;
-    transfer(file_offset, Vectors::new(regions, pieces), end, call)
+    transfer(
+        file_offset,
+        Vectors::over(ranges.iter().copied()),
+        end,
+        call,
+    )
 }
 
 /// Writes `pieces`, in order, to a file from `file_offset` on. `call` writes once, from what is left to the given offset, as

@@ -189,7 +189,8 @@ fn lend_against_evict_and_commit() {
     }
 }
 
-/// Blocks that are being written out of L1 are not given to the next prompt before their bytes are down.
+/// Blocks that are lent to the store to be written are not given to the next prompt before their bytes are down, even though L1
+/// evicts them meanwhile.
 #[test]
 fn lent_blocks_are_not_overwritten() {
     explore(|| {
@@ -197,17 +198,24 @@ fn lent_blocks_are_not_overwritten() {
         let cache = cache(&disk, 4, 0, WritePolicy::WriteBack);
         let space = namespace(1);
         serve(&cache, space, &prompt(1, 3), Finish::Waited);
-        let evicter = thread::spawn({
-            let cache = cache.clone();
-            move || cache.evict(1).expect("evict")
+        disk.writes.shut();
+        // The last one goes down; those before it are lent, and stand in line first.
+        assert_eq!(cache.evict(1).expect("evict"), 1);
+        let opener = thread::spawn({
+            let disk = Arc::clone(&disk);
+            move || {
+                thread::yield_now();
+                disk.writes.open();
+            }
         });
-        serve(&cache, space, &prompt(2, 3), Finish::Waited);
-        evicter.join().expect("a thread");
+        // The partial block is free, and one more is needed: one that is lent.
+        serve(&cache, space, &prompt(2, 1), Finish::Waited);
+        opener.join().expect("a thread");
         cache.evict(usize::MAX).expect("evict");
         cache.flush(LONG).expect("flush");
-        for seed in [1, 2] {
-            let hit = serve(&cache, space, &prompt(seed, 3), Finish::Restored);
-            assert_eq!(hit, 3 * BLOCK);
+        for (seed, blocks) in [(1, 3), (2, 1)] {
+            let hit = serve(&cache, space, &prompt(seed, blocks), Finish::Restored);
+            assert_eq!(hit, blocks * BLOCK);
         }
         ends_empty(&cache);
     });

@@ -266,6 +266,39 @@ fn dropped_reads() {
     });
 }
 
+/// Two tickets for one prefix, and a third that is dropped, ordered before anything was read: each run is read once, unless the
+/// one that was dropped read it in vain. Owners use their memory again as soon as their tickets are over.
+#[test]
+fn shared_reads() {
+    explore(|| {
+        let disk = FakeDisk::new(1 << 20);
+        let store = open(&config(0, WritePolicy::WriteThrough), &disk);
+        let (keys, runs) = runs(1, 3);
+        write(&store, &runs);
+        disk.reads.shut();
+        let dropped = store.read(requests(&store, &keys).0).expect("read");
+        let readers = [0, 1].map(|_| {
+            let (requests, targets) = requests(&store, &keys);
+            let ticket = store.read(requests).expect("read");
+            thread::spawn(move || {
+                assert_eq!(ticket.wait().steps_ok, 3);
+                for (header, target) in &targets {
+                    assert!(arrived(header, target));
+                    target.region.zero(0, target.region.len());
+                }
+            })
+        });
+        let dropper = thread::spawn(move || drop(dropped));
+        disk.reads.open();
+        for thread in readers {
+            thread.join().expect("a thread");
+        }
+        dropper.join().expect("a thread");
+        assert_eq!(disk.journal.lock().len(), 3);
+        ends_clean(&store);
+    });
+}
+
 /// Closing meets writes, reads, loads and plans that wait for them; everyone comes home.
 #[test]
 fn close_against_everything() {

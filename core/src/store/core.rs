@@ -1,30 +1,27 @@
 //! What handles and threads of a store share, and what each of them does with it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::above::Uppers;
-use super::moves::{Born, Moves};
+use super::moves::Moves;
 use super::plan::{Lookup, Plan, Step, covered};
-use super::prefetch::{Admitted, End, Load, Patience, PrefetchTicket, Prefetcher, Source, wanted};
+use super::prefetch::{Patience, Prefetcher};
 use super::schedule::{Scheduler, Work};
+use super::sharing::Sharing;
 use super::stats::{Counters, StoreStats};
 use super::uses::Uses;
 use super::write::Writer;
 use crate::clock::Clock;
-use crate::config::{StopPolicy, StoreConfig, WritePolicy};
+use crate::config::{StoreConfig, WritePolicy};
 use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
-use crate::run::{NEVER, RunHeader, RunSource, Terms};
+use crate::run::{NEVER, RunHeader, Terms};
 use crate::sim::capture::{self, Capture};
-use crate::tier::memory::{MemoryTier, Reservation, VictimRun};
-use crate::tier::{DurableTier, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId};
-
-/// The most ancestors that go to L3 with a victim; longer chains are cut off by L3's refusal.
-const MAX_ANCESTORS: usize = 4096;
+use crate::tier::memory::MemoryTier;
+use crate::tier::{DurableTier, PinnedRun, Tier, TierId};
 
 pub(super) struct Core {
     pub(super) l2: Option<MemoryTier>,
@@ -32,8 +29,9 @@ pub(super) struct Core {
     /// There if L3 is.
     pub(super) writer: Option<Writer>,
     /// There if both L2 and L3 are.
-    prefetcher: Option<Arc<Prefetcher>>,
+    pub(super) prefetcher: Option<Arc<Prefetcher>>,
     pub(super) scheduler: Scheduler,
+    pub(super) sharing: Arc<Sharing>,
     pub(super) counters: Arc<Counters>,
     pub(super) moves: Moves,
     pub(super) write_policy: WritePolicy,
@@ -88,6 +86,7 @@ impl Core {
             writer,
             prefetcher,
             scheduler: Scheduler::new(config.io_workers),
+            sharing: Arc::default(),
             counters,
             moves: Moves::default(),
             write_policy: config.write_policy,
@@ -117,9 +116,9 @@ impl Core {
                 .as_ref()
                 .and_then(|board| board.sweep(Instant::now(), &self.counters.prefetch));
             match self.scheduler.next(deadline) {
-                Work::Read(transfer, job) => transfer.run(&job, &self.counters),
-                Work::Load(load) => {
-                    self.run_load(&load);
+                Work::Read(transfer, job) => transfer.run(job, &self.counters, &self.sharing),
+                Work::Load(loads) => {
+                    self.run_loads(loads);
                     self.scheduler.load_done();
                 }
                 Work::Wake => {}
@@ -174,12 +173,33 @@ impl Core {
         self.uses.as_ref().is_some_and(|uses| uses.count(key))
     }
 
-    pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+    /// Waits for prefetches of these blocks as their tickets ask.
+    fn await_prefetches(&self, keys: &[BlockKey]) {
         if self.may_wait.load(Ordering::Acquire)
             && let Some(board) = &self.prefetcher
         {
             board.await_loads(keys, &self.patience, &self.counters.prefetch);
         }
+    }
+
+    /// Each of these blocks for itself, pinned; none for a miss.
+    pub(super) fn plan_each(&self, keys: &[BlockKey]) -> Vec<Option<Step>> {
+        self.await_prefetches(keys);
+        let step = |key| {
+            let (tier, run, first) = self.find(key)?;
+            self.counters.tier(tier).hit_blocks.add(1);
+            Some(Step {
+                tier,
+                run,
+                first,
+                blocks: 1,
+            })
+        };
+        keys.iter().map(step).collect()
+    }
+
+    pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+        self.await_prefetches(keys);
         let mut plan = Plan::default();
         let mut rest = keys;
         while let Some(key) = rest.first() {
@@ -237,345 +257,8 @@ impl Core {
     }
 
     /// Whether the time of a run is over.
-    fn is_over(&self, terms: &Terms) -> bool {
+    pub(super) fn is_over(&self, terms: &Terms) -> bool {
         terms.expires() != NEVER && terms.expires() <= self.clock.now()
-    }
-
-    pub(super) fn queue_write(&self, mut header: RunHeader, source: RunSource) -> Put {
-        header.terms = header.terms.stamped(self.clock.now());
-        if self.is_over(&header.terms) {
-            return self.counters.refusals.note(Put::Refused(Refusal::Expired));
-        }
-        if !header.terms.persist && self.l3.is_some() {
-            let put = Put::Refused(Refusal::NotPersisted);
-            return self.counters.refusals.note(put);
-        }
-        match &self.writer {
-            Some(writer) => writer.enqueue(header, source),
-            None => self
-                .counters
-                .refusals
-                .note(Put::Refused(Refusal::Unavailable)),
-        }
-    }
-
-    /// Into L2, or else into the queue for L3.
-    pub(super) fn take_in(&self, mut header: RunHeader, source: RunSource) -> Result<Put> {
-        crate::tier::memory::check_source(&header, &source)?;
-        header.terms = header.terms.stamped(self.clock.now());
-        if self.is_over(&header.terms) {
-            let put = Put::Refused(Refusal::Expired);
-            return Ok(self.counters.refusals.note(put));
-        }
-        let born = self.moves.born();
-        match self.take_into_l2(&header, &source)? {
-            Put::Refused(_) if self.writer.is_some() => {
-                Ok(self.send_down(header, source, born, None))
-            }
-            Put::Refused(reason) if self.l2.is_none() => {
-                Ok(self.counters.refusals.note(Put::Refused(reason)))
-            }
-            put => Ok(put),
-        }
-    }
-
-    /// Copies a run into L2; what L2 evicts for it goes to L3 if L3 lacks it.
-    pub(super) fn take_into_l2(&self, header: &RunHeader, source: &RunSource) -> Result<Put> {
-        let Some(l2) = &self.l2 else {
-            return Ok(Put::Refused(Refusal::Unavailable));
-        };
-        let (born, start) = (self.moves.born(), Instant::now());
-        let mut demote = |victim| self.demote_victim(victim, born, None);
-        let put = l2.put_evicting(header, source, &mut demote)?;
-        if put == Put::Stored {
-            self.counters
-                .l2
-                .wrote(header.payload_bytes(), start.elapsed());
-        }
-        Ok(self.counters.refusals.note(put))
-    }
-
-    /// Room in L2 for a run that a caller is about to fill.
-    pub(super) fn reserve(
-        &self,
-        l2: &MemoryTier,
-        header: &RunHeader,
-    ) -> Result<Reservation, Refusal> {
-        let born = self.moves.born();
-        l2.reserve(header, &mut |victim| self.demote_victim(victim, born, None))
-    }
-
-    /// Sends a run that L2 evicted on to L3, if L3 lacks it.
-    fn demote_victim(&self, victim: VictimRun, born: Born, room_by: Option<Instant>) {
-        self.counters.l2.evictions.add(1);
-        let header = victim.header().clone();
-        let put = match &self.writer {
-            Some(_) => self.send_down(header, victim.into_source(), born, room_by),
-            None => Put::Refused(Refusal::Unavailable),
-        };
-        if matches!(put, Put::Refused(_)) {
-            self.counters.dropped_victims.add(1);
-        }
-    }
-
-    /// Queues a run for L3 that the tiers above give up. L3 takes no run without its parent, and leaves are given up first, so
-    /// what is missing above the run goes along, root first; it stays where it is, in L2 or above.
-    pub(super) fn send_down(
-        &self,
-        header: RunHeader,
-        source: RunSource,
-        born: Born,
-        room_by: Option<Instant>,
-    ) -> Put {
-        if header.keys.iter().all(|key| self.reaches_l3(key)) {
-            return Put::Present;
-        }
-        if self
-            .uses
-            .as_ref()
-            .is_some_and(|uses| !header.keys.iter().all(|key| uses.enough(key)))
-        {
-            return self
-                .counters
-                .refusals
-                .note(Put::Refused(Refusal::TooFewUses));
-        }
-        let mut runs = self.missing_before(&header);
-        runs.push((header, source));
-        self.queue_in_order(runs, born, room_by)
-    }
-
-    /// Queues the runs of one chain, up to the first refusal; gives back what became of the last.
-    fn queue_in_order(
-        &self,
-        runs: Vec<(RunHeader, RunSource)>,
-        born: Born,
-        room_by: Option<Instant>,
-    ) -> Put {
-        let mut last = Put::Present;
-        for (header, source) in runs {
-            last = self.arrive(born, header, source, room_by);
-            if matches!(last, Put::Refused(_)) {
-                break;
-            }
-        }
-        last
-    }
-
-    /// What L3 lacks of a run's chain before it, as far as L2 and what lies above hold it; the first run comes first.
-    fn missing_before(&self, header: &RunHeader) -> Vec<(RunHeader, RunSource)> {
-        let mut runs = Vec::new();
-        let mut parent = header.parent;
-        while parent != header.namespace && !self.reaches_l3(&parent) && runs.len() < MAX_ANCESTORS
-        {
-            // It may be on its way down from one place to the next: what was missed once is met at the second look.
-            let found = self
-                .ending_with(&parent)
-                .or_else(|| self.ending_with(&parent));
-            let Some((first, _)) = found.as_ref().and_then(|found| found.first()) else {
-                break;
-            };
-            parent = first.parent;
-            runs.extend(found.into_iter().flatten().rev());
-        }
-        runs.reverse();
-        runs
-    }
-
-    /// The run that holds a block, or, from above, the runs up to it; wherever they are, but for L3.
-    fn ending_with(&self, key: &BlockKey) -> Option<Vec<(RunHeader, RunSource)>> {
-        let l2 = self.l2.as_ref();
-        l2.and_then(|l2| l2.find_run(key))
-            .map(|(run, _)| (run.header().clone(), run.source()))
-            // Another thread evicted it a moment ago.
-            .or_else(|| l2.and_then(|l2| l2.find_leaving(key)))
-            .map(|run| vec![run])
-            .or_else(|| self.above.lend(key, &|key| self.reaches_l3(key)))
-    }
-
-    fn arrive(
-        &self,
-        born: Born,
-        header: RunHeader,
-        source: RunSource,
-        room_by: Option<Instant>,
-    ) -> Put {
-        let settle = |header, source| {
-            self.moves.settle(born, |fresh| {
-                if fresh {
-                    self.queue_write(header, source)
-                } else {
-                    Put::Refused(Refusal::Unavailable)
-                }
-            })
-        };
-        let (Some(deadline), Some(writer)) = (room_by, &self.writer) else {
-            return settle(header, source);
-        };
-        // Waiting for room comes first, nothing waits under the lock of the moves; others may be quicker then.
-        while writer.wait_room(&header, deadline) {
-            let put = settle(header.clone(), source.clone());
-            if put != Put::Refused(Refusal::QueueFull) {
-                return put;
-            }
-        }
-        settle(header, source)
-    }
-
-    /// At the end, with write-back: sends down all that L3 lacks, what is pinned and what lies above included.
-    pub(super) fn write_back(&self, deadline: Instant) {
-        // L2 first, from its oldest run on: what is written last is given up last.
-        self.evict_l2(deadline);
-        let born = self.moves.born();
-        let pinned = self.l2.as_ref().map_or_else(Vec::new, MemoryTier::runs);
-        for (header, source) in pinned {
-            self.send_down(header, source, born, Some(deadline));
-        }
-        self.write_back_above(deadline);
-    }
-
-    /// Sends down what lies above as far as L3 lacks it; it stays there, too.
-    pub(super) fn write_back_above(&self, deadline: Instant) {
-        let born = self.moves.born();
-        for upper in self.above.all() {
-            for end in upper.ends() {
-                let runs = Arc::clone(&upper).lend(&end, &|key| self.reaches_l3(key));
-                self.queue_in_order(runs, born, Some(deadline));
-            }
-        }
-    }
-
-    /// Empties L2 as far as it is not pinned.
-    pub(super) fn evict_l2(&self, deadline: Instant) -> usize {
-        let Some(l2) = &self.l2 else { return 0 };
-        let mut evicted = 0;
-        let born = self.moves.born();
-        while let Some(victim) = l2.evict_one() {
-            self.demote_victim(victim, born, Some(deadline));
-            evicted += 1;
-        }
-        evicted
-    }
-
-    pub(super) fn prefetch(&self, keys: &[BlockKey], stop: StopPolicy) -> PrefetchTicket {
-        let (Some(board), Some(l2), Some(l3)) = (&self.prefetcher, &self.l2, &self.l3) else {
-            return PrefetchTicket::new(None, Vec::new());
-        };
-        if stop != StopPolicy::BestEffort {
-            self.may_wait.store(true, Ordering::Release);
-        }
-        let (mut loads, mut queued) = (Vec::new(), Vec::new());
-        let mut rest = keys;
-        while let Some(key) = rest.first() {
-            let Some((load, to_read)) = self.load_of(board, l2, l3.as_ref(), key, stop) else {
-                break;
-            };
-            queued.extend(to_read.then(|| Arc::clone(&load)));
-            let blocks = wanted(&load, rest);
-            rest = rest.get(blocks.max(1)..).unwrap_or_default();
-            loads.push((load, blocks));
-        }
-        if !self.scheduler.load(queued) {
-            self.cancel_prefetches(|_| true);
-        }
-        PrefetchTicket::new(Some((Arc::clone(board), Arc::clone(&self.counters))), loads)
-    }
-
-    /// The load that brings or holds a block, and whether a worker has to be given it; none if the block is nowhere or too
-    /// much is held already.
-    fn load_of(
-        &self,
-        board: &Prefetcher,
-        l2: &MemoryTier,
-        l3: &dyn DurableTier,
-        key: &BlockKey,
-        stop: StopPolicy,
-    ) -> Option<(Arc<Load>, bool)> {
-        if let Some(load) = board.join(key, stop) {
-            return Some((load, false));
-        }
-        let source = match l2.find_run(key) {
-            Some((run, _)) => Source::Memory(run),
-            None => Source::Disk(l3.find(key)?.0),
-        };
-        match board.admit(key, source, stop, &self.counters.prefetch) {
-            Admitted::Joined(load) | Admitted::Held(load) => Some((load, false)),
-            Admitted::Queued(load) => Some((load, true)),
-            Admitted::Full => None,
-        }
-    }
-
-    fn run_load(&self, load: &Arc<Load>) {
-        let (Some(board), Some(l2)) = (&self.prefetcher, &self.l2) else {
-            return;
-        };
-        let counters = &self.counters.prefetch;
-        let born = self.moves.born();
-        if !board.is_queued(load) {
-            return;
-        }
-        // What was found when the load was ordered may have been removed since, and written anew.
-        let found = self.l3.as_ref().and_then(|l3| l3.find(load.wanted()));
-        // By keys and sizes: the terms of what comes out of a lossy codec differ.
-        let same = |run: &dyn PinnedRun| {
-            let (stored, load) = (run.header(), load.header());
-            stored.keys == load.keys && stored.slices == load.slices
-        };
-        let Some((source, _)) = found.filter(|(run, _)| same(&**run)) else {
-            board.failed(load, End::Cancelled, ReadFailure::Gone, counters);
-            return;
-        };
-        let Ok(room) = self.reserve(l2, load.header()) else {
-            board.failed(load, End::Refused, ReadFailure::Io, counters);
-            return;
-        };
-        if !board.start(load) {
-            return;
-        }
-        let start = Instant::now();
-        let target = room.target();
-        let slices = 0..load.header().slices.len();
-        // A tier that panics must not leave readers of this load waiting for ever.
-        let read = || source.read_slices(slices, &target);
-        let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(ReadFailure::Io));
-        drop(target);
-        match result {
-            Ok(()) => {
-                let bytes = load.header().payload_bytes();
-                self.counters.l3.read(bytes, start.elapsed());
-                board.arrived(load, self.commit(l2, room, born), counters);
-            }
-            Err(failure) => {
-                self.counters.l3.failed(failure);
-                let end = match failure {
-                    ReadFailure::Gone => End::Cancelled,
-                    _ => End::Failed,
-                };
-                board.failed(load, end, failure, counters);
-            }
-        }
-    }
-
-    /// Lists a run that was moved up from L3, unless a clear overlapped the move; readable either way.
-    pub(super) fn commit(
-        &self,
-        l2: &MemoryTier,
-        room: Reservation,
-        born: Born,
-    ) -> crate::tier::memory::MemoryRun {
-        self.moves.settle(born, |fresh| {
-            if fresh {
-                l2.commit(room).1
-            } else {
-                l2.detach(room)
-            }
-        })
-    }
-
-    pub(super) fn cancel_prefetches(&self, matches: impl Fn(&RunHeader) -> bool) {
-        if let Some(board) = &self.prefetcher {
-            board.cancel(matches, &self.counters.prefetch);
-        }
     }
 
     pub(super) fn clear(&self, namespace: Option<&BlockKey>) -> Result<usize> {
@@ -630,6 +313,8 @@ impl Core {
             stats.l3.runs = usage.runs;
             stats.l3.blocks = usage.blocks;
             stats.l3.evictions = usage.evictions;
+            stats.l3.joined_reads = usage.joined_reads;
+            stats.l3.memory_waits = usage.memory_waits;
         }
         if let Some(writer) = &self.writer {
             (stats.write_queue_bytes, stats.write_queue_runs) = writer.backlog();

@@ -9,6 +9,7 @@
 
 mod above;
 mod core;
+mod down;
 mod moves;
 mod opaque;
 mod open;
@@ -16,9 +17,12 @@ mod plan;
 mod prefetch;
 mod read;
 mod schedule;
+mod sharing;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod up;
 mod uses;
 mod write;
 
@@ -35,6 +39,7 @@ use crate::config::{StopPolicy, StoreConfig, WritePolicy};
 use crate::cost::CostBook;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
+use crate::memory::{WritableBuffer, lend};
 use crate::run::{RunHeader, RunSource, Terms};
 use crate::sim::capture::Capture;
 use crate::tier::disk::{DiskTier, RecoveryReport};
@@ -47,7 +52,7 @@ pub use read::{ReadFailed, ReadOutcome, ReadRequest, ReadTicket, TierRead};
 pub use stats::{PrefetchStats, Refusals, StoreStats, TierStats};
 
 use self::core::Core;
-use read::Transfer;
+use transfer::Steps;
 
 /// How long dropping the last handle of a store waits for writes.
 const DROP_LIMIT: Duration = Duration::from_secs(10);
@@ -210,16 +215,13 @@ impl BlockStore {
     }
 
     /// Reads runs into their targets on the I/O workers: slice 0 of all runs first, then slice 1, and so on, so that early
-    /// layers arrive early. Tickets take turns. Prefetched runs among the steps are claimed.
+    /// layers arrive early. Small runs that lie near each other in L3 are read by one operation. Tickets take turns; what several
+    /// of them want of L3 at the same time is read once. Prefetched runs among the steps are claimed.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a target that does not match its run, [`Error::Closed`], [`Error::Forked`].
     pub fn read(&self, requests: Vec<ReadRequest>) -> Result<ReadTicket> {
-        let core = self.core()?;
-        core.claim_steps(requests.iter().map(|request| &request.step));
-        let transfer = Arc::new(Transfer::new(requests)?);
-        core.scheduler.read(&transfer);
-        Ok(ReadTicket::new(transfer, Arc::clone(&core.costs)))
+        self.core()?.submit(requests, Steps::Chain)
     }
 
     /// Takes a run that L1 gives up. It is copied into L2 before this returns; what L2 evicts for it goes to L3 if L3 lacks
@@ -390,6 +392,32 @@ impl BlockStore {
     /// [`Error::Io`] if memory cannot be had.
     pub fn get_bytes(&self, key: &BlockKey) -> Result<Option<Vec<u8>>> {
         opaque::get(self.core()?, key)
+    }
+
+    /// [`BlockStore::get_bytes`] of many blocks at once, in the order of `keys`; each is a miss or damaged for itself. Blocks that
+    /// lie near each other in L3, as those that were put one after the other do, are read by one operation.
+    ///
+    /// # Errors
+    /// As [`BlockStore::get_bytes`]; nothing was read then.
+    pub fn get_many(&self, keys: &[BlockKey]) -> Result<Vec<Option<Vec<u8>>>> {
+        opaque::get_many(self.core()?, keys)
+    }
+
+    /// As [`BlockStore::get_many`], into memory of the caller's: each block into the head of the buffer at its place. Gives back
+    /// the bytes of each block; none for a miss, and what its buffer holds then is unspecified. From L3 it is read straight into
+    /// buffers whose address and length are multiples of what direct I/O wants (4,096 always does), else by way of working
+    /// memory; L2 does not keep it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for more or fewer buffers than keys, one that is too short for its block, or a block that is
+    /// part of a model's run; nothing was read then. [`Error::Closed`], [`Error::Forked`].
+    pub fn get_into(
+        &self,
+        keys: &[BlockKey],
+        buffers: &mut [WritableBuffer<'_>],
+    ) -> Result<Vec<Option<usize>>> {
+        let core = self.core()?;
+        lend(buffers, |regions| opaque::get_into(core, keys, regions))
     }
 
     /// What the store holds and has done. Answers after a close, too.

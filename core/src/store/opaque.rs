@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use super::core::Core;
+use super::moves::Born;
 use super::plan::Step;
-use super::read::{ReadRequest, ReadTicket, Transfer};
+use super::read::ReadRequest;
+use super::transfer::Steps;
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
-use crate::memory::{Piece, Region};
+use crate::memory::{Piece, Region, page_align};
 use crate::run::{RunHeader, RunSource, RunTarget, Terms};
+use crate::tier::memory::Reservation;
 use crate::tier::{Put, TierId};
 
 /// The namespace of all opaque blocks; as a parent it stands for none.
@@ -43,7 +46,7 @@ pub(super) fn put(
     let source = RunSource {
         region,
         lease: None,
-        slices: vec![whole(bytes.len())],
+        slices: vec![vec![piece(bytes.len())]],
     };
     if core.due_for_l3(&[key], 0) == 0 {
         return core.take_in(header, source);
@@ -55,73 +58,180 @@ pub(super) fn put(
     }
 }
 
-fn whole(len: usize) -> Vec<Piece> {
-    vec![Piece {
+fn piece(len: usize) -> Piece {
+    Piece {
         spare: false,
         offset: 0,
         len,
-    }]
+    }
+}
+
+/// A block that was found, and where it goes.
+struct Wanted {
+    /// Its place in the list of keys.
+    place: usize,
+    header: RunHeader,
+    tier: TierId,
+    target: RunTarget,
+    /// Room in L2, if it comes from L3 and is kept there.
+    room: Option<Reservation>,
 }
 
 pub(super) fn get(core: &Core, key: &BlockKey) -> Result<Option<Vec<u8>>> {
-    let born = core.moves.born();
-    let mut plan = core.plan(std::slice::from_ref(key));
-    let Some(step) = plan.steps.pop() else {
-        return Ok(None);
-    };
-    let header = step.run.header();
-    if header.block_tokens != 0 || header.keys.len() != 1 || header.slices.len() != 1 {
-        return Err(Error::invalid(format!(
-            "block {key} is part of a model's run, not an opaque block"
-        )));
-    }
-    let (header, tier) = (header.clone(), step.tier);
-    let len = header.payload_bytes() as usize;
-    let room = match (&core.l2, step.tier) {
-        (Some(l2), TierId::L3) => core.reserve(l2, &header).ok().map(|room| (l2, room)),
-        _ => None,
-    };
-    let target = match &room {
-        Some((_, room)) => room.target(),
-        None => RunTarget {
-            region: Arc::new(Region::new(len)?),
-            lease: None,
-            slices: vec![whole(len)],
-        },
-    };
-    if !read(core, step, target.clone())? {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; len];
-    let mut at = 0;
-    for piece in target.slices.iter().flatten() {
-        target
-            .region
-            .read(piece.offset, &mut bytes[at..at + piece.len]);
-        at += piece.len;
-    }
-    if let Some((l2, room)) = room {
-        drop(core.commit(l2, room, born));
-    }
-    if tier == TierId::L2 && core.is_due_after_use(key) {
-        let source = RunSource {
-            region: target.region,
-            lease: None,
-            slices: target.slices,
-        };
-        // A refusal is counted; the caller has its bytes.
-        core.send_down(header, source, born, None);
-    }
-    Ok(Some(bytes))
+    Ok(get_many(core, std::slice::from_ref(key))?.pop().flatten())
 }
 
-/// Reads one step on the workers, in turn with everybody else.
-fn read(core: &Core, step: Step, target: RunTarget) -> Result<bool> {
-    core.claim_steps(std::iter::once(&step));
-    let transfer = Arc::new(Transfer::new(vec![ReadRequest { step, target }])?);
-    core.scheduler.read(&transfer);
-    Ok(ReadTicket::new(transfer, Arc::clone(&core.costs))
-        .wait()
-        .steps_ok
-        == 1)
+pub(super) fn get_many(core: &Core, keys: &[BlockKey]) -> Result<Vec<Option<Vec<u8>>>> {
+    let born = core.moves.born();
+    let found = find(core, keys)?;
+    let mut full = false;
+    let mut rooms = Vec::with_capacity(found.len());
+    // What has no room in L2 goes by way of one region.
+    let mut bytes = 0;
+    for (_, step) in &found {
+        let header = step.run.header();
+        let room = match &core.l2 {
+            // Where one finds no room the others will not either.
+            Some(l2) if step.tier == TierId::L3 && !full => core.reserve(l2, header).ok(),
+            _ => None,
+        };
+        full |= room.is_none() && step.tier == TierId::L3;
+        if room.is_none() {
+            bytes += page_align(header.payload_bytes() as usize);
+        }
+        rooms.push(room);
+    }
+    let region = Arc::new(Region::new(bytes.max(1))?);
+    let mut at = 0;
+    let wanted = found.into_iter().zip(rooms).map(|((place, step), room)| {
+        let header = step.run.header().clone();
+        let len = header.payload_bytes() as usize;
+        let target = room.as_ref().map_or_else(
+            || {
+                let piece = Piece {
+                    offset: at,
+                    ..piece(len)
+                };
+                at += page_align(len);
+                RunTarget {
+                    region: Arc::clone(&region),
+                    lease: None,
+                    slices: vec![vec![piece]],
+                }
+            },
+            Reservation::target,
+        );
+        let tier = step.tier;
+        let wanted = Wanted {
+            place,
+            header,
+            tier,
+            target,
+            room,
+        };
+        (step, wanted)
+    });
+    let (steps, wanted): (Vec<_>, Vec<_>) = wanted.unzip();
+    let arrived = read(
+        core,
+        steps,
+        wanted.iter().map(|wanted| wanted.target.clone()),
+    )?;
+    let mut all = vec![None; keys.len()];
+    for (wanted, arrived) in wanted.into_iter().zip(arrived) {
+        if arrived {
+            all[wanted.place] = Some(wanted.target.bytes());
+            settle(core, wanted, born);
+        }
+    }
+    Ok(all)
+}
+
+/// What becomes of a block in the tiers once it was read.
+fn settle(core: &Core, wanted: Wanted, born: Born) {
+    if let (Some(l2), Some(room)) = (&core.l2, wanted.room) {
+        drop(core.commit(l2, room, born));
+    }
+    let due = |key| core.is_due_after_use(key);
+    if wanted.tier == TierId::L2 && wanted.header.keys.iter().all(due) {
+        let source = RunSource {
+            region: wanted.target.region,
+            lease: None,
+            slices: wanted.target.slices,
+        };
+        // A refusal is counted; the caller has its bytes.
+        core.send_down(wanted.header, source, born, None);
+    }
+}
+
+pub(super) fn get_into(
+    core: &Core,
+    keys: &[BlockKey],
+    regions: &[Arc<Region>],
+) -> Result<Vec<Option<usize>>> {
+    if keys.len() != regions.len() {
+        return Err(Error::invalid(format!(
+            "{} keys and {} buffers were given; give one buffer a key",
+            keys.len(),
+            regions.len()
+        )));
+    }
+    let found = find(core, keys)?;
+    let mut lengths = Vec::with_capacity(found.len());
+    let mut targets = Vec::with_capacity(found.len());
+    for (place, step) in &found {
+        let len = step.run.header().payload_bytes() as usize;
+        let region = &regions[*place];
+        if region.len() < len {
+            return Err(Error::invalid(format!(
+                "the buffer for block {} has {} bytes, the block {len}; give it as many",
+                keys[*place],
+                region.len()
+            )));
+        }
+        lengths.push((*place, len));
+        targets.push(RunTarget {
+            region: Arc::clone(region),
+            lease: None,
+            slices: vec![vec![piece(len)]],
+        });
+    }
+    let steps = found.into_iter().map(|(_, step)| step).collect();
+    let arrived = read(core, steps, targets.into_iter())?;
+    let mut all = vec![None; keys.len()];
+    for ((place, len), arrived) in lengths.into_iter().zip(arrived) {
+        all[place] = arrived.then_some(len);
+    }
+    Ok(all)
+}
+
+/// Those of the blocks that are there, pinned, each with its place in `keys`.
+fn find(core: &Core, keys: &[BlockKey]) -> Result<Vec<(usize, Step)>> {
+    let steps = core.plan_each(keys).into_iter().enumerate();
+    let found = steps.filter_map(|(place, step)| Some((place, step?)));
+    let found = found.collect::<Vec<_>>();
+    for (place, step) in &found {
+        let header = step.run.header();
+        if header.block_tokens != 0 || header.keys.len() != 1 || header.slices.len() != 1 {
+            return Err(Error::invalid(format!(
+                "block {} is part of a model's run, not an opaque block",
+                keys[*place]
+            )));
+        }
+    }
+    Ok(found)
+}
+
+/// Reads steps on the workers, in turn with everybody else; which of them arrived.
+fn read(
+    core: &Core,
+    steps: Vec<Step>,
+    targets: impl Iterator<Item = RunTarget>,
+) -> Result<Vec<bool>> {
+    if steps.is_empty() {
+        return Ok(Vec::new());
+    }
+    let requests = steps.into_iter().zip(targets);
+    let requests = requests.map(|(step, target)| ReadRequest { step, target });
+    Ok(core.submit(requests.collect(), Steps::Single)?.arrived())
 }

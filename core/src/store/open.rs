@@ -41,6 +41,7 @@ impl BlockStore {
         } else {
             CostBook::open(costs, &how)
         };
+        disk.set_readers(config.io_workers);
         let disk = Arc::new(disk);
         let l3 = Arc::clone(&disk) as Arc<dyn DurableTier>;
         Self::build(config, Some(l3), Some((disk, report)), costs)
@@ -101,6 +102,8 @@ impl DurableTier for DiskTier {
             runs: stats.runs,
             blocks: stats.blocks,
             evictions: stats.evictions,
+            joined_reads: stats.joined_reads,
+            memory_waits: stats.memory_waits,
         }
     }
 

@@ -2,23 +2,19 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::Mutex;
 
+use super::core::Core;
 use super::plan::Step;
-use super::stats::Counters;
+use super::sharing::Sharing;
+use super::transfer::{Steps, Transfer};
 use crate::cost::CostBook;
 use crate::error::Result;
-use crate::run::{RunHeader, RunTarget};
-use crate::tier::memory::check_target;
+use crate::run::RunTarget;
 use crate::tier::{ReadFailure, TierId};
-
-/// Payload bytes that a job reads at least, if its run has them. Consecutive slices lie side by side on disk, and single
-/// slices (a few hundred KiB) are too small for it; larger jobs would make the first layers arrive later.
-const JOB_BYTES: u64 = 3 << 19;
 
 /// A step of a plan and where its run goes.
 #[derive(Debug)]
@@ -27,6 +23,14 @@ pub struct ReadRequest {
     pub step: Step,
     /// Where to; it must match the run's header.
     pub target: RunTarget,
+}
+
+impl ReadRequest {
+    /// Payload bytes of some of its slices.
+    pub(super) fn bytes(&self, slices: &Range<usize>) -> u64 {
+        let lengths = &self.step.run.header().slices[slices.clone()];
+        lengths.iter().map(|&len| u64::from(len)).sum()
+    }
 }
 
 /// Why a slice did not arrive.
@@ -70,221 +74,41 @@ pub struct ReadOutcome {
     pub failure: Option<ReadFailed>,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Job {
-    step: usize,
-    slices: Range<usize>,
-}
-
-#[derive(Debug)]
-struct Progress {
-    /// Jobs before this one were taken.
-    next: usize,
-    in_flight: usize,
-    /// For each step: slices that have not arrived.
-    missing: Vec<usize>,
-    /// For each slice index: steps of which it has not arrived.
-    waiting: Vec<usize>,
-    /// The first step that failed, and how.
-    failed: Option<(usize, ReadFailure)>,
-    cancelled: bool,
-    /// When a tier's first job began and its last one ended, and the bytes between.
-    spans: [Option<(Instant, Instant, u64)>; 2],
-}
-
-/// The work behind a ticket, shared with the workers.
-pub(super) struct Transfer {
-    /// Taken out when the ticket is dropped, so that pins and leases end then, whoever still holds the transfer.
-    requests: Mutex<Vec<Arc<ReadRequest>>>,
-    /// For each step: its tier and the blocks wanted of it.
-    steps: Vec<(TierId, usize)>,
-    jobs: Vec<Job>,
-    progress: Mutex<Progress>,
-    changed: Condvar,
-}
-
-impl Transfer {
-    /// # Errors
-    /// [`crate::Error::InvalidArgument`] for a target that does not match its run.
-    pub(super) fn new(requests: Vec<ReadRequest>) -> Result<Self> {
-        let mut jobs = Vec::new();
-        let mut waiting = Vec::new();
-        let mut missing = Vec::new();
-        for (step, request) in requests.iter().enumerate() {
-            let header = request.step.run.header();
-            check_target(header, &request.target)?;
-            let slices = header.slices.len();
-            waiting.resize(slices.max(waiting.len()), 0);
-            waiting[..slices].iter_mut().for_each(|steps| *steps += 1);
-            missing.push(slices);
-            jobs.extend(groups(header).map(|slices| Job { step, slices }));
-        }
-        jobs.sort_by_key(|job| (job.slices.start, job.step));
-        Ok(Self {
-            steps: requests
-                .iter()
-                .map(|request| (request.step.tier, request.step.blocks))
-                .collect(),
-            requests: Mutex::new(requests.into_iter().map(Arc::new).collect()),
-            jobs,
-            progress: Mutex::new(Progress {
-                next: 0,
-                in_flight: 0,
-                missing,
-                waiting,
-                failed: None,
-                cancelled: false,
-                spans: [None; 2],
-            }),
-            changed: Condvar::new(),
-        })
-    }
-
-    /// The next job that still makes sense; none once all are taken.
-    pub(super) fn take_job(&self) -> Option<Job> {
-        let mut progress = self.progress.lock();
-        while let Some(job) = self.jobs.get(progress.next) {
-            if progress.cancelled {
-                return None;
-            }
-            progress.next += 1;
-            if progress.failed.is_none_or(|(step, _)| job.step < step) {
-                progress.in_flight += 1;
-                return Some(job.clone());
-            }
-        }
-        None
-    }
-
-    pub(super) fn run(&self, job: &Job, counters: &Counters) {
-        let request = Arc::clone(&self.requests.lock()[job.step]);
-        let ReadRequest { step, target } = &*request;
-        let lens = &step.run.header().slices[job.slices.clone()];
-        let bytes = lens.iter().map(|&len| u64::from(len)).sum::<u64>();
-        let start = Instant::now();
-        // A tier that panics must not leave the ticket waiting for ever.
-        let read = || step.run.read_slices(job.slices.clone(), target);
-        let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(ReadFailure::Io));
-        let end = Instant::now();
-        match result {
-            Ok(()) => counters.tier(step.tier).read(bytes, end - start),
-            Err(failure) => counters.tier(step.tier).failed(failure),
-        }
-        let tier = step.tier;
-        drop(request);
-        self.finish(job, tier, result, (start, end, bytes));
-    }
-
-    fn finish(
-        &self,
-        job: &Job,
-        tier: TierId,
-        result: Result<(), ReadFailure>,
-        (start, end, bytes): (Instant, Instant, u64),
-    ) {
-        let mut progress = self.progress.lock();
-        progress.in_flight -= 1;
-        match result {
-            Ok(()) => {
-                progress.missing[job.step] -= job.slices.len();
-                for slice in job.slices.clone() {
-                    progress.waiting[slice] -= 1;
-                }
-                let span = &mut progress.spans[usize::from(tier == TierId::L3)];
-                *span = Some(match *span {
-                    None => (start, end, bytes),
-                    Some((first, last, sum)) => (first.min(start), last.max(end), sum + bytes),
-                });
-            }
-            Err(failure) => {
-                if progress.failed.is_none_or(|(step, _)| job.step < step) {
-                    progress.failed = Some((job.step, failure));
-                }
-            }
-        }
-        drop(progress);
-        self.changed.notify_all();
-    }
-
-    /// Gives up the jobs that no worker has taken.
-    pub(super) fn cancel(&self) {
-        self.progress.lock().cancelled = true;
-        self.changed.notify_all();
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.progress.lock().cancelled
-    }
-
-    /// Whether nothing runs and nothing will.
-    fn is_over(&self, progress: &Progress) -> bool {
-        let rest = self.jobs.get(progress.next..).unwrap_or_default();
-        progress.in_flight == 0
-            && (progress.cancelled
-                || rest
-                    .iter()
-                    .all(|job| progress.failed.is_some_and(|(step, _)| job.step >= step)))
-    }
-
-    fn wait_over(&self) -> MutexGuard<'_, Progress> {
-        let mut progress = self.progress.lock();
-        while !self.is_over(&progress) {
-            self.changed.wait(&mut progress);
-        }
-        progress
-    }
-}
-
-/// Cuts a run's slices into jobs of at least [`JOB_BYTES`].
-fn groups(header: &RunHeader) -> impl Iterator<Item = Range<usize>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let start = at;
-        let mut bytes = 0;
-        while bytes < JOB_BYTES
-            && let Some(&len) = header.slices.get(at)
-        {
-            bytes += u64::from(len);
-            at += 1;
-        }
-        (at > start).then_some(start..at)
-    })
-}
-
-impl Progress {
-    fn failure(&self) -> Option<ReadFailed> {
-        match self.failed {
-            Some((_, failure)) => Some(ReadFailed::Failed(failure)),
-            None if self.cancelled => Some(ReadFailed::Cancelled),
-            None => None,
-        }
-    }
-}
-
 /// A read under way. Dropping it gives up what has not begun and waits for what has, so that the targets are written to
 /// no more.
 pub struct ReadTicket {
     pub(super) transfer: Arc<Transfer>,
+    sharing: Arc<Sharing>,
     /// Learns how long it took, once.
     costs: Mutex<Option<Arc<CostBook>>>,
 }
 
-impl ReadTicket {
-    pub(super) fn new(transfer: Arc<Transfer>, costs: Arc<CostBook>) -> Self {
-        Self {
+impl Core {
+    /// Has the workers read runs into their targets.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] for a target that does not match its run.
+    pub(super) fn submit(&self, requests: Vec<ReadRequest>, steps: Steps) -> Result<ReadTicket> {
+        self.claim_steps(requests.iter().map(|request| &request.step));
+        let transfer = Arc::new(Transfer::new(requests, steps)?);
+        self.sharing.list(&transfer);
+        self.scheduler.read(&transfer);
+        Ok(ReadTicket {
             transfer,
-            costs: Mutex::new(Some(costs)),
-        }
+            sharing: Arc::clone(&self.sharing),
+            costs: Mutex::new(Some(Arc::clone(&self.costs))),
+        })
     }
+}
 
+impl ReadTicket {
     /// Waits until slice `index` (a layer) of all runs has arrived and was verified.
     ///
     /// # Errors
     /// [`ReadFailed`]: any failure of the ticket ends the wait, even in other slices. A slice that no run has is there.
     pub fn wait_slice(&self, index: usize, timeout: Duration) -> Result<(), ReadFailed> {
         let deadline = Instant::now() + timeout;
-        let mut progress = self.transfer.progress.lock();
+        let mut progress = self.transfer.progress();
         loop {
             if progress.waiting.get(index).is_none_or(|steps| *steps == 0) {
                 return Ok(());
@@ -336,6 +160,13 @@ impl ReadTicket {
         outcome
     }
 
+    /// Waits until nothing is under way any more, and says of each step whether it arrived whole and verified.
+    pub(super) fn arrived(&self) -> Vec<bool> {
+        self.wait();
+        let progress = self.transfer.progress();
+        progress.missing.iter().map(|slices| *slices == 0).collect()
+    }
+
     /// Gives up what has not begun; [`ReadTicket::wait`] then ends as soon as the jobs under way do.
     pub fn cancel(&self) {
         self.transfer.cancel();
@@ -344,12 +175,12 @@ impl ReadTicket {
 
 impl fmt::Debug for ReadTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let progress = self.transfer.progress.lock();
+        let progress = self.transfer.progress();
         write!(
             f,
             "ReadTicket({} of {} jobs taken)",
             progress.next,
-            self.transfer.jobs.len()
+            self.transfer.jobs()
         )
     }
 }
@@ -358,7 +189,7 @@ impl Drop for ReadTicket {
     fn drop(&mut self) {
         self.transfer.cancel();
         drop(self.transfer.wait_over());
-        let requests = std::mem::take(&mut *self.transfer.requests.lock());
-        drop(requests);
+        self.sharing.forget(&self.transfer);
+        drop(self.transfer.release());
     }
 }

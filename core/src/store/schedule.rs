@@ -7,18 +7,21 @@ use std::time::Instant;
 use crate::sync::{Condvar, Mutex};
 
 use super::prefetch::Load;
-use super::read::{Job, Transfer};
+use super::transfer::{Job, Transfer};
+use crate::tier::neighbours;
 
 /// A prefetch is begun after so many jobs of reads, if one waits. It moves a whole run (at most 16 MiB) and such a job 1.5 MiB:
 /// reads keep three quarters of the disk, and prefetches get on however many reads there are.
 const READS_PER_LOAD: usize = 32;
+/// How many loads are looked at for neighbours of the next one.
+const LOADS_AHEAD: usize = 64;
 
 #[derive(Default)]
 struct Queue {
     /// Tickets with jobs left. The one in front gives one job and goes to the back.
     reads: VecDeque<Arc<Transfer>>,
     loads: VecDeque<Arc<Load>>,
-    /// Loads under way.
+    /// Workers that are at loads.
     loading: usize,
     /// Jobs of reads since a load was begun.
     reads_since: usize,
@@ -28,7 +31,8 @@ struct Queue {
 /// Something for a worker to do.
 pub(super) enum Work {
     Read(Arc<Transfer>, Job),
-    Load(Arc<Load>),
+    /// Loads that are read together.
+    Load(Vec<Arc<Load>>),
     /// Nothing; time to look at the clock.
     Wake,
     Stop,
@@ -143,9 +147,17 @@ impl Queue {
         if self.loading >= max_loading {
             return None;
         }
-        let load = self.loads.pop_front()?;
+        let ahead = self.loads.iter().take(LOADS_AHEAD);
+        let spans = ahead.map(|load| load.span()).collect::<Vec<_>>();
+        let mut groups = neighbours(&spans).into_iter();
+        let group = groups.find(|group| group.contains(&0))?;
+        let loads = group.iter().map(|&place| Arc::clone(&self.loads[place]));
+        let loads = loads.collect();
+        let mut place = 0..;
+        self.loads
+            .retain(|_| place.next().is_none_or(|place| !group.contains(&place)));
         self.loading += 1;
         self.reads_since = 0;
-        Some(Work::Load(load))
+        Some(Work::Load(loads))
     }
 }

@@ -25,6 +25,7 @@ pub(super) struct TierCounters {
     pub(super) reads: Counter,
     pub(super) read_bytes: Counter,
     pub(super) read_micros: Counter,
+    pub(super) shared_reads: Counter,
     pub(super) writes: Counter,
     pub(super) write_bytes: Counter,
     pub(super) write_micros: Counter,
@@ -186,6 +187,9 @@ fn picture(counters: &TierCounters) -> TierStats {
         reads: counters.reads.get(),
         read_bytes: counters.read_bytes.get(),
         read_micros: counters.read_micros.get(),
+        shared_reads: counters.shared_reads.get(),
+        joined_reads: 0,
+        memory_waits: 0,
         writes: counters.writes.get(),
         write_bytes: counters.write_bytes.get(),
         write_micros: counters.write_micros.get(),
@@ -215,6 +219,12 @@ pub struct TierStats {
     pub read_bytes: u64,
     /// Time spent reading.
     pub read_micros: u64,
+    /// Pieces of work that another reader's read of the same bytes served: they are not among `reads`.
+    pub shared_reads: u64,
+    /// Runs that were read by one operation together with neighbours.
+    pub joined_reads: u64,
+    /// Transfers that waited for working memory.
+    pub memory_waits: u64,
     /// Runs that were stored here.
     pub writes: u64,
     /// Payload bytes of them.

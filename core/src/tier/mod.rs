@@ -2,9 +2,11 @@
 
 pub mod disk;
 pub mod memory;
+mod span;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +15,9 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource, RunTarget};
+
+pub(crate) use span::neighbours;
+pub use span::{Span, TOGETHER_BYTES};
 
 /// A level of the hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,8 +96,11 @@ pub enum ReadFailure {
     Gone,
 }
 
+/// A run to be read whole, and where it goes.
+pub type WholeRead<'a> = (&'a Arc<dyn PinnedRun>, &'a RunTarget);
+
 /// A run found in a tier, pinned: neither evicted nor reclaimed while this handle lives.
-pub trait PinnedRun: Send + Sync + fmt::Debug {
+pub trait PinnedRun: Any + Send + Sync + fmt::Debug {
     /// What is stored.
     fn header(&self) -> &RunHeader;
 
@@ -106,6 +114,19 @@ pub trait PinnedRun: Send + Sync + fmt::Debug {
         range: Range<usize>,
         target: &RunTarget,
     ) -> std::result::Result<(), ReadFailure>;
+
+    /// Where it lies, in a tier that reads neighbours faster [together](Self::read_together).
+    fn span(&self) -> Option<Span> {
+        None
+    }
+
+    /// Reads several runs whole, of which this is one; those that lie near each other, and are given in that order, by one
+    /// operation. Each is verified for itself, as by [`Self::read_slices`]: the outcomes, in the order of `reads`.
+    fn read_together(&self, reads: &[WholeRead<'_>]) -> Vec<std::result::Result<(), ReadFailure>> {
+        let each =
+            |(run, target): &WholeRead<'_>| run.read_slices(0..run.header().slices.len(), target);
+        reads.iter().map(each).collect()
+    }
 }
 
 /// A tier of runs. All calls are safe from many threads; none holds a lock over I/O or a copy.
@@ -142,6 +163,10 @@ pub struct TierUsage {
     pub blocks: usize,
     /// Runs that it gave up for others since it was opened.
     pub evictions: u64,
+    /// Runs that were read by one operation together with neighbours.
+    pub joined_reads: u64,
+    /// Transfers that waited for working memory.
+    pub memory_waits: u64,
 }
 
 /// What a tier has of one namespace.
@@ -197,6 +222,7 @@ pub trait DurableTier: Tier {
 
     /// What there is of each namespace, by namespace. O(runs).
     fn namespaces(&self) -> Vec<NamespaceUsage>;
+
     /// The clock by which its runs expire; the tiers above go by it, too.
     fn clock(&self) -> Clock {
         Clock::default()

@@ -10,7 +10,8 @@ use crate::sync::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
-    DurableTier, NamespaceUsage, PinnedRun, Put, ReadFailure, Refusal, Tier, TierId, TierUsage,
+    DurableTier, NamespaceUsage, PinnedRun, Put, ReadFailure, Refusal, Span, Tier, TierId,
+    TierUsage,
 };
 use crate::error::Result;
 use crate::key::{BlockKey, chain_key};
@@ -210,6 +211,8 @@ pub(crate) struct FakeDisk {
     pub(crate) writes: Gate,
     /// Puts and reads panic.
     pub(crate) panics: Arc<AtomicBool>,
+    /// So many reads to come fail, and the runs stay.
+    pub(crate) failing: Arc<AtomicUsize>,
     pub(crate) flushes: AtomicUsize,
     pub(crate) closed: AtomicBool,
     /// What was read, as (first key, slices), in order.
@@ -224,6 +227,7 @@ impl FakeDisk {
             reads: Arc::default(),
             writes: Gate::default(),
             panics: Arc::default(),
+            failing: Arc::default(),
             flushes: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             journal: Arc::default(),
@@ -299,6 +303,7 @@ struct FakeRun {
     shelf: Arc<Mutex<Shelf>>,
     gate: Arc<Gate>,
     panics: Arc<AtomicBool>,
+    failing: Arc<AtomicUsize>,
     journal: Journal,
 }
 
@@ -307,12 +312,29 @@ impl PinnedRun for FakeRun {
         &self.run.header
     }
 
+    /// A place of its own for each run, so that they are told apart and none is near another.
+    fn span(&self) -> Option<Span> {
+        Some(Span {
+            medium: Arc::as_ptr(&self.run) as u64,
+            start: 0,
+            end: self.run.header.payload_bytes(),
+        })
+    }
+
     fn read_slices(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
         self.journal
             .lock()
             .push((self.run.header.keys[0], range.clone()));
         self.gate.pass();
         assert!(!self.panics.load(Ordering::SeqCst), "the fake disk panics");
+        let failing = self
+            .failing
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
+        if failing.is_ok() {
+            return Err(ReadFailure::Io);
+        }
         if self.run.broken.load(Ordering::SeqCst) {
             self.shelf.lock().drop_run(&self.run);
             return Err(ReadFailure::Corrupt);
@@ -348,6 +370,7 @@ impl Tier for FakeDisk {
             shelf: Arc::clone(&self.shelf),
             gate: Arc::clone(&self.reads),
             panics: Arc::clone(&self.panics),
+            failing: Arc::clone(&self.failing),
             journal: Arc::clone(&self.journal),
         };
         Some((Arc::new(run), position))
@@ -431,6 +454,7 @@ impl DurableTier for FakeDisk {
             runs: shelf.runs.len(),
             blocks: shelf.rows.len(),
             evictions: shelf.evictions,
+            ..TierUsage::default()
         }
     }
 

@@ -56,6 +56,7 @@ struct State {
     plan: Plan,
     random: u64,
     injected: BTreeMap<(Operation, Fault), u64>,
+    calls: BTreeMap<Operation, u64>,
 }
 
 /// Files that follow a plan, over the system's.
@@ -71,6 +72,7 @@ impl FaultyFiles {
                 plan: Plan::default(),
                 random: seed | 1,
                 injected: BTreeMap::new(),
+                calls: BTreeMap::new(),
             }),
         })
     }
@@ -89,6 +91,12 @@ impl FaultyFiles {
             .unwrap_or(0)
     }
 
+    /// How often an operation was asked for.
+    pub(crate) fn calls(&self, operation: Operation) -> u64 {
+        let state = self.state.lock().expect("unharmed");
+        state.calls.get(&operation).copied().unwrap_or(0)
+    }
+
     /// How often an operation was made to fail with an error that its caller sees.
     pub(crate) fn failed(&self, operation: Operation) -> u64 {
         self.injected(operation, Fault::Broken) + self.injected(operation, Fault::Full)
@@ -98,6 +106,7 @@ impl FaultyFiles {
     fn attempt(&self, operation: Operation, file: Option<&OpenFile>, len: u64) -> io::Result<u64> {
         let (fault, part) = {
             let mut state = self.state.lock().expect("unharmed");
+            *state.calls.entry(operation).or_default() += 1;
             let fault = state.fault(operation, len);
             if let Some(fault) = fault {
                 *state.injected.entry((operation, fault)).or_default() += 1;

@@ -3,6 +3,7 @@ mod lifecycle;
 mod model;
 mod prefetch;
 mod reads;
+mod sharing;
 mod threads;
 mod writes;
 

@@ -22,6 +22,14 @@ fn stored(store: &BlockStore, blocks: usize) -> (Vec<BlockKey>, Vec<RunHeader>) 
     (keys, runs)
 }
 
+/// L2 of 16 pages, and so many workers.
+fn workers(io_workers: usize) -> StoreConfig {
+    StoreConfig {
+        io_workers,
+        ..config(16)
+    }
+}
+
 fn held(store: &BlockStore) -> u64 {
     store.stats().expect("stats").prefetch.held_bytes
 }
@@ -89,11 +97,7 @@ fn cancelling_ends_the_holds_unless_another_ticket_wants_them() {
 #[test]
 fn what_has_not_begun_is_cancelled_before_it_is_read() {
     let disk = FakeDisk::new(1 << 30);
-    let one_worker = StoreConfig {
-        io_workers: 1,
-        ..config(16)
-    };
-    let store = open(&one_worker, &disk);
+    let store = open(&workers(1), &disk);
     let (keys, _) = stored(&store, 4);
     disk.reads.shut();
     let ticket = store.prefetch(&keys).expect("prefetch");
@@ -149,12 +153,8 @@ fn at_most_half_of_l2_is_held() {
 #[test]
 fn a_plan_waits_for_a_load_under_way_and_takes_over_one_that_has_not_begun() {
     let disk = FakeDisk::new(1 << 30);
-    // Two workers: one for prefetches, one for reads.
-    let two_workers = StoreConfig {
-        io_workers: 2,
-        ..config(16)
-    };
-    let store = open(&two_workers, &disk);
+    // One of them for prefetches, one for reads.
+    let store = open(&workers(2), &disk);
     let (keys, _) = stored(&store, 2);
     disk.reads.shut();
     let ticket = store.prefetch(&keys).expect("prefetch");
@@ -183,11 +183,7 @@ fn a_plan_waits_for_a_load_under_way_and_takes_over_one_that_has_not_begun() {
 #[test]
 fn damage_ends_a_load_and_the_reader_that_waits_for_it() {
     let disk = FakeDisk::new(1 << 30);
-    let two_workers = StoreConfig {
-        io_workers: 2,
-        ..config(16)
-    };
-    let store = open(&two_workers, &disk);
+    let store = open(&workers(2), &disk);
     let (keys, _) = stored(&store, 1);
     disk.damage(&keys[0]);
     disk.reads.shut();
@@ -254,11 +250,7 @@ fn tiers(plan: &Plan) -> Vec<TierId> {
 
 #[test]
 fn best_effort_does_not_wait_for_what_has_not_begun() {
-    let config = StoreConfig {
-        io_workers: 2,
-        ..config(16)
-    };
-    let (store, plan) = plan_against_prefetch(&config, None, |_, planning| {
+    let (store, plan) = plan_against_prefetch(&workers(2), None, |_, planning| {
         until("the plan", || planning.is_finished());
     });
     assert_eq!(tiers(&plan), [TierId::L2, TierId::L3]);
@@ -270,13 +262,12 @@ fn best_effort_does_not_wait_for_what_has_not_begun() {
 fn wait_complete_takes_all_from_memory() {
     for own in [true, false] {
         let config = StoreConfig {
-            io_workers: 2,
             prefetch_policy: if own {
                 StopPolicy::BestEffort
             } else {
                 StopPolicy::WaitComplete
             },
-            ..config(16)
+            ..workers(2)
         };
         let stop = own.then_some(StopPolicy::WaitComplete);
         let (store, plan) = plan_against_prefetch(&config, stop, |_, planning| {
@@ -292,10 +283,9 @@ fn wait_complete_takes_all_from_memory() {
 #[test]
 fn timeout_waits_no_longer_than_it_may() {
     let patient = StoreConfig {
-        io_workers: 2,
         prefetch_policy: StopPolicy::Timeout,
         prefetch_wait: LONG,
-        ..config(16)
+        ..workers(2)
     };
     let (store, plan) = plan_against_prefetch(&patient, None, |_, _| {});
     assert_eq!(tiers(&plan), [TierId::L2; 2]);
@@ -316,11 +306,7 @@ fn timeout_waits_no_longer_than_it_may() {
 #[test]
 fn a_cancelled_prefetch_ends_the_wait_for_it() {
     let disk = FakeDisk::new(1 << 30);
-    let two_workers = StoreConfig {
-        io_workers: 2,
-        ..config(16)
-    };
-    let store = open(&two_workers, &disk);
+    let store = open(&workers(2), &disk);
     let (keys, _) = stored(&store, 2);
     disk.reads.shut();
     let ticket = store

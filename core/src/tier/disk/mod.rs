@@ -5,6 +5,7 @@
 
 mod archive;
 mod bounce;
+mod call;
 mod directory;
 mod files;
 mod flight;
@@ -205,6 +206,11 @@ impl DiskTier {
         self.inner.state.lock().directory.tenants.bytes(tenant)
     }
 
+    /// Says how many threads read at once, so that there is working memory for them: a few MiB each, at most. 4 unless said.
+    pub fn set_readers(&self, readers: usize) {
+        self.inner.bounces.set_readers(readers);
+    }
+
     /// The clock by which runs expire.
     pub fn clock(&self) -> &Clock {
         &self.inner.clock
@@ -238,6 +244,7 @@ impl DiskTier {
             ..DiskStats::default()
         };
         self.inner.counters.fill(&mut out);
+        out.memory_waits = self.inner.bounces.waits();
         let state = self.inner.state.lock();
         let totals = state.directory.totals();
         out.runs = totals.runs;

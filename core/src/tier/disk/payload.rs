@@ -128,10 +128,11 @@ impl Inner {
             gather.write()?;
         } else {
             gather.write()?;
-            let offset = place.extent.offset;
+            // The payload is out of the working memory by now.
+            region.write(0, &record.encode());
             place
                 .segment
-                .write_at(offset, &record.encode(), &self.bounces)?;
+                .write_region(place.extent.offset, region, head)?;
         }
         Ok(record.sums)
     }

@@ -1,20 +1,18 @@
-//! Reading a pinned run: straight into the caller's memory where alignment allows it, and every slice verified.
+//! Reading pinned runs of the disk tier.
 
+use std::any::Any;
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Inner;
 use super::bounce::BOUNCE_BYTES;
-use super::files::IoMode;
+use super::call::{self, Part};
 use super::record::padded;
 use super::run::Run;
-use crate::codec::Codec;
-use crate::memory::{Checksum, PAGE, Piece, Region, Regions, page_align};
 use crate::run::{RunHeader, RunTarget};
-use crate::tier::{PinnedRun, ReadFailure};
+use crate::tier::{PinnedRun, ReadFailure, Span, WholeRead};
 
 /// A run that is read; its pin ends when this is dropped.
 pub(super) struct PinnedDiskRun {
@@ -43,23 +41,30 @@ impl PinnedRun for PinnedDiskRun {
             log::error!("a read of slices {range:?} does not fit its target; nothing was read");
             return Err(ReadFailure::Io);
         }
-        let outcome = self.read(range.clone(), target).map_err(|failure| {
-            // The header is erased at once, pinned or not; to find it so is no damage.
-            if run.deleted.load(Ordering::Acquire) {
-                ReadFailure::Gone
-            } else {
-                failure
-            }
+        self.settle(self.read(range.clone(), target), range)
+    }
+
+    fn span(&self) -> Option<Span> {
+        let place = &self.run.place;
+        Some(Span {
+            medium: u64::from(place.segment.id),
+            start: place.extent.offset,
+            end: place.extent.end(),
+        })
+    }
+
+    fn read_together(&self, reads: &[WholeRead<'_>]) -> Vec<Result<(), ReadFailure>> {
+        let own = reads.iter().map(|(run, target)| {
+            let run: &dyn Any = &***run;
+            run.downcast_ref::<Self>().map(|run| (run, *target))
         });
-        match outcome {
-            Ok(()) => {
-                let lengths = run.stored().skip(range.start).take(range.len());
-                self.inner.counters.read(lengths.map(u64::from).sum());
-            }
-            Err(ReadFailure::Gone) => {}
-            Err(failure) => self.inner.drop_damaged(run, failure),
+        let near = |(a, _): &(&Self, &RunTarget), (b, _): &(&Self, &RunTarget)| a.is_near(b);
+        if let Some(reads) = own.collect::<Option<Vec<_>>>() {
+            reads.chunk_by(near).flat_map(read_near).collect()
+        } else {
+            log::error!("runs of another tier were to be read together with this one's");
+            vec![Err(ReadFailure::Io); reads.len()]
         }
-        outcome
     }
 }
 
@@ -89,29 +94,80 @@ fn fits(header: &RunHeader, range: &Range<usize>, target: &RunTarget) -> bool {
         })
 }
 
-/// The kind of failure that an I/O error is.
-fn failure_of(error: &io::Error) -> ReadFailure {
-    // A file that ends early lost bytes that were written.
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        ReadFailure::Corrupt
-    } else {
-        ReadFailure::Io
-    }
+/// Reads runs whole that lie behind one another, by one call.
+fn read_near(near: &[(&PinnedDiskRun, &RunTarget)]) -> Vec<Result<(), ReadFailure>> {
+    let all = |run: &PinnedDiskRun| 0..run.run.header.slices.len();
+    let each = |(run, target): &(&PinnedDiskRun, &RunTarget)| run.read_slices(all(run), target);
+    let fitting = near
+        .iter()
+        .all(|(run, target)| fits(&run.run.header, &all(run), target));
+    let (Some((first, _)), true, true) = (near.first(), near.len() > 1, fitting) else {
+        return near.iter().map(each).collect();
+    };
+    let parts = near
+        .iter()
+        .map(|(run, target)| Part::new(&run.run, all(run), target));
+    let Ok(outcomes) = call::read(&first.inner, &parts.collect::<Vec<_>>()) else {
+        // What failed may be the bytes of one of them, or those in between.
+        return near.iter().map(each).collect();
+    };
+    first.inner.counters.joined(near.len());
+    let settled = near.iter().zip(outcomes);
+    settled
+        .map(|((run, _), outcome)| run.settle(outcome, all(run)))
+        .collect()
 }
 
 impl PinnedDiskRun {
+    /// Whether another record follows this one closely enough to be read with it.
+    fn is_near(&self, next: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &next.inner)
+            && self
+                .span()
+                .zip(next.span())
+                .is_some_and(|(span, next)| span.is_near(&next))
+    }
+
+    /// Counts a read, and drops the run if its bytes are not what was written.
+    fn settle(
+        &self,
+        outcome: Result<(), ReadFailure>,
+        slices: Range<usize>,
+    ) -> Result<(), ReadFailure> {
+        let run = &*self.run;
+        // The header of a deleted run is erased at once, pinned or not; to find it so is no damage.
+        let outcome = outcome.map_err(|failure| {
+            if run.deleted.load(Ordering::Acquire) {
+                ReadFailure::Gone
+            } else {
+                failure
+            }
+        });
+        match outcome {
+            Ok(()) => {
+                let lengths = run.stored().skip(slices.start).take(slices.len());
+                self.inner.counters.read(lengths.map(u64::from).sum());
+            }
+            Err(ReadFailure::Gone) => {}
+            Err(failure) => {
+                log::warn!(
+                    "slices {slices:?} of run {} in {} could not be used: {failure:?}",
+                    run.serial,
+                    run.place.segment.path().display()
+                );
+                self.inner.drop_damaged(run, failure);
+            }
+        }
+        outcome
+    }
+
     fn read(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
         let mut first = range.start;
         while first < range.end {
             let last = self.group_end(first, range.end);
-            self.read_group(first..last, target)
-                .inspect_err(|failure| {
-                    log::warn!(
-                        "slices {first}..{last} of run {} in {} could not be used: {failure:?}",
-                        self.run.serial,
-                        self.run.place.segment.path().display()
-                    );
-                })?;
+            let part = Part::new(&self.run, first..last, target);
+            let outcomes = call::read(&self.inner, &[part])?;
+            outcomes.into_iter().collect::<Result<(), _>>()?;
             first = last;
         }
         Ok(())
@@ -119,7 +175,7 @@ impl PinnedDiskRun {
 
     /// The end of the group of slices from `first` on that one call reads: as many as fit the working memory, one at least.
     fn group_end(&self, first: usize, end: usize) -> usize {
-        let mut bytes = self.header_bytes(first) as u64;
+        let mut bytes = call::head(&self.run, first) as u64;
         let lengths = self.run.stored().skip(first);
         let count = lengths
             .take_while(|&len| {
@@ -129,180 +185,4 @@ impl PinnedDiskRun {
             .count();
         (first + count.max(1)).min(end)
     }
-
-    /// Bytes of the header that are read together with slices from `first` on: none if it was read before, or does not lie
-    /// right before them.
-    fn header_bytes(&self, first: usize) -> usize {
-        if first == 0 && self.run.sums.get().is_none() {
-            self.run.header_bytes as usize
-        } else {
-            0
-        }
-    }
-
-    /// The checksums of the slices, out of the first `head` bytes of a region that a read brought in; if there are none, they are
-    /// known or read now.
-    fn sums(&self, region: &Region, head: usize) -> Result<&[u64], ReadFailure> {
-        let run = &*self.run;
-        if let Some(sums) = run.sums.get() {
-            return Ok(sums);
-        }
-        let segment = &run.place.segment;
-        let offset = run.place.extent.offset;
-        let record = if head > 0 {
-            let mut bytes = vec![0; head];
-            region.read(0, &mut bytes);
-            segment.parse_record(offset, &bytes)
-        } else {
-            segment
-                .read_record(offset, &self.inner.bounces)
-                .map_err(|error| failure_of(&error))?
-        };
-        // It must be the one that was written for this run.
-        let record = record
-            .filter(|record| record.identity.serial == run.serial && record.header == run.header)
-            .ok_or(ReadFailure::Corrupt)?;
-        Ok(run.sums.get_or_init(|| record.sums))
-    }
-
-    fn read_group(&self, slices: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
-        let exact = self.run.header.terms.codec == Codec::Raw;
-        if exact && self.is_aligned(&slices, target) {
-            match self.read_straight(slices.clone(), target) {
-                // The system asks for more alignment than it said.
-                Err(Failed::Unaligned) => {}
-                Err(Failed::Read(failure)) => return Err(failure),
-                Ok(()) => return Ok(()),
-            }
-        }
-        self.read_and_copy(slices, target)
-    }
-
-    /// Whether the pieces of these slices can be read into as they are.
-    fn is_aligned(&self, slices: &Range<usize>, target: &RunTarget) -> bool {
-        let IoMode::Direct { memory, offset } = self.run.place.segment.mode() else {
-            return true;
-        };
-        let pieces = target.slices.get(slices.clone()).unwrap_or_default();
-        pieces
-            .iter()
-            .flatten()
-            .all(|piece| piece.offset.is_multiple_of(memory) && piece.len.is_multiple_of(offset))
-    }
-
-    fn read_straight(&self, range: Range<usize>, target: &RunTarget) -> Result<(), Failed> {
-        let run = &*self.run;
-        let lengths = run.header.slices.get(range.clone()).unwrap_or_default();
-        let targets = target.slices.get(range.clone()).unwrap_or_default();
-        // The spare region takes the header, then one page of it all padding. Discarded bytes get places of their own, slice by
-        // slice: they are verified after all slices of this call were read.
-        let head = self.header_bytes(range.start);
-        let padding_at = head;
-        let mut spare_bytes = head + PAGE;
-        let mut vectors = vec![Piece {
-            spare: true,
-            offset: 0,
-            len: head,
-        }];
-        let mut slices = Vec::with_capacity(targets.len());
-        for (position, (&len, pieces)) in lengths.iter().zip(targets).enumerate() {
-            let from = vectors.len();
-            let mut discarded = 0;
-            vectors.extend(pieces.iter().map(|piece| {
-                if piece.spare {
-                    discarded = discarded.max(piece.offset + piece.len);
-                }
-                Piece {
-                    offset: piece.offset + if piece.spare { spare_bytes } else { 0 },
-                    ..*piece
-                }
-            }));
-            spare_bytes += page_align(discarded);
-            slices.push(from..vectors.len());
-            let padding = padded(len) as usize - len as usize;
-            if padding > 0 && position + 1 < lengths.len() {
-                vectors.push(Piece {
-                    spare: true,
-                    offset: padding_at,
-                    len: padding,
-                });
-            }
-        }
-        let spare = self.inner.bounces.take(spare_bytes).map_err(|_| IO)?;
-        let regions = Regions {
-            main: &target.region,
-            spare: &spare.region,
-        };
-        let segment = &run.place.segment;
-        let offset = run.slice_offset(range.start) - head as u64;
-        segment
-            .read_pieces(offset, regions, &vectors)
-            .map_err(|error| {
-                let direct = matches!(segment.mode(), IoMode::Direct { .. });
-                if direct && error.kind() == io::ErrorKind::InvalidInput {
-                    Failed::Unaligned
-                } else {
-                    Failed::Read(failure_of(&error))
-                }
-            })?;
-        let sums = self.sums(&spare.region, head).map_err(Failed::Read)?;
-        for (slice, index) in slices.into_iter().zip(range) {
-            let mut hasher = Checksum::default();
-            for piece in vectors.get(slice).unwrap_or_default() {
-                regions
-                    .of(piece)
-                    .hash_into(&mut hasher, piece.offset, piece.len);
-            }
-            if sums.get(index) != Some(&hasher.finish()) {
-                return Err(Failed::Read(ReadFailure::Corrupt));
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads into working memory, verifies there, and copies or decodes what is kept to where it goes.
-    fn read_and_copy(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
-        let run = &*self.run;
-        let lengths = run.stored().skip(range.start).take(range.len());
-        let head = self.header_bytes(range.start);
-        let bytes = head + lengths.clone().map(padded).sum::<u64>() as usize;
-        let bounce = self
-            .inner
-            .bounces
-            .take(bytes)
-            .map_err(|_| ReadFailure::Io)?;
-        run.place
-            .segment
-            .read_region(
-                run.slice_offset(range.start) - head as u64,
-                &bounce.region,
-                0,
-                bytes,
-            )
-            .map_err(|error| failure_of(&error))?;
-        let sums = self.sums(&bounce.region, head)?;
-        let mut at = head;
-        for (len, index) in lengths.zip(range) {
-            let mut hasher = Checksum::default();
-            bounce.region.hash_into(&mut hasher, at, len as usize);
-            if sums.get(index) != Some(&hasher.finish()) {
-                return Err(ReadFailure::Corrupt);
-            }
-            if let Some(pieces) = target.slices.get(index) {
-                let codec = run.header.terms.codec;
-                codec.decode(&bounce.region, at, &target.region, pieces);
-            }
-            at += padded(len) as usize;
-        }
-        Ok(())
-    }
 }
-
-/// Why a read straight into the target did not work.
-enum Failed {
-    /// The target's alignment does not do after all.
-    Unaligned,
-    Read(ReadFailure),
-}
-
-const IO: Failed = Failed::Read(ReadFailure::Io);

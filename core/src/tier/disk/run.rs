@@ -4,9 +4,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::index::Row;
-use super::record::padded;
+use super::record::{Record, padded};
 use super::segment::{Extent, Segment};
 use crate::run::RunHeader;
+use crate::tier::ReadFailure;
 
 /// A range of a segment that a record lies in.
 #[derive(Clone, Debug)]
@@ -56,6 +57,17 @@ impl Run {
             header_bytes: self.header_bytes,
             created: self.created,
         }
+    }
+
+    /// Takes the checksums out of the record that was found where this run's should be.
+    ///
+    /// # Errors
+    /// [`ReadFailure::Corrupt`] if that is not the one that was written for this run.
+    pub(super) fn learn(&self, found: Option<Record>) -> Result<&[u64], ReadFailure> {
+        let own = found
+            .filter(|record| record.identity.serial == self.serial && record.header == self.header)
+            .ok_or(ReadFailure::Corrupt)?;
+        Ok(self.sums.get_or_init(|| own.sums))
     }
 
     /// Bytes of each slice on disk, padding excluded.

@@ -11,7 +11,7 @@ use super::files::{Files, IoMode, OpenFile, OpenMode};
 use super::record::{FORMAT_VERSION, Fields, Identity, Record};
 use super::record::{is_readable, is_sealed, seal};
 use super::sync::Syncs;
-use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_pieces, write_pieces};
+use crate::memory::{PAGE, Piece, Region, Regions, page_align, read_ranges, write_pieces};
 
 const MAGIC: [u8; 8] = *b"KVLABSEG";
 const CONTENTS_MAGIC: [u8; 8] = *b"KVLABTOC";
@@ -225,16 +225,7 @@ impl Segment {
         at: usize,
         len: usize,
     ) -> io::Result<()> {
-        let regions = Regions {
-            main: region,
-            spare: region,
-        };
-        let piece = Piece {
-            spare: false,
-            offset: at,
-            len,
-        };
-        self.read_pieces(offset, regions, &[piece])
+        self.read_ranges(offset, &[(region, at, len)])
     }
 
     /// Writes the first `len` bytes of a region, whole pages.
@@ -263,14 +254,13 @@ impl Segment {
         })
     }
 
-    /// Reads into pieces of regions.
-    pub(super) fn read_pieces(
+    /// Reads into ranges (offset, length) of regions.
+    pub(super) fn read_ranges(
         &self,
         offset: u64,
-        regions: Regions<'_>,
-        pieces: &[Piece],
+        ranges: &[(&Region, usize, usize)],
     ) -> io::Result<()> {
-        read_pieces(offset, regions, pieces, |vectors, offset| {
+        read_ranges(offset, ranges, |vectors, offset| {
             self.files.read(&self.file, offset, vectors)
         })
     }

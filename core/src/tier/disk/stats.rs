@@ -61,6 +61,10 @@ pub struct DiskStats {
     pub reads: u64,
     /// Payload bytes they gave back.
     pub read_bytes: u64,
+    /// Runs that were read by one operation together with neighbours.
+    pub joined_reads: u64,
+    /// Transfers that waited for working memory.
+    pub memory_waits: u64,
     /// Runs written.
     pub writes: u64,
     /// Bytes of their records.
@@ -86,6 +90,7 @@ pub struct DiskStats {
 pub(super) struct Counters {
     reads: AtomicU64,
     read_bytes: AtomicU64,
+    joined_reads: AtomicU64,
     writes: AtomicU64,
     write_bytes: AtomicU64,
     evictions: AtomicU64,
@@ -119,6 +124,10 @@ impl Counters {
     pub(super) fn read(&self, bytes: u64) {
         add(&self.reads, 1);
         add(&self.read_bytes, bytes);
+    }
+
+    pub(super) fn joined(&self, runs: usize) {
+        add(&self.joined_reads, runs as u64);
     }
 
     pub(super) fn written(&self, bytes: u64) {
@@ -171,6 +180,7 @@ impl Counters {
     pub(super) fn fill(&self, stats: &mut DiskStats) {
         stats.reads = get(&self.reads);
         stats.read_bytes = get(&self.read_bytes);
+        stats.joined_reads = get(&self.joined_reads);
         stats.writes = get(&self.writes);
         stats.write_bytes = get(&self.write_bytes);
         stats.evictions = get(&self.evictions);

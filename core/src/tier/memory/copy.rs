@@ -6,7 +6,7 @@ use crate::run::{RunHeader, RunSource, RunTarget};
 
 /// Copies the bytes that `from` lists to where `to` lists, in order; bytes that land in spare pieces are skipped.
 /// Both lists add up to the same length.
-pub(super) fn copy_pieces(from: &Region, from_pieces: &[Piece], to: &Region, to_pieces: &[Piece]) {
+pub(crate) fn copy_pieces(from: &Region, from_pieces: &[Piece], to: &Region, to_pieces: &[Piece]) {
     crate::sync::copying();
     let mut sources = from_pieces.iter().copied();
     let mut source = Piece {

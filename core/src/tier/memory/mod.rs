@@ -28,7 +28,7 @@ use crate::run::{RunHeader, RunSource, RunTarget};
 
 pub use arena::ARENA_PAGE;
 use arena::{Arena, Record};
-pub(crate) use copy::{check_source, check_target};
+pub(crate) use copy::{check_source, check_target, copy_pieces};
 use directory::Directory;
 
 /// How long a run waits for the pages of victims that are being written to L3 before it is refused.
@@ -143,7 +143,7 @@ impl MemoryTier {
         };
         for (index, pieces) in source.slices.iter().enumerate() {
             let to = record.pieces(index);
-            copy::copy_pieces(&source.region, pieces, record.region(), &to);
+            copy_pieces(&source.region, pieces, record.region(), &to);
         }
         let (put, _) = self.commit(Reservation {
             record: Arc::new(record),
@@ -346,7 +346,7 @@ impl PinnedRun for MemoryRun {
     fn read_slices(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
         for index in range {
             let from = self.record.pieces(index);
-            copy::copy_pieces(
+            copy_pieces(
                 self.record.region(),
                 &from,
                 &target.region,

@@ -1,120 +1,46 @@
 //! Prefetch: runs pulled from L3 into L2 before anyone asks, and held there until claimed, cancelled or timed out.
 //!
-//! Each load is of one run and goes `Queued -> Running -> Held -> Claimed`; from every phase there is a way out. A worker
-//! that runs a load needs nobody else to finish it, so a reader may wait for one.
+//! A worker that runs a load needs nobody else to finish it, so a reader may wait for one.
+
+mod arrival;
+mod load;
+mod ticket;
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex};
 
-use super::plan::covered;
-use super::stats::{Counter, PrefetchCounters};
+use super::stats::PrefetchCounters;
 use crate::config::{StopPolicy, StoreConfig};
 use crate::key::{BlockKey, KeyMap};
-use crate::run::{RunHeader, RunTarget};
+use crate::run::RunHeader;
 use crate::tier::memory::{MemoryRun, MemoryTier};
 use crate::tier::{PinnedRun, ReadFailure};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Queued,
-    Running,
-    Held,
-    /// Over; the load is on the board no more.
-    Over,
-}
-
-/// How a load ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    Claimed,
-    Stolen,
-    Cancelled,
-    TimedOut,
-    Failed,
-    Refused,
-}
-
-impl End {
-    fn counter(self, counters: &PrefetchCounters) -> &Counter {
-        match self {
-            Self::Claimed => &counters.claimed,
-            Self::Stolen => &counters.stolen,
-            Self::Cancelled => &counters.cancelled,
-            Self::TimedOut => &counters.timed_out,
-            Self::Failed => &counters.failed,
-            Self::Refused => &counters.refused,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Inner {
-    phase: Phase,
-    loaded: bool,
-    /// Tickets that want it.
-    owners: usize,
-    /// The most patient of their policies.
-    stop: StopPolicy,
-    /// The run in L3, while it has to be read.
-    source: Option<Arc<dyn PinnedRun>>,
-    /// The run in L2, while it is held.
-    held: Option<Arc<MemoryRun>>,
-    waiters: Vec<Arc<Arrival>>,
-}
-
-impl Inner {
-    /// One more ticket.
-    fn adopt(&mut self, stop: StopPolicy) {
-        self.owners += 1;
-        self.stop = self.stop.max(stop);
-    }
-
-    fn is_under_way(&self) -> bool {
-        matches!(self.phase, Phase::Queued | Phase::Running)
-    }
-}
+use arrival::Arrival;
+pub(super) use arrival::LoadingRun;
+pub(super) use load::{End, Load, wanted};
+use load::{Inner, Phase};
+pub use ticket::{PrefetchProgress, PrefetchTicket};
 
 /// How long plans wait for prefetches.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(in crate::store) struct Patience {
     /// Where a ticket has no policy of its own.
-    pub(super) policy: StopPolicy,
+    pub(in crate::store) policy: StopPolicy,
     base: Duration,
     per_token: Duration,
 }
 
 impl Patience {
-    pub(super) fn of(config: &StoreConfig) -> Self {
+    pub(in crate::store) fn of(config: &StoreConfig) -> Self {
         Self {
             policy: config.prefetch_policy,
             base: config.prefetch_wait,
             per_token: config.prefetch_wait_per_token,
         }
-    }
-}
-
-/// One run on its way into L2. Its state changes only under the board's lock.
-#[derive(Debug)]
-pub(super) struct Load {
-    header: RunHeader,
-    /// The block of it that was asked for first.
-    wanted: BlockKey,
-    arena_bytes: u64,
-    inner: Mutex<Inner>,
-}
-
-impl Load {
-    pub(super) fn header(&self) -> &RunHeader {
-        &self.header
-    }
-
-    pub(super) fn wanted(&self) -> &BlockKey {
-        &self.wanted
     }
 }
 
@@ -131,7 +57,7 @@ struct Board {
 type Released = (Option<Arc<dyn PinnedRun>>, Option<Arc<MemoryRun>>);
 
 /// The prefetch side of a store with L2 and L3.
-pub(super) struct Prefetcher {
+pub(in crate::store) struct Prefetcher {
     board: Mutex<Board>,
     changed: Condvar,
     /// The most bytes of L2 that may be held.
@@ -140,13 +66,13 @@ pub(super) struct Prefetcher {
 }
 
 /// Where a run that a ticket wants was found.
-pub(super) enum Source {
+pub(in crate::store) enum Source {
     Memory(MemoryRun),
     Disk(Arc<dyn PinnedRun>),
 }
 
 /// What became of an attempt to put a run on the board.
-pub(super) enum Admitted {
+pub(in crate::store) enum Admitted {
     /// Somebody loads it already.
     Joined(Arc<Load>),
     /// In L2, now held.
@@ -158,7 +84,7 @@ pub(super) enum Admitted {
 }
 
 impl Prefetcher {
-    pub(super) fn new(limit: u64, timeout: Duration) -> Self {
+    pub(in crate::store) fn new(limit: u64, timeout: Duration) -> Self {
         Self {
             board: Mutex::default(),
             changed: Condvar::new(),
@@ -168,7 +94,7 @@ impl Prefetcher {
     }
 
     /// The load that covers a block, for one more ticket.
-    pub(super) fn join(&self, key: &BlockKey, stop: StopPolicy) -> Option<Arc<Load>> {
+    pub(in crate::store) fn join(&self, key: &BlockKey, stop: StopPolicy) -> Option<Arc<Load>> {
         let board = self.board.lock();
         let load = board.by_key.get(key)?;
         load.inner.lock().adopt(stop);
@@ -176,7 +102,7 @@ impl Prefetcher {
     }
 
     /// Puts a run on the board. `key` is the block of it that is wanted first.
-    pub(super) fn admit(
+    pub(in crate::store) fn admit(
         &self,
         key: &BlockKey,
         source: Source,
@@ -192,8 +118,10 @@ impl Prefetcher {
             Source::Disk(run) => (Some(run), None),
         };
         let arena_bytes = MemoryTier::arena_bytes(&header);
+        let span = disk.as_ref().and_then(|run| run.span());
         let load = Arc::new(Load {
             header,
+            span,
             wanted: *key,
             arena_bytes,
             inner: Mutex::new(Inner {
@@ -263,7 +191,7 @@ impl Prefetcher {
     }
 
     /// For a plan, before it looks: waits for the loads of these blocks as their tickets' policies say.
-    pub(super) fn await_loads(
+    pub(in crate::store) fn await_loads(
         &self,
         keys: &[BlockKey],
         patience: &Patience,
@@ -307,7 +235,7 @@ impl Prefetcher {
     }
 
     /// For a plan: the block's run if a worker is reading it just now. A load that has not begun is taken off the board.
-    pub(super) fn attach(
+    pub(in crate::store) fn attach(
         &self,
         key: &BlockKey,
         counters: &PrefetchCounters,
@@ -331,7 +259,7 @@ impl Prefetcher {
     }
 
     /// Ends the holds on these blocks' runs: their reader has pinned them, or has its own copy.
-    pub(super) fn claim<'a>(
+    pub(in crate::store) fn claim<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a BlockKey>,
         counters: &PrefetchCounters,
@@ -349,13 +277,13 @@ impl Prefetcher {
     }
 
     /// Whether a worker should make room for this load.
-    pub(super) fn is_queued(&self, load: &Load) -> bool {
+    pub(in crate::store) fn is_queued(&self, load: &Load) -> bool {
         let _board = self.board.lock();
         load.inner.lock().phase == Phase::Queued
     }
 
     /// Begins a load; false if it was given up meanwhile. Its worker has a pin of its own from here on.
-    pub(super) fn start(&self, load: &Load) -> bool {
+    pub(in crate::store) fn start(&self, load: &Load) -> bool {
         let board = self.board.lock();
         let mut inner = load.inner.lock();
         if inner.phase != Phase::Queued {
@@ -369,7 +297,12 @@ impl Prefetcher {
     }
 
     /// Ends a load's transfer: the run is held from now on, unless nobody wants it any more.
-    pub(super) fn arrived(&self, load: &Arc<Load>, run: MemoryRun, counters: &PrefetchCounters) {
+    pub(in crate::store) fn arrived(
+        &self,
+        load: &Arc<Load>,
+        run: MemoryRun,
+        counters: &PrefetchCounters,
+    ) {
         let run = Arc::new(run);
         let mut board = self.board.lock();
         let mut inner = load.inner.lock();
@@ -388,7 +321,7 @@ impl Prefetcher {
     }
 
     /// Ends a load that brought nothing.
-    pub(super) fn failed(
+    pub(in crate::store) fn failed(
         &self,
         load: &Arc<Load>,
         end: End,
@@ -421,7 +354,11 @@ impl Prefetcher {
     }
 
     /// Gives up all loads whose runs match.
-    pub(super) fn cancel(&self, matches: impl Fn(&RunHeader) -> bool, counters: &PrefetchCounters) {
+    pub(in crate::store) fn cancel(
+        &self,
+        matches: impl Fn(&RunHeader) -> bool,
+        counters: &PrefetchCounters,
+    ) {
         let mut board = self.board.lock();
         let loads = board
             .by_key
@@ -438,7 +375,11 @@ impl Prefetcher {
     }
 
     /// Ends the holds whose time is over; says when the next one's will be.
-    pub(super) fn sweep(&self, now: Instant, counters: &PrefetchCounters) -> Option<Instant> {
+    pub(in crate::store) fn sweep(
+        &self,
+        now: Instant,
+        counters: &PrefetchCounters,
+    ) -> Option<Instant> {
         let mut board = self.board.lock();
         let mut released = Vec::new();
         let next = loop {
@@ -457,12 +398,12 @@ impl Prefetcher {
     }
 
     /// Bytes of L2 that are held or on their way.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::store) fn bytes(&self) -> u64 {
         self.board.lock().bytes
     }
 
     /// Checks sums, phases and the limit.
-    pub(super) fn validate(&self) -> Result<(), String> {
+    pub(in crate::store) fn validate(&self) -> Result<(), String> {
         let board = self.board.lock();
         let mut loads: Vec<&Arc<Load>> = Vec::new();
         for load in board.by_key.values() {
@@ -491,139 +432,4 @@ impl Prefetcher {
         }
         Ok(())
     }
-}
-
-/// Where a reader waits for a run that is being loaded.
-#[derive(Debug, Default)]
-struct Arrival {
-    run: Mutex<Option<Result<Arc<MemoryRun>, ReadFailure>>>,
-    set: Condvar,
-}
-
-impl Arrival {
-    fn set(&self, run: Result<Arc<MemoryRun>, ReadFailure>) {
-        *self.run.lock() = Some(run);
-        self.set.notify_all();
-    }
-
-    fn wait(&self) -> Result<Arc<MemoryRun>, ReadFailure> {
-        let mut run = self.run.lock();
-        loop {
-            match &*run {
-                Some(run) => return run.clone(),
-                None => self.set.wait(&mut run),
-            }
-        }
-    }
-}
-
-/// A run that a prefetch is reading into L2 just now: reading it waits for that, and then copies.
-#[derive(Debug)]
-pub(super) struct LoadingRun {
-    load: Arc<Load>,
-    arrival: Arc<Arrival>,
-}
-
-impl PinnedRun for LoadingRun {
-    fn header(&self) -> &RunHeader {
-        &self.load.header
-    }
-
-    fn read_slices(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
-        self.arrival.wait()?.read_slices(range, target)
-    }
-}
-
-/// How far a prefetch is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PrefetchProgress {
-    /// Blocks that were found below L1 and fit into what prefetch may hold.
-    pub wanted: usize,
-    /// Of them: in L2 now, or read from there since.
-    pub loaded: usize,
-    /// Payload bytes of the runs that were loaded.
-    pub bytes: u64,
-}
-
-/// A prefetch under way. Dropping it changes nothing: what it asked for is still loaded and held for its time.
-pub struct PrefetchTicket {
-    shared: Option<(Arc<Prefetcher>, Arc<super::stats::Counters>)>,
-    /// With the wanted blocks of each.
-    loads: Vec<(Arc<Load>, usize)>,
-    disowned: Mutex<bool>,
-}
-
-impl PrefetchTicket {
-    pub(super) fn new(
-        shared: Option<(Arc<Prefetcher>, Arc<super::stats::Counters>)>,
-        loads: Vec<(Arc<Load>, usize)>,
-    ) -> Self {
-        Self {
-            shared,
-            loads,
-            disowned: Mutex::new(false),
-        }
-    }
-
-    /// How far it is.
-    pub fn progress(&self) -> PrefetchProgress {
-        let mut progress = PrefetchProgress::default();
-        for (load, blocks) in &self.loads {
-            progress.wanted += blocks;
-            if load.inner.lock().loaded {
-                progress.loaded += blocks;
-                progress.bytes += load.header.payload_bytes();
-            }
-        }
-        progress
-    }
-
-    /// Waits until nothing of it is under way; false if the time was over first.
-    pub fn wait(&self, timeout: Duration) -> bool {
-        let Some((prefetcher, _)) = &self.shared else {
-            return true;
-        };
-        let deadline = Instant::now() + timeout;
-        let mut board = prefetcher.board.lock();
-        loop {
-            let mut loads = self.loads.iter();
-            let busy = loads.any(|(load, _)| load.inner.lock().is_under_way());
-            if !busy {
-                return true;
-            }
-            if prefetcher
-                .changed
-                .wait_until(&mut board, deadline)
-                .timed_out()
-            {
-                return false;
-            }
-        }
-    }
-
-    /// Gives it up: what has not begun is not loaded, what was loaded is held no more, unless another ticket wants it.
-    pub fn cancel(&self) {
-        let Some((prefetcher, counters)) = &self.shared else {
-            return;
-        };
-        if std::mem::replace(&mut *self.disowned.lock(), true) {
-            return;
-        }
-        let loads = self.loads.iter().map(|(load, _)| Arc::clone(load));
-        prefetcher.disown(&loads.collect::<Vec<_>>(), &counters.prefetch);
-    }
-}
-
-impl fmt::Debug for PrefetchTicket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PrefetchTicket({:?})", self.progress())
-    }
-}
-
-/// How many leading blocks of `keys` a load covers.
-pub(super) fn wanted(load: &Load, keys: &[BlockKey]) -> usize {
-    let first = keys
-        .first()
-        .and_then(|key| load.header.keys.iter().position(|stored| stored == key));
-    first.map_or(0, |first| covered(&load.header, first, keys))
 }
