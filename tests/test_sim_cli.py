@@ -238,6 +238,20 @@ def test_shares_of_traces_of_several_seeds_are_one_size(sim: Run) -> None:
         assert min(sizes) < row["capacity_blocks"] < max(sizes)
 
 
+def test_page_policies_take_parameters(sim: Run) -> None:
+    results = as_json(
+        sim, "sweep", "--mode", "page", "--scenarios", "medium", "--workloads", "rag_burst",
+        "--policies", "lru,regret_aware:weight=0,horizon=8,regret_aware:weight=6,horizon=8,per_tier:lru",
+    )  # fmt: skip
+    names = [row["policy"] for row in results["rows"]]
+    assert names == [
+        "lru",
+        "regret_aware:weight=0,horizon=8",
+        "regret_aware:weight=6,horizon=8",
+        "per_tier:lru",
+    ]
+
+
 def test_plots_are_drawn_anew_from_results(sim: Run, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the 'plot' extra is not installed")
     assert sim(*REPEATED[0], "--out", tmp_path)[0] == 0

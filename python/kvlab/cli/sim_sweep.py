@@ -25,6 +25,8 @@ from kvlab.cli._sim import (
 from kvlab.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kvlab.sim.experiments.artifacts import Artifacts
     from kvlab.sim.experiments.table import Row
 
@@ -46,7 +48,8 @@ _PAGE_COLUMNS = (
 @click.option(
     "--policies",
     multiple=True,
-    help="Names, all, or live. [default: live; in mode page all of page mode]",
+    help="Names, all, or live; in mode page also with parameters: regret_aware:weight=0,horizon=8. "
+    "[default: live; in mode page kv-hierarchy-lab's six]",
 )
 @click.option(
     "--capacities",
@@ -56,7 +59,11 @@ _PAGE_COLUMNS = (
     help="Blocks, shares of the distinct ones, or inf; mode prefix and flat.",
 )
 @click.option("--scenarios", multiple=True, help="Of mode page. [default: the first five]")
-@click.option("--workloads", multiple=True, help="Of mode page. [default: seven synthetic ones]")
+@click.option(
+    "--workloads",
+    multiple=True,
+    help="Of mode page, with parameters behind colons. [default: seven]",
+)
 @click.option(
     "--seeds", multiple=True, help="Of workloads, such as 7,42,91. [default: the usual one]"
 )
@@ -91,7 +98,7 @@ def sim_sweep(
         if trace is not None or workload is not None:
             raise InvalidArgumentError("--trace and --workload: mode page takes --workloads")
         done = _pages(
-            policies=items(policies),
+            policies=_specs(policies),
             scenarios=items(scenarios),
             workloads=items(workloads),
             seeds=draws,
@@ -116,6 +123,17 @@ def sim_sweep(
         raise ConfigError(f"--mode {mode}: use one of: prefix, page, flat")
     done.seconds = time.perf_counter() - start
     finish(done, out, as_json=as_json, columns=columns)
+
+
+def _specs(texts: Sequence[str]) -> list[str]:
+    """Page policies by name, with their parameters: `lru,regret_aware:weight=0,horizon=8` are two."""
+    specs: list[str] = []
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        if specs and "=" in part and ":" not in part:
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    return specs
 
 
 def _requests(
@@ -199,7 +217,7 @@ def _pages(
         rows = pages.sweep(
             policies=specs,
             scenarios=scenes,
-            workloads=names,
+            workloads=[pages.read_workload(name) for name in names],
             seeds=seeds or [None],
             workers=workers,
             progress=update,
