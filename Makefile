@@ -9,6 +9,8 @@
 #   CASES                  how many cases of each property `make test-long` tries; default: 200
 #   FUZZ_SECONDS           how long `make fuzz` feeds each parser; default: 60
 #   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
+#   LAB_OUT                where `make sweep` writes; default: lab-out
+#   SWEEP_ARGS             further arguments of the sweep of `make sweep`, such as "--seeds 7,42,91"
 #   PEERS_VENV             where `make bench-peers` installs what kvlab is compared with; default: .venv-peers
 
 SHELL := /bin/sh
@@ -28,6 +30,8 @@ FUZZ_SECONDS ?= 60
 CASES ?= 200
 FUZZ_TARGETS := record_header segment index_rows export_frame costs
 PEERS_ARGS ?=
+LAB_OUT ?= lab-out
+SWEEP_ARGS ?=
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
 BIN := $(VENV)/bin
@@ -76,6 +80,21 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 	$(BIN)/python benches/python/tree.py
 	$(BIN)/python benches/python/restore.py
 	$(BIN)/python benches/python/break_even.py
+
+.PHONY: smoke
+smoke: $(VENV)/.stamp-built  ## Run the small programs of the policy lab
+	$(BIN)/python examples/basic_simulation.py
+	$(BIN)/python examples/compare_policies.py
+
+.PHONY: sweep
+sweep: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Run the default sweep of the policy lab and its ablation of regret
+	$(BIN)/python -m kvlab sim sweep --mode page --out $(LAB_OUT)/default_sweep $(SWEEP_ARGS)
+	$(BIN)/python -m kvlab sim ablate --out $(LAB_OUT)/regret_ablation
+
+.PHONY: plots
+plots: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Draw the plots and reports of `make sweep` anew
+	$(BIN)/python -m kvlab sim plots $(LAB_OUT)/default_sweep
+	$(BIN)/python -m kvlab sim plots $(LAB_OUT)/regret_ablation
 
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
@@ -127,7 +146,7 @@ wheel: $(VENV)/.stamp-wheel  ## Build the abi3 wheel and the sdist into dist/
 .PHONY: clean
 clean:  ## Remove what was built; .venv, the model and stores stay
 	cargo clean
-	rm -rf dist demo-out peers-out .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.stamp-built $(VENV)/.stamp-wheel
+	rm -rf dist demo-out lab-out peers-out .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.stamp-built $(VENV)/.stamp-wheel
 	rm -f python/kvlab/_core*.so
 	find python toys tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -160,6 +179,11 @@ $(VENV)/.stamp-demo: pyproject.toml scripts/requirements.py $(VENV)/.stamp-torch
 	@$(BIN)/python scripts/requirements.py hf plot > $(VENV)/.requirements-demo.txt
 	@echo "kvlab: besides torch, up to 0.2 GB of Python packages will be downloaded"
 	$(PIP) install --quiet -r $(VENV)/.requirements-demo.txt
+	@touch $@
+
+$(VENV)/.stamp-plot: pyproject.toml scripts/requirements.py $(VENV)/.stamp-venv
+	@$(BIN)/python scripts/requirements.py plot > $(VENV)/.requirements-plot.txt
+	$(PIP) install --quiet -r $(VENV)/.requirements-plot.txt
 	@touch $@
 
 $(VENV)/.stamp-test: pyproject.toml scripts/requirements.py $(VENV)/.stamp-torch

@@ -274,7 +274,7 @@ def test_names_that_are_unknown_are_told_the_known_ones() -> None:
     scene = SCENARIOS["constrained"]
     workload = expand_workload("rag_burst", scene)
     cases: list[tuple[Callable[[], object], str]] = [
-        (lambda: simulate(workload, scene, "mru"), "regret_aware"),
+        (lambda: simulate(workload, scene, "best"), "regret_aware"),
         (lambda: simulate(workload, scene, PolicySpec("lru", {"weight": 1})), "takes none"),
         (lambda: scenario("huge"), "small_fp16_prefetch"),
         (lambda: tiers("huge"), "cxl_like"),

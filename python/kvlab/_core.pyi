@@ -1493,6 +1493,12 @@ def sim_lru_curve(trace: SimTrace, *, mode: str, capacities: Sequence[int]) -> l
         ConfigError: the mode is unknown.
     """
 
+def sim_live_policies() -> list[str]:
+    """The names of the policies that the tiers can use."""
+
+def sim_columns(trace: SimTrace) -> tuple[bytes, bytes]:
+    """Prompt tokens, and sessions (from 1, 0 for none): a native uint32 a request each."""
+
 @final
 class CaptureRequests:
     """The requests of a capture, one after the other; see `kvlab.sim.capture.requests`."""

@@ -49,6 +49,10 @@ mod _core {
     #[pymodule_export]
     use crate::sim::capture::{PyCaptureRequests, capture_replay, capture_requests};
     #[pymodule_export]
+    use crate::sim::catalogue::sim_live_policies;
+    #[pymodule_export]
+    use crate::sim::columns::sim_columns;
+    #[pymodule_export]
     use crate::sim::page::{
         sim_page_policies, sim_schemes, sim_tier_preset, sim_tier_presets, simulate_pages,
     };

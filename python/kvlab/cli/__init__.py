@@ -2,7 +2,8 @@
 
 Sub-commands are modules of this package, imported only when they are called, so that `kvlab size`
 does not pay for what `kvlab demo` needs. A sub-command `name` is the click command `name` of the
-module `kvlab.cli.name`, with `_` for `-` and behind a word of Python such as `import`.
+module `kvlab.cli.name`, with `_` for `-` and behind a word of Python such as `import`; one of a group,
+as `kvlab sim run`, is that of `kvlab.cli.sim_run`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "gc": "Drop what is expired or damaged in a store.",
     "import": "Take over what another store exported.",
     "inspect": "What is in a store.",
+    "sim": "The policy lab: traces replayed under other policies and sizes.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "verify": "Read everything in a store and check every byte.",
     "version": "What is installed.",
@@ -40,8 +42,15 @@ COMMANDS: Mapping[str, str] = {
 class LazyGroup(click.Group):
     """A group that imports a sub-command when it is called and lists it without importing it."""
 
-    def __init__(self, *, lazy: Mapping[str, str], help: str) -> None:  # noqa: A002 (click's name)
-        super().__init__(help=help, context_settings={"help_option_names": ["-h", "--help"]})
+    def __init__(
+        self,
+        *,
+        lazy: Mapping[str, str],
+        help: str,  # noqa: A002 (click's name)
+        name: str | None = None,
+    ) -> None:
+        settings = {"help_option_names": ["-h", "--help"]}
+        super().__init__(name=name, help=help, context_settings=settings)
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -54,7 +63,8 @@ class LazyGroup(click.Group):
         del ctx
         if cmd_name not in self.lazy:
             return None
-        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
+        full = cmd_name if self.name is None else f"{self.name}_{cmd_name}"
+        name = f"{full}_" if keyword.iskeyword(full) else full.replace("-", "_")
         module = importlib.import_module(f"kvlab.cli.{name}")
         command: click.Command = getattr(module, name)
         return command

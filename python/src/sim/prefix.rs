@@ -34,7 +34,7 @@ impl<'py, T: Element> FromPyObject<'_, 'py> for Column<T> {
 /// Requests with dense block ids.
 #[pyclass(name = "SimTrace", module = "kvlab._core", frozen)]
 pub(crate) struct PySimTrace {
-    trace: Arc<Trace>,
+    pub(super) trace: Arc<Trace>,
 }
 
 /// Collects requests, chunk by chunk.

@@ -1,0 +1,235 @@
+"""`kvlab sim sweep`: many policies, sizes, scenarios and seeds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvlab.cli._common import json_option
+from kvlab.cli._sim import (
+    TraceArguments,
+    check_policies,
+    counting,
+    finish,
+    items,
+    known,
+    load_trace,
+    numbers,
+    out_option,
+    trace_options,
+    workers_option,
+)
+from kvlab.errors import ConfigError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvlab.sim.experiments.artifacts import Artifacts
+    from kvlab.sim.experiments.table import Row
+
+__all__ = ["sim_sweep"]
+
+_REQUEST_COLUMNS = (
+    "trace", "mode", "policy", "capacity", "capacity_blocks", "n", "hit_ratio", "token_hit_ratio", "percent_of_oracle",
+    "recomputed_tokens", "evictions",
+)  # fmt: skip
+_PAGE_COLUMNS = (
+    "scenario", "workload", "policy", "n", "hit_rate", "percent_of_oracle", "misses", "mean_latency_ms",
+    "bytes_moved", "prefetches", "useful_prefetch_ratio", "evictions",
+)  # fmt: skip
+
+
+@click.command("sweep")
+@trace_options
+@click.option("--mode", default="prefix", show_default=True, help="prefix, page or flat.")
+@click.option(
+    "--policies",
+    multiple=True,
+    help="Names, all, or live; in mode page also with parameters: regret_aware:weight=0,horizon=8. "
+    "[default: live; in mode page kv-hierarchy-lab's six]",
+)
+@click.option(
+    "--capacities",
+    multiple=True,
+    default=("1%,5%,10%,25%,50%",),
+    show_default=True,
+    help="Blocks, shares of the distinct ones, or inf; mode prefix and flat.",
+)
+@click.option("--scenarios", multiple=True, help="Of mode page. [default: the first five]")
+@click.option(
+    "--workloads",
+    multiple=True,
+    help="Of mode page, with parameters behind colons. [default: seven]",
+)
+@click.option(
+    "--seeds", multiple=True, help="Of workloads, such as 7,42,91. [default: the usual one]"
+)
+@click.option("--engine", default="exact", show_default=True, help="exact or compat; mode page.")
+@workers_option
+@out_option
+@json_option
+def sim_sweep(
+    *,
+    trace: str | None,
+    format_: str | None,
+    workload: str | None,
+    options: tuple[str, ...],
+    mode: str,
+    policies: tuple[str, ...],
+    capacities: tuple[str, ...],
+    scenarios: tuple[str, ...],
+    workloads: tuple[str, ...],
+    seeds: tuple[str, ...],
+    engine: str,
+    workers: int | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Replay under many policies at many sizes, or in many scenarios. Simulated.
+
+    Every table has the part of the oracle's hits; over several seeds it has means and spreads.
+    """
+    start = time.perf_counter()
+    draws = numbers("--seeds", seeds)
+    if mode == "page":
+        if trace is not None or workload is not None:
+            raise InvalidArgumentError("--trace and --workload: mode page takes --workloads")
+        done = _pages(
+            policies=_specs(policies),
+            scenarios=items(scenarios),
+            workloads=items(workloads),
+            seeds=draws,
+            engine=engine,
+            workers=workers,
+        )
+        columns: tuple[str, ...] = _PAGE_COLUMNS
+    elif mode in {"prefix", "flat"}:
+        if scenarios or workloads:
+            raise InvalidArgumentError(f"--scenarios and --workloads: for mode page, not {mode}")
+        arguments = TraceArguments(trace, format_, workload, options)
+        done = _requests(
+            arguments,
+            mode,
+            policies=items(policies),
+            capacities=items(capacities),
+            seeds=draws,
+            workers=workers,
+        )
+        columns = _REQUEST_COLUMNS
+    else:
+        raise ConfigError(f"--mode {mode}: use one of: prefix, page, flat")
+    done.seconds = time.perf_counter() - start
+    finish(done, out, as_json=as_json, columns=columns)
+
+
+def _specs(texts: Sequence[str]) -> list[str]:
+    """Page policies by name, with their parameters: `lru,regret_aware:weight=0,horizon=8` are two."""
+    specs: list[str] = []
+    for part in (part.strip() for text in texts for part in text.split(",")):
+        if specs and "=" in part and ":" not in part:
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    return specs
+
+
+def _requests(
+    arguments: TraceArguments,
+    mode: str,
+    *,
+    policies: list[str],
+    capacities: list[str],
+    seeds: list[int],
+    workers: int | None,
+) -> Artifacts:
+    from kvlab.sim.experiments import requests
+    from kvlab.sim.experiments.artifacts import Artifacts
+    from kvlab.sim.experiments.studies import request_figures, request_findings
+
+    names = check_policies(policies or ["live"], mode)
+    if seeds and arguments.trace is not None:
+        raise InvalidArgumentError("--seeds: a trace in a file has none; they are for --workload")
+    rows: list[Row] = []
+    draws: list[int | None] = [*seeds] or [None]
+    for seed in draws:
+        trace = load_trace(arguments, seed)
+        sizes = requests.sizes_of(trace, capacities)
+        total = len(sizes) * len(requests.wanted(names))
+        with counting(f"replaying {trace.info.name}", total) as update:
+            found = requests.sweep(
+                trace,
+                policies=names,
+                capacities=sizes,
+                mode="prefix" if mode == "prefix" else "flat",
+                workers=workers,
+                progress=update,
+            )
+        # Sizes as they were asked for: a share is another number of blocks for each seed.
+        asked = dict(zip(sizes, capacities, strict=False)) if len(sizes) == len(capacities) else {}
+        for row in found:
+            size = row["capacity_blocks"]
+            row["capacity"] = asked.get(size if isinstance(size, int) else None, str(size))
+            row["seed"] = seed
+        rows += found
+    config = {
+        "command": "sweep", **arguments.config(), "mode": mode, "policies": names,
+        "capacities": capacities, "seeds": seeds,
+    }  # fmt: skip
+    return Artifacts(
+        title=f"{arguments.name}: policies by size, {mode} mode",
+        config=config,
+        rows=rows,
+        figures=request_figures(rows),
+        findings=request_findings(rows),
+    )
+
+
+def _pages(
+    *,
+    policies: list[str],
+    scenarios: list[str],
+    workloads: list[str],
+    seeds: list[int],
+    engine: str,
+    workers: int | None,
+) -> Artifacts:
+    from kvlab.sim.experiments import pages
+    from kvlab.sim.experiments.artifacts import Artifacts
+    from kvlab.sim.experiments.studies import DEFAULT_SWEEP, page_figures, page_findings
+    from kvlab.sim.scenarios import PolicySpec, page_policies, scenario
+
+    every = list(page_policies())
+    scenes = [scenario(name) for name in scenarios or DEFAULT_SWEEP.scenarios]
+    if engine not in {"exact", "compat"}:
+        raise ConfigError(f"--engine {engine}: use one of: exact, compat")
+    scenes = [scene.with_engine("compat" if engine == "compat" else "exact") for scene in scenes]
+    specs = [PolicySpec.parse(name) for name in policies or DEFAULT_SWEEP.policies]
+    if policies == ["all"]:
+        specs = [PolicySpec(name) for name in every]
+    for spec in specs:
+        known("--policies", [spec.name], every)
+    names = workloads or list(DEFAULT_SWEEP.workloads)
+    total = len(scenes) * len(specs) * len(names) * max(1, len(seeds))
+    with counting("replaying page workloads", total) as update:
+        rows = pages.sweep(
+            policies=specs,
+            scenarios=scenes,
+            workloads=[pages.read_workload(name) for name in names],
+            seeds=seeds or [None],
+            workers=workers,
+            progress=update,
+        )
+    config = {
+        "command": "sweep", "mode": "page", "engine": engine, "scenarios": [scene.name for scene in scenes],
+        "workloads": names, "policies": [spec.label or spec.name for spec in specs], "seeds": seeds,
+    }  # fmt: skip
+    return Artifacts(
+        title="Page policies by scenario and workload",
+        config=config,
+        rows=rows,
+        figures=page_figures(rows),
+        findings=page_findings(rows),
+    )
