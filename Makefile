@@ -96,6 +96,11 @@ plots: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Draw the plots and reports o
 	$(BIN)/python -m kvlab sim plots $(LAB_OUT)/default_sweep
 	$(BIN)/python -m kvlab sim plots $(LAB_OUT)/regret_ablation
 
+.PHONY: findings
+findings: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Make artifacts/ anew: what docs/policy-lab.md tells (KVLAB_TRACES=FOLDER)
+	$(BIN)/python scripts/lab_pages.py
+	$(BIN)/python scripts/lab_traces.py
+
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
 	cargo run --release --locked -p kvlab-core --example torture -- $(TORTURE_ARGS)

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab.sim.experiments.artifacts import environment
-from kvlab.sim.experiments.table import SIMULATED, Row, Value, columns_of, summarise, to_csv, to_json
+from kvlab.sim.experiments.table import (
+    SIMULATED,
+    Row,
+    Value,
+    columns_of,
+    summarise,
+    to_csv,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,14 +118,18 @@ def _png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def panels(title: str, count: int, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+def panels(
+    title: str, count: int, *, width: float = 4.6, height: float = 3.4
+) -> tuple[Figure, list[Axes]]:
     """A picture of some panels beside each other, labelled as simulated."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, count, figsize=(width * count, height), squeeze=False, layout="constrained"
+    )
     figure.suptitle(f"{title} ({SIMULATED})", fontsize=10)
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
@@ -126,8 +138,17 @@ def panels(title: str, count: int, *, width: float = 4.6, height: float = 3.4) -
     return figure, list(axes[0])
 
 
+def legend(figure: Figure, axis: Axes) -> None:
+    """What the colours of one panel, and so of all, mean, beside the panels."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=7.5, frameon=False)
+
+
 def bars(
-    axis: Axes, places: Sequence[str], series: Mapping[str, Sequence[tuple[float, float]]], label: str
+    axis: Axes,
+    places: Sequence[str],
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    label: str,
 ) -> None:
     """Bars by place and series, with their spread: `(height, spread)` for each place."""
     width = 0.8 / len(series)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
-from lab_artifacts import COLOURS, bars, change, number, panels, trimmed, write
+from lab_artifacts import COLOURS, bars, change, legend, number, panels, trimmed, write
 
 from kvlab.sim.experiments import pages
 from kvlab.sim.experiments.studies import DEFAULT_SWEEP
 from kvlab.sim.experiments.table import Row, summarise
 from kvlab.sim.page import WorkloadSpec, expand_workload
-from kvlab.sim.scenarios import Engine, PolicySpec, Scenario, TierSpec, scenario, tiers
+from kvlab.sim.scenarios import Engine, PolicySpec, Scenario, scenario, tiers
 from kvlab.sim.schemes import SchemePlan
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -60,6 +60,7 @@ def swept(
 
 
 def by_engine(engine: Engine, names: Sequence[str]) -> list[Scenario]:
+    """Scenarios under one engine."""
     return [scenario(name).with_engine(engine) for name in names]
 
 
@@ -71,6 +72,7 @@ class Cells:
         self.rows = {tuple(row.get(name) for name in names): row for row in summarise(rows)}
 
     def get(self, engine: str, seeds: str, scene: str, workload: str, policy: str) -> Row:
+        """One of them."""
         return self.rows[engine, seeds, scene, workload, policy]
 
 
@@ -145,7 +147,11 @@ def headlines(cells: Cells) -> list[Row]:
             ("exact_seeds", "exact", "1-5"),
         ):
             before, after = of(engine, seeds)
-            row |= {f"{key}_from": before, f"{key}_to": after, f"{key}_percent": change(before, after)}
+            row |= {
+                f"{key}_from": before,
+                f"{key}_to": after,
+                f"{key}_percent": change(before, after),
+            }
         table.append(row)
     return table
 
@@ -174,13 +180,18 @@ def default_sweep() -> None:
         bars(axis, WORKLOADS, series, "mean latency / that of lru")
         axis.axhline(1.0, color="black", linewidth=0.8)
         axis.set_title(scene, fontsize=9)
-    axes[0].legend(fontsize=7, frameon=False, ncols=3)
+    legend(figure, axes[0])
 
-    failure, (left, right) = panels("The failure case: prefetch_friendly, small_fp16_prefetch, usual seed", 2)
+    failure, (left, right) = panels(
+        "The failure case: prefetch_friendly, small_fp16_prefetch, usual seed", 2
+    )
     names = [*six, *MODERN]
     for axis, metric in ((left, "misses"), (right, "mean_latency_ms")):
         heights = [
-            number(cells.get("exact", "usual", "small_fp16_prefetch", "prefetch_friendly", name), metric)
+            number(
+                cells.get("exact", "usual", "small_fp16_prefetch", "prefetch_friendly", name),
+                metric,
+            )
             for name in names
         ]
         colours = ["#c44e52" if name == "predictive" else "#4c72b0" for name in names]
@@ -215,6 +226,7 @@ MORE_SEEDS = tuple(range(1, 21))
 
 
 def arms(weights: Sequence[int], horizons: Sequence[int]) -> list[PolicySpec]:
+    """Every combination."""
     return [
         PolicySpec("regret_aware", {"weight": w, "horizon": h}, f"regret_aware w={w} h={h}")
         for w in weights
@@ -229,18 +241,20 @@ def regret_ablation() -> None:
     none = PolicySpec("regret_aware", {"weight": 0}, "regret_aware w=0")
     specs = [none, *arms((*WEIGHTS, 48), HORIZONS)]
     seeds = (7, 42, 91)
-    published = [*base, *arms(WEIGHTS, HORIZONS)]
+    published: list[str | PolicySpec] = [*base, *arms(WEIGHTS, HORIZONS)]
     rows = swept(by_engine("compat", names), ABLATION, published, seeds, "7,42,91")
     exact = by_engine("exact", names)
     rows += swept(exact, ABLATION, [*base, *specs], seeds, "7,42,91")
     wide = swept(exact, ABLATION, [*base, *specs], MORE_SEEDS, "1-20")
     params = {spec.label: spec.params for spec in specs}
     for row in [*rows, *wide]:
-        row |= params.get(str(row["policy"]), {})
+        row.update(params.get(str(row["policy"]), {}))
 
     # Seed by seed against weight 0: what regret itself adds.
     latency = {
-        (row["scenario"], row["workload"], row["policy"], row["seed"]): number(row, "mean_latency_ms")
+        (row["scenario"], row["workload"], row["policy"], row["seed"]): number(
+            row, "mean_latency_ms"
+        )
         for row in wide
     }
     paired: list[Row] = []
@@ -248,7 +262,10 @@ def regret_ablation() -> None:
         for workload in ABLATION:
             for name in [*base, *(spec.label for spec in specs[1:])]:
                 gains = [
-                    change(latency[scene, workload.name, none.label, seed], latency[scene, workload.name, name, seed])
+                    change(
+                        latency[scene, workload.name, none.label, seed],
+                        latency[scene, workload.name, name, seed],
+                    )
                     for seed in MORE_SEEDS
                 ]
                 paired.append(
@@ -260,10 +277,16 @@ def regret_ablation() -> None:
                     }
                 )  # fmt: skip
 
-    figure, axes = panels("Regret by weight and horizon, adversarial_burst, seeds 1-20, mean and sd, exact engine", 2)
+    figure, axes = panels(
+        "Regret by weight and horizon, adversarial_burst, seeds 1-20, mean and sd, exact engine", 2
+    )
     summary = summarise(wide)
     for axis, scene in zip(axes, names, strict=True):
-        cell = [row for row in summary if (row["scenario"], row["workload"]) == (scene, "adversarial_burst")]
+        cell = [
+            row
+            for row in summary
+            if (row["scenario"], row["workload"]) == (scene, "adversarial_burst")
+        ]
         zero = next(row for row in cell if row["policy"] == none.label)
         for at, horizon in enumerate(HORIZONS):
             line = [zero, *(row for row in cell if row.get("horizon") == horizon)]
@@ -279,7 +302,7 @@ def regret_ablation() -> None:
         axis.set_title(scene, fontsize=9)
         axis.set_xlabel("weight; 0 = no regret, its frequency score alone", fontsize=9)
         axis.set_ylabel("mean latency, ms", fontsize=9)
-    axes[0].legend(fontsize=7, frameon=False)
+    legend(figure, axes[0])
 
     write(
         "regret_ablation",
@@ -335,16 +358,19 @@ def quantisation() -> None:
                 for metric in ("hit_rate", "mean_latency_ms", "bytes_moved")
             }
             table.append({"tiers": scene, "scheme": plan, "mean_page_bytes": size[plan], **means})
-    figure, axes = panels("Bytes of a page against latency: four workloads, three policies, seeds 1-5", 2)
+    figure, axes = panels(
+        "Bytes of a page against latency: four workloads, three policies, seeds 1-5", 2
+    )
     for axis, scene in zip(axes, ("small", "constrained"), strict=True):
         for at, row in enumerate(row for row in table if row["tiers"] == scene):
             axis.scatter(
-                number(row, "mean_page_bytes"), number(row, "mean_latency_ms"), color=COLOURS[at % 10], label=str(row["scheme"])
+                number(row, "mean_page_bytes"), number(row, "mean_latency_ms"),
+                color=COLOURS[at % 10], label=str(row["scheme"]),
             )  # fmt: skip
         axis.set_title(f"{scene} tiers", fontsize=9)
         axis.set_xlabel("mean bytes of a page", fontsize=9)
         axis.set_ylabel("mean latency, ms", fontsize=9)
-    axes[1].legend(fontsize=6.5, frameon=False)
+    legend(figure, axes[1])
     write(
         "quantisation",
         title="Quantisation, whole, by layer and by head group",
@@ -364,7 +390,12 @@ def prefetch() -> None:
     rows: list[Row] = []
     for compute in (None, 0.1, 1.0):
         scenes = [
-            replace(scenario("small_fp16_prefetch"), prefetch=on, compute_ms=compute, name=f"small_fp16 {on}")
+            replace(
+                scenario("small_fp16_prefetch"),
+                prefetch=on,
+                compute_ms=compute,
+                name=f"small_fp16 {on}",
+            )
             for on in (False, True)
         ]
         for row in swept(scenes, WORKLOADS, ["predictive"], SEEDS, "1-5"):
@@ -379,7 +410,8 @@ def prefetch() -> None:
                 next(
                     row
                     for row in summary
-                    if (row["workload"], row["compute_ms"], row["prefetch"]) == (workload, compute, fetch)
+                    if (row["workload"], row["compute_ms"], row["prefetch"])
+                    == (workload, compute, fetch)
                 )
                 for fetch in (False, True)
             )
@@ -394,18 +426,22 @@ def prefetch() -> None:
                     "prefetches": number(on, "prefetches"),
                 }
             )  # fmt: skip
-    figure, (axis,) = panels("What prefetch changes: predictive, small tiers, fp16, seeds 1-5", 1, width=8.0)
+    figure, (axis,) = panels(
+        "What prefetch changes: predictive, small tiers, fp16, seeds 1-5", 1, width=8.0
+    )
     bars(
         axis,
         WORKLOADS,
         {
             text: [(number(row, "ms_percent"), 0.0) for row in table if row["compute_ms"] == compute]
-            for compute, text in ((0.0, "transfers one by one"), (1.0, "beside 1 ms of compute"), (0.1, "beside 0.1 ms of compute"))
+            for compute, text in (
+                (0.0, "transfers one by one"), (0.1, "beside 0.1 ms of compute"), (1.0, "beside 1 ms of compute"),
+            )
         },
         "mean latency with prefetch, % of change",
     )  # fmt: skip
     axis.axhline(0.0, color="black", linewidth=0.8)
-    axis.legend(fontsize=8, frameon=False)
+    legend(figure, axis)
     write(
         "prefetch",
         title="Which workloads punish prefetch",
@@ -424,14 +460,12 @@ def cxl_like() -> None:
     """Much slow memory: the preset, the same without CXL, and the same with RAM in its place."""
     preset = tiers("cxl_like")
     fast, ram, cxl, nvme = preset
+    more = replace(ram, capacity_bytes=ram.capacity_bytes + cxl.capacity_bytes)
     scenes = [
         Scenario("cxl_like", preset),
         Scenario("no CXL", (fast, ram, nvme)),
-        Scenario(
-            "RAM instead",
-            (fast, TierSpec("host_ram", ram.capacity_bytes + cxl.capacity_bytes, ram.read_ms, ram.write_ms, ram.bytes_per_ms), nvme),
-        ),
-    ]  # fmt: skip
+        Scenario("RAM instead", (fast, more, nvme)),
+    ]
     policies = (*DEFAULT_SWEEP.policies, *MODERN)
     rows = swept(scenes, DEFAULT_SWEEP.workloads, policies, SEEDS, "1-5")
     summary = summarise(rows)
@@ -439,30 +473,46 @@ def cxl_like() -> None:
     for workload in DEFAULT_SWEEP.workloads:
         row: Row = {"workload": workload}
         for scene in scenes:
-            cell = [each for each in summary if (each["scenario"], each["workload"]) == (scene.name, workload)]
+            cell = [
+                each
+                for each in summary
+                if (each["scenario"], each["workload"]) == (scene.name, workload)
+            ]
             latencies = {str(each["policy"]): number(each, "mean_latency_ms") for each in cell}
             best = min(latencies, key=lambda name: latencies[name])
             key = scene.name.replace(" ", "_")
-            row |= {f"{key}_lru_ms": latencies["lru"], f"{key}_best_ms": latencies[best], f"{key}_best": best}
+            row |= {
+                f"{key}_lru_ms": latencies["lru"],
+                f"{key}_best_ms": latencies[best],
+                f"{key}_best": best,
+            }
         table.append(row)
-    figure, (axis,) = panels("CXL-like memory: mean latency, lru, fp16, no prefetch, seeds 1-5", 1, width=8.0)
+    figure, (axis,) = panels(
+        "CXL-like memory: mean latency, lru, fp16, no prefetch, seeds 1-5", 1, width=8.0
+    )
     spread = {
-        (row["scenario"], row["workload"]): (number(row, "mean_latency_ms"), number(row, "mean_latency_ms_sd"))
+        (row["scenario"], row["workload"]): (
+            number(row, "mean_latency_ms"),
+            number(row, "mean_latency_ms_sd"),
+        )
         for row in summary
         if row["policy"] == "lru"
     }
     bars(
         axis,
         DEFAULT_SWEEP.workloads,
-        {scene.name: [spread[scene.name, name] for name in DEFAULT_SWEEP.workloads] for scene in scenes},
+        {
+            scene.name: [spread[scene.name, name] for name in DEFAULT_SWEEP.workloads]
+            for scene in scenes
+        },
         "mean latency, ms",
     )
-    axis.legend(fontsize=8, frameon=False)
+    legend(figure, axis)
     write(
         "cxl_like",
         title="Much slow memory in place of little fast memory",
         config={
-            "tiers": {scene.name: [[t.name, t.capacity_bytes, t.read_ms, t.write_ms, t.bytes_per_ms] for t in scene.tiers] for scene in scenes},
+            "tiers": {scene.name: [asdict(tier) for tier in scene.tiers] for scene in scenes},
             "scheme": "fp16", "prefetch": False, "workloads": DEFAULT_SWEEP.workloads, "policies": policies,
             "seeds": SEEDS, "engine": "exact",
         },

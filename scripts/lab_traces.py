@@ -10,7 +10,7 @@ import random
 import statistics
 from collections.abc import Sequence
 
-from lab_artifacts import COLOURS, ORACLE, number, panels, trimmed, write
+from lab_artifacts import COLOURS, ORACLE, legend, number, panels, trimmed, write
 
 from kvlab.sim import prefix
 from kvlab.sim.experiments import requests
@@ -33,17 +33,24 @@ COLUMNS = (
     "percent_of_oracle", "recomputed_tokens", "evictions",
 )  # fmt: skip
 FLAT = ("lru", "lfu", "lfu-plain", "sieve", "s3-fifo", "w-tinylfu", "arc", "belady")
-OPPOSITE = ("lru", "lru_root_first", "lfu", "lfu-plain", "sieve", "s3-fifo", "gdsf")
+OPPOSITE = ("lru", "lru_root_first", "lfu", "heavy_hitter", "sieve", "s3-fifo", "lfu-plain")
 CONTROL = ("trace_0002", "trace_0700")
 
 
-def replayed(trace: Trace, name: str, mode: prefix.Mode, policies: Sequence[str], seed: int | None) -> list[Row]:
+def replayed(
+    trace: Trace, name: str, mode: prefix.Mode, policies: Sequence[str], seed: int | None
+) -> list[Row]:
     """Every policy at every share of the distinct blocks."""
     sizes = requests.sizes_of(trace, CAPACITIES)
     shares = dict(zip(sizes, CAPACITIES, strict=True))
     rows = requests.sweep(trace, policies=policies, capacities=sizes, mode=mode)
     return [
-        {**row, "trace": name, "seed": seed, "capacity": shares[size if isinstance(size, int) else None]}
+        {
+            **row,
+            "trace": name,
+            "seed": seed,
+            "capacity": shares[size if isinstance(size, int) else None],
+        }
         for row in rows
         for size in (row["capacity_blocks"],)
     ]
@@ -64,6 +71,19 @@ def control() -> list[Row]:
         over = replay.recomputed_tokens - cold
         rows.append({"policy": name, "hit_ratio": replay.hit_ratio, "recomputed_over_cold": over})
     return sorted(rows, key=lambda row: (number(row, "recomputed_over_cold"), str(row["policy"])))
+
+
+def conversation_5000(trace: Trace) -> list[Row]:
+    """Mooncake's conversation at 5,000 blocks, where others have published figures."""
+    rows: list[Row] = []
+    modes: tuple[prefix.Mode, ...] = ("flat", "prefix")
+    for mode in modes:
+        for name in FLAT:
+            replay = prefix.run(trace, policy=name, capacity_blocks=5000, mode=mode)
+            rows.append({"mode": mode, "policy": name, "hit_ratio": replay.hit_ratio})
+    bypass = prefix.run(trace, policy="belady_bypass", capacity_blocks=5000)
+    rows.append({"mode": "prefix", "policy": bypass.policy, "hit_ratio": bypass.hit_ratio})
+    return rows
 
 
 def best_and_worst(summary: Sequence[Row]) -> list[Row]:
@@ -103,7 +123,14 @@ def standing(summary: Sequence[Row]) -> list[Row]:
     for policy, by_trace in parts.items():
         means = {trace: statistics.fmean(values) for trace, values in by_trace.items()}
         least = min(min(values) for values in by_trace.values())
-        table.append({"policy": policy, **means, "mean": statistics.fmean(means.values()), "least_cell": least})
+        table.append(
+            {
+                "policy": policy,
+                **means,
+                "mean": statistics.fmean(means.values()),
+                "least_cell": least,
+            }
+        )
     return sorted(table, key=lambda row: -number(row, "mean"))
 
 
@@ -117,7 +144,9 @@ def main() -> None:
     def one(trace: Trace, name: str, seed: int | None) -> None:
         ideal = prefix.run(trace, capacity_blocks=None)
         counted = ("requests", "block_refs", "unique_blocks", "hit_ratio", "token_hit_ratio")
-        ideals.append({"trace": name, "seed": seed, **{key: ideal.as_dict()[key] for key in counted}})
+        ideals.append(
+            {"trace": name, "seed": seed, **{key: ideal.as_dict()[key] for key in counted}}
+        )
         rows.extend(replayed(trace, name, "prefix", every, seed))
         rows.extend(replayed(trace, name, "flat", FLAT, seed))
         print(f"{name} {seed if seed is not None else ''}: {len(rows)} rows", flush=True)
@@ -134,11 +163,15 @@ def main() -> None:
     kept = trimmed(rows, COLUMNS)
     # Of five mixes a share is five sizes: their mean stands in the column.
     summary = summarise(kept, ("seed", "capacity_blocks"))
-    figure, axes = panels("Two real traces, opposite advice: share of the oracle's hits, prefix mode", 2, width=5.2)
+    figure, axes = panels(
+        "Two real traces, opposite advice: share of the oracle's hits, prefix mode", 2, width=5.2
+    )
     for axis, name in zip(axes, (CONVERSATION, CLAUDE), strict=True):
         for at, policy in enumerate(OPPOSITE):
             line = [
-                row for row in summary if (row["mode"], row["trace"], row["policy"]) == ("prefix", name, policy)
+                row
+                for row in summary
+                if (row["mode"], row["trace"], row["policy"]) == ("prefix", name, policy)
             ]
             axis.errorbar(
                 range(len(CAPACITIES)),
@@ -147,7 +180,9 @@ def main() -> None:
                 label=policy, color=COLOURS[at], marker="o", markersize=3, capsize=2,
             )  # fmt: skip
         flat = [
-            row for row in summary if (row["mode"], row["trace"], row["policy"]) == ("flat", name, "sieve")
+            row
+            for row in summary
+            if (row["mode"], row["trace"], row["policy"]) == ("flat", name, "sieve")
         ]
         axis.plot(
             range(len(CAPACITIES)), [number(row, "percent_of_oracle") for row in flat],
@@ -158,14 +193,20 @@ def main() -> None:
         axis.set_title(name + (": mean and sd of 5 mixes" if name == CLAUDE else ""), fontsize=9)
         axis.set_xlabel("capacity, % of the distinct blocks", fontsize=9)
         axis.set_ylabel("% of oracle", fontsize=9)
-    axes[1].legend(fontsize=7, frameon=False, loc="lower right")
+    legend(figure, axes[1])
 
-    curves, places = panels("Miss ratio by size, prefix mode; lru exact, others replayed at each size", 4, width=3.9)
+    curves, places = panels(
+        "Miss ratio by size, prefix mode; lru exact, others replayed at each size", 4, width=3.9
+    )
     for axis, (name, trace) in zip(places, loaded.items(), strict=True):
         sizes = requests.spaced(trace.unique_blocks, 10)
         exact = prefix.lru_curve(trace, sizes)
-        axis.plot(sizes, [1 - hits / trace.block_refs for hits in exact], label="lru", color=COLOURS[0])
-        for at, policy in enumerate(("lru_root_first", "lfu", "sieve", "s3-fifo", "belady_bypass"), 1):
+        axis.plot(
+            sizes, [1 - hits / trace.block_refs for hits in exact], label="lru", color=COLOURS[0]
+        )
+        for at, policy in enumerate(
+            ("lru_root_first", "lfu", "sieve", "s3-fifo", "belady_bypass"), 1
+        ):
             ratios = [
                 prefix.run(trace, policy=policy, capacity_blocks=size).hit_ratio for size in sizes
             ]
@@ -179,7 +220,7 @@ def main() -> None:
         axis.set_title(name + (", mix 1" if name == CLAUDE else ""), fontsize=9)
         axis.set_xlabel("capacity, blocks", fontsize=9)
         axis.set_ylabel("block miss ratio", fontsize=9)
-    places[0].legend(fontsize=7, frameon=False, loc="lower left")
+    legend(curves, places[0])
 
     write(
         "real_traces",
@@ -194,6 +235,7 @@ def main() -> None:
         tables={
             "ideals": ideals, "by_size": best_and_worst(summary), "standing": standing(summary),
             "control_2081_blocks": control(),
+            "conversation_5000_blocks": conversation_5000(loaded[CONVERSATION]),
         },
         spreads=("hit_ratio", "percent_of_oracle"),
         pictures={"opposite_directions": figure, "miss_ratio_curves": curves},
