@@ -20,6 +20,7 @@ from kvlab.cli.sim import COMMANDS
 TRACES = Path(__file__).parent / "fixtures" / "traces"
 MOONCAKE = ["--trace", str(TRACES / "mooncake.jsonl"), "--format", "mooncake"]
 WEKA = ["--trace", str(TRACES / "weka.jsonl"), "--format", "weka"]
+AZURE = ["--trace", str(TRACES / "azure.csv"), "--format", "azure"]
 AGENTS = ["--workload", "multi_turn_tools", "--option", "sessions=4", "--option", "turns=2"]
 REQUIRED = {
     "requests", "block_refs", "unique_blocks", "hits", "hit_ratio", "hit_tokens", "recomputed_tokens",
@@ -357,6 +358,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "--workload", "chat"], "chat: use one of: shared_system_prompt|chat: use one of: multi_turn"),
     (["run", "--workload", "rag_reordered", "--option", "users=3"], "users = 3: workload rag_reordered has"),
     (["run", "--trace", str(TRACES / "azure.csv"), "--format", "azure"], "nothing that could hit"),
+    (["run", *AZURE, "--mode", "page"], "nothing that could hit"),
+    (["mrc", *AZURE], "nothing that could hit"),
+    (["sweep", *AZURE], "nothing that could hit"),
+    (["advise", *AZURE, "--memory", "1GiB"], "nothing that could hit"),
     (["sweep", *MOONCAKE, "--policies", "lru,best"], "--policies best: use one of: lru"),
     (["sweep", *MOONCAKE, "--capacities", "1,x"], "capacity of x"),
     (["sweep", *MOONCAKE, "--seeds", "1"], "a trace in a file has none"),

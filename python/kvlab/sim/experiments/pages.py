@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim import page, prefix
+from kvlab.sim.experiments.requests import need_blocks
 from kvlab.sim.experiments.table import SIMULATED
 from kvlab.sim.formats import TraceInfo
 from kvlab.sim.page import WorkloadSpec
@@ -189,10 +190,7 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
         ConfigError: an unknown policy or parameter.
         InvalidArgumentError: a trace without blocks.
     """
-    if not trace.info.has_blocks or not trace.block_refs:
-        raise InvalidArgumentError(
-            f"{trace.info.name} has no blocks: there is nothing that could hit; take a trace with block ids"
-        )
+    need_blocks(trace)
     rows = array("I")
     for request in range(len(trace)):
         rows.extend(trace.core.blocks(request))
