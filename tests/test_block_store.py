@@ -508,8 +508,8 @@ def test_many_at_once(tmp_path: Path) -> None:
         buffers = [bytearray(90_000) for _ in wanted]
         lengths = store.get_into(wanted, buffers)
         assert lengths == [None if block is None else len(block) for block in expected]
-        for block, buffer in zip(expected, buffers, strict=True):
-            assert block is None or buffer[: len(block)] == block
+        for held, buffer in zip(expected, buffers, strict=True):
+            assert held is None or buffer[: len(held)] == held
         assert store.get_many([]) == []
         assert store.get_into([], []) == []
 

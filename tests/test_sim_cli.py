@@ -20,6 +20,7 @@ from kvlab.cli.sim import COMMANDS
 TRACES = Path(__file__).parent / "fixtures" / "traces"
 MOONCAKE = ["--trace", str(TRACES / "mooncake.jsonl"), "--format", "mooncake"]
 WEKA = ["--trace", str(TRACES / "weka.jsonl"), "--format", "weka"]
+AZURE = ["--trace", str(TRACES / "azure.csv"), "--format", "azure"]
 AGENTS = ["--workload", "multi_turn_tools", "--option", "sessions=4", "--option", "turns=2"]
 REQUIRED = {
     "requests", "block_refs", "unique_blocks", "hits", "hit_ratio", "hit_tokens", "recomputed_tokens",
@@ -238,6 +239,18 @@ def test_shares_of_traces_of_several_seeds_are_one_size(sim: Run) -> None:
         assert min(sizes) < row["capacity_blocks"] < max(sizes)
 
 
+def test_smaller_numbers_hit_more_and_some_layers_less_than_all(sim: Run) -> None:
+    results = as_json(
+        sim, "sweep", "--mode", "page", "--scenarios", "small_fp16_no_prefetch", "--workloads", "rag_burst",
+        "--policies", "lru", "--quant", "fp16", "--quant", "fp16,layers:0-7=int4", "--quant", "int4",
+    )  # fmt: skip
+    rates = [row["hit_rate"] for row in results["rows"]]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[1] < rates[2]
+    names = [row["scenario"] for row in results["rows"]]
+    assert names[1] == "small_fp16_no_prefetch+fp16,layers:0-7=int4"
+
+
 def test_page_policies_take_parameters(sim: Run) -> None:
     results = as_json(
         sim, "sweep", "--mode", "page", "--scenarios", "medium", "--workloads", "rag_burst",
@@ -357,10 +370,16 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "--workload", "chat"], "chat: use one of: shared_system_prompt|chat: use one of: multi_turn"),
     (["run", "--workload", "rag_reordered", "--option", "users=3"], "users = 3: workload rag_reordered has"),
     (["run", "--trace", str(TRACES / "azure.csv"), "--format", "azure"], "nothing that could hit"),
+    (["run", *AZURE, "--mode", "page"], "nothing that could hit"),
+    (["mrc", *AZURE], "nothing that could hit"),
+    (["sweep", *AZURE], "nothing that could hit"),
+    (["advise", *AZURE, "--memory", "1GiB"], "nothing that could hit"),
     (["sweep", *MOONCAKE, "--policies", "lru,best"], "--policies best: use one of: lru"),
     (["sweep", *MOONCAKE, "--capacities", "1,x"], "capacity of x"),
     (["sweep", *MOONCAKE, "--seeds", "1"], "a trace in a file has none"),
     (["sweep", "--mode", "page", "--scenarios", "huge"], "huge: use one of: small_fp16_prefetch"),
+    (["sweep", "--mode", "page", "--quant", "fp4"], "fp4: use one of: fp16"),
+    (["sweep", *MOONCAKE, "--quant", "int4"], "--quant: for mode page"),
     (["sweep", "--mode", "page", "--workloads", "chat"], "chat: use one of: "),
     (["sweep", "--mode", "page", "--policies", "best"], "best: use one of: lru"),
     (["sweep", "--mode", "page", "--seeds", "-1"], "--seeds -1: give whole numbers"),

@@ -38,6 +38,7 @@ def tables(draw: st.DrawFn) -> list[Row]:
     ]
 
 
+@settings(deadline=None)
 @given(tables())
 def test_json_comes_back_and_csv_has_a_line_a_row(rows: list[Row]) -> None:
     content = {"kind": "simulated", "rows": rows, "config": {"names": ["a", "b"], "empty": []}}
@@ -45,6 +46,7 @@ def test_json_comes_back_and_csv_has_a_line_a_row(rows: list[Row]) -> None:
     assert len(to_csv(rows).splitlines()) == len(rows) + 1
 
 
+@settings(deadline=None)
 @given(tables())
 def test_a_summary_has_every_row_once_and_means_between_its_ends(rows: list[Row]) -> None:
     summary = summarise(rows)
@@ -56,6 +58,7 @@ def test_a_summary_has_every_row_once_and_means_between_its_ends(rows: list[Row]
         assert ("misses_sd" in row) == (len(own) > 1)
 
 
+@settings(deadline=None)
 @given(tables(), st.data())
 def test_what_got_worse_one_way_got_better_the_other(rows: list[Row], data: st.DataObject) -> None:
     assert compare(rows, rows).deltas == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ __all__ = [
     "numbers",
     "out_option",
     "print_table",
-    "seconds_since",
     "trace_options",
     "workers_option",
     "writing",
@@ -327,8 +325,3 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
             for text, width, left in zip(line, widths, texts, strict=True)
         )
         click.echo("  " + "  ".join(padded).rstrip())
-
-
-def seconds_since(start: float) -> float:
-    """Wall-clock seconds since a `time.perf_counter()`."""
-    return time.perf_counter() - start

@@ -67,6 +67,12 @@ _PAGE_COLUMNS = (
 @click.option(
     "--seeds", multiple=True, help="Of workloads, such as 7,42,91. [default: the usual one]"
 )
+@click.option(
+    "--quant",
+    multiple=True,
+    help="How pages are stored, such as int4 or fp16,layers:0-7=int4; repeated for more; mode page. "
+    "[default: as the scenario says]",
+)
 @click.option("--engine", default="exact", show_default=True, help="exact or compat; mode page.")
 @workers_option
 @out_option
@@ -83,6 +89,7 @@ def sim_sweep(
     scenarios: tuple[str, ...],
     workloads: tuple[str, ...],
     seeds: tuple[str, ...],
+    quant: tuple[str, ...],
     engine: str,
     workers: int | None,
     out: Path | None,
@@ -102,13 +109,16 @@ def sim_sweep(
             scenarios=items(scenarios),
             workloads=items(workloads),
             seeds=draws,
+            quants=quant,
             engine=engine,
             workers=workers,
         )
         columns: tuple[str, ...] = _PAGE_COLUMNS
     elif mode in {"prefix", "flat"}:
-        if scenarios or workloads:
-            raise InvalidArgumentError(f"--scenarios and --workloads: for mode page, not {mode}")
+        if scenarios or workloads or quant:
+            raise InvalidArgumentError(
+                f"--scenarios, --workloads and --quant: for mode page, not {mode}"
+            )
         arguments = TraceArguments(trace, format_, workload, options)
         done = _requests(
             arguments,
@@ -193,6 +203,7 @@ def _pages(
     scenarios: list[str],
     workloads: list[str],
     seeds: list[int],
+    quants: Sequence[str],
     engine: str,
     workers: int | None,
 ) -> Artifacts:
@@ -206,6 +217,8 @@ def _pages(
     if engine not in {"exact", "compat"}:
         raise ConfigError(f"--engine {engine}: use one of: exact, compat")
     scenes = [scene.with_engine("compat" if engine == "compat" else "exact") for scene in scenes]
+    if quants:
+        scenes = [pages.quantised(scene, text) for scene in scenes for text in quants]
     specs = [PolicySpec.parse(name) for name in policies or DEFAULT_SWEEP.policies]
     if policies == ["all"]:
         specs = [PolicySpec(name) for name in every]

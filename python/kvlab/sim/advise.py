@@ -19,7 +19,7 @@ from kvlab import _core
 from kvlab.errors import InvalidArgumentError
 from kvlab.sim import tiers
 from kvlab.sim.experiments.parallel import run_all
-from kvlab.sim.experiments.requests import oracle_hits
+from kvlab.sim.experiments.requests import need_blocks, oracle_hits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -253,10 +253,7 @@ def advise(
 
 
 def _block_bytes(trace: Trace, model: CostModel) -> int:
-    if not trace.info.has_blocks or not trace.block_refs:
-        raise InvalidArgumentError(
-            f"{trace.info.name} has no blocks: there is nothing that could hit; take a trace with block ids"
-        )
+    need_blocks(trace)
     tokens = trace.info.block_tokens or max(1, round(trace.tokens / trace.block_refs))
     return tokens * model.costs.token_bytes
 

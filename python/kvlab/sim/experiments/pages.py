@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim import page, prefix
+from kvlab.sim.experiments.requests import need_blocks
 from kvlab.sim.experiments.table import SIMULATED
 from kvlab.sim.formats import TraceInfo
 from kvlab.sim.page import WorkloadSpec
@@ -17,6 +18,7 @@ from kvlab.sim.page_trace import read_page_trace
 from kvlab.sim.request import Request
 from kvlab.sim.scenarios import PolicySpec, Scenario, TierSpec, page_policies
 from kvlab.sim.scenarios import scenario as find_scenario
+from kvlab.sim.schemes import SchemePlan
 from kvlab.sim.trace import Trace, find
 from kvlab.sim.workloads.pages import Page, PageWorkload
 
@@ -29,12 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ablate",
     "most_hits",
+    "quantised",
     "read_workload",
     "rows_of",
     "run_requests",
     "run_scenario",
     "sweep",
-    "with_changes",
 ]
 
 
@@ -189,10 +191,7 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
         ConfigError: an unknown policy or parameter.
         InvalidArgumentError: a trace without blocks.
     """
-    if not trace.info.has_blocks or not trace.block_refs:
-        raise InvalidArgumentError(
-            f"{trace.info.name} has no blocks: there is nothing that could hit; take a trace with block ids"
-        )
+    need_blocks(trace)
     rows = array("I")
     for request in range(len(trace)):
         rows.extend(trace.core.blocks(request))
@@ -255,11 +254,14 @@ def run_scenario(
     return {"kind": SIMULATED, **flat}
 
 
-def with_changes(scene: Scenario, *, scheme: str | None, prefetch: bool | None) -> Scenario:
-    """The scenario with what was asked for in its place."""
-    if scheme is not None:
-        scene = replace(scene, scheme=scheme, name=f"{scene.name}+{scheme}")
-    if prefetch is not None and prefetch != scene.prefetch:
-        name = f"{scene.name}+{'prefetch' if prefetch else 'no_prefetch'}"
-        scene = replace(scene, prefetch=prefetch, name=name)
-    return scene
+def quantised(scene: Scenario, text: str) -> Scenario:
+    """The scenario with its pages stored otherwise, under a name that says so.
+
+    Args:
+        scene: What it is made from.
+        text: See `kvlab.sim.schemes.SchemePlan.parse`: `int4`, or `fp16,layers:0-7=int4`.
+
+    Raises:
+        ConfigError: it names no known scheme.
+    """
+    return replace(scene, name=f"{scene.name}+{text}", scheme=SchemePlan.parse(text))

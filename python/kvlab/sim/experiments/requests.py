@@ -25,6 +25,7 @@ __all__ = [
     "auto_rate",
     "curves",
     "generate",
+    "need_blocks",
     "oracle_hits",
     "row_of",
     "run_tiers",
@@ -68,6 +69,18 @@ def generate(name: str, *, seed: int | None = None, **params: Any) -> Trace:
     size = int(params.get("block_tokens", generator.params["block_tokens"]))
     info = TraceInfo(name=name, block_tokens=size, notes=[f"generated from seed {used}"])
     return Trace.from_requests(requests, info)
+
+
+def need_blocks(trace: Trace) -> None:
+    """Refuses a trace without blocks.
+
+    Raises:
+        InvalidArgumentError: it has arrivals and lengths only.
+    """
+    if not trace.block_refs:
+        raise InvalidArgumentError(
+            f"{trace.info.name} has no blocks: there is nothing that could hit; take a trace with block ids"
+        )
 
 
 def sizes_of(trace: Trace, texts: Iterable[str]) -> list[int | None]:
@@ -233,8 +246,9 @@ def curves(
 
     Raises:
         ConfigError: an unknown policy or mode.
-        InvalidArgumentError: a capacity, rate or number of workers out of range.
+        InvalidArgumentError: a capacity, rate or number of workers out of range, or a trace without blocks.
     """
+    need_blocks(trace)
     part = auto_rate(trace) if rate is None else rate
     draws = [0] if part == 1.0 else list(dict.fromkeys(seeds))
     sampled = wanted(policies)
