@@ -426,9 +426,7 @@ def prefetch() -> None:
                     "prefetches": number(on, "prefetches"),
                 }
             )  # fmt: skip
-    figure, (axis,) = panels(
-        "What prefetch changes: predictive, small tiers, fp16, seeds 1-5", 1, width=8.0
-    )
+    figure, (axis,) = panels("Prefetch on against off: small tiers, fp16, seeds 1-5", 1, width=8.0)
     bars(
         axis,
         WORKLOADS,
