@@ -87,6 +87,7 @@ def test_a_bad_layer_ends_the_forward_and_the_prompt_is_computed_again(
     model, ids = build("llama", dtype=dtype), prompt(120)
     with open_store(tmp_path) as store, attach(model, store) as session:
         session.prefill(ids[:, :70])
+        store.flush()  # or both are written at once, in either order
         session.prefill(ids)  # a second run, from token 64 on
         store.evict()
         damage(tmp_path, run, layer, cut=cut)
@@ -130,6 +131,7 @@ def test_an_aborted_forward_is_seen_by_nobody(chunk: int, tmp_path: Path) -> Non
         expected, expected_seen = ask(session)
     with open_store(path) as store, attach(model, store, chunk_tokens=chunk) as session:
         session.prefill(ids[:, :70])
+        store.flush()  # or both are written at once, in either order
         session.prefill(ids)
         store.evict()
         damage(path, 1, LAST)
@@ -147,6 +149,7 @@ def test_what_was_computed_again_is_kept(tmp_path: Path) -> None:
     model, ids = build("qwen2"), prompt(120)
     with open_store(tmp_path) as store, attach(model, store) as session:
         session.prefill(ids[:, :70])
+        store.flush()  # or both are written at once, in either order
         session.prefill(ids)
         store.evict()
         damage(tmp_path, 1, 2)
@@ -200,6 +203,7 @@ def test_smollm2_overlapped_equals_never_evicted(dtype: str, tmp_path: Path) -> 
 
     with open_store(tmp_path, l1="192MiB", l2=0) as store, attach(model, store) as session:
         session.prefill(ids[:, :128])
+        store.flush()  # or both are written at once, in either order
         session.prefill(ids[:, :272])
         store.evict()
         store.drop_page_cache()

@@ -29,6 +29,7 @@ def test_damage_on_disk_is_a_shorter_hit_a_right_answer_and_a_count(tmp_path: Pa
     model, ids = build("llama"), prompt(120)
     with open_store(tmp_path) as store, attach(model, store) as session:
         session.prefill(ids[:, :70])
+        store.flush()  # or both are written at once, in either order
         session.prefill(ids)  # a second run, from token 64 on
         store.evict()
         damage_last_record(tmp_path)
