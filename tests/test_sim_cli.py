@@ -16,6 +16,7 @@ import pytest
 from kv_pattern import LAYOUT, serve
 from kvlab import Store, cli
 from kvlab.cli.sim import COMMANDS
+from kvlab.sim.experiments.table import packed, read_results, to_json
 
 TRACES = Path(__file__).parent / "fixtures" / "traces"
 MOONCAKE = ["--trace", str(TRACES / "mooncake.jsonl"), "--format", "mooncake"]
@@ -162,6 +163,11 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
+def values(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row has; a file says null where it has nothing."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
 RAGPULSE = ["--trace", str(TRACES / "ragpulse.jsonl"), "--format", "ragpulse"]
 REPEATED = [
     ["sweep", *WEKA, "--policies", "lru,sieve", "--capacities", "5%,20%,inf"],
@@ -189,7 +195,14 @@ def test_the_same_run_leaves_the_same_bytes_and_names_no_machine(
     assert one.keys() >= {
         "config.json", "results.json", "results.csv", "summary.csv", "metadata.json", "report.html",
     }  # fmt: skip
-    assert sim(*command, "--workers", 2, "--json")[1] == one["results.json"].decode()
+    text = sim(*command, "--workers", 2, "--json")[1]
+    printed = json.loads(text)
+    assert to_json(packed(printed)) == one["results.json"].decode()
+    results, rows = read_results(tmp_path)
+    assert {**printed, "summary": None, "rows": None} == {**results, "summary": None, "rows": None}
+    assert [values(row) for row in printed["rows"]] == [values(row) for row in rows]
+    (tmp_path / "printed").write_text(text, encoding="utf-8")
+    assert as_json(sim, "compare", tmp_path, tmp_path / "printed")["deltas"] == []
     text = b"".join(one.values()).decode()
     for private in (str(tmp_path), str(TRACES.parent), str(Path.home()), socket.gethostname()):
         assert not re.search(rf"(?<!\w){re.escape(private)}(?!\w)", text), private
@@ -198,9 +211,8 @@ def test_the_same_run_leaves_the_same_bytes_and_names_no_machine(
         for name, content in one.items()
         if name.endswith((".csv", ".svg", ".html"))
     )
-    results = json.loads(one["results.json"])
     assert results["kind"] == "simulated"
-    assert all("percent_of_oracle" in row for row in results["rows"])
+    assert all("percent_of_oracle" in row for row in printed["rows"])
     check_page(one["report.html"].decode())
 
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from kvlab._progress import Update
     from kvlab.sim.cost_file import CostModel
     from kvlab.sim.experiments.artifacts import Artifacts
+    from kvlab.sim.experiments.hierarchy import Below
     from kvlab.sim.trace import Trace
 
 __all__ = [
     "TraceArguments",
+    "below_of",
     "check_policies",
     "counting",
     "finish",
@@ -33,6 +35,7 @@ __all__ = [
     "numbers",
     "out_option",
     "print_table",
+    "tier_options",
     "trace_options",
     "workers_option",
     "writing",
@@ -68,6 +71,51 @@ def trace_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def tier_options(command: Command) -> Command:
+    """What is below L1, and what times are predicted by; mode prefix."""
+    for option in (
+        click.option(
+            "--servers",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Requests that are computed at once.",
+        ),
+        click.option(
+            "--costs",
+            type=click.Path(path_type=Path),
+            help="From `kvlab sim calibrate`, for predicted times; mode prefix. [default: assumed]",
+        ),
+        click.option("--l3-blocks", "l3", help="Blocks of a third tier, likewise; mode prefix."),
+        click.option(
+            "--l2-blocks",
+            "l2",
+            help="Blocks of a second tier, a share such as 5%, inf, or 0; mode prefix.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def below_of(
+    trace: Trace, l2: str | None, l3: str | None, costs: Path | None, servers: int
+) -> Below:
+    """What the options of `tier_options` say of a trace.
+
+    Raises:
+        ConfigError: the costs are none.
+        InvalidArgumentError: a size that cannot be, or a file that cannot be read.
+    """
+    from kvlab.sim.cost_file import with_concurrency
+    from kvlab.sim.experiments.hierarchy import Below
+    from kvlab.sim.experiments.requests import sizes_of
+
+    second, third = (
+        0 if text in {None, "0"} else sizes_of(trace, [str(text)])[0] for text in (l2, l3)
+    )
+    return Below(second, third, with_concurrency(load_costs(costs), servers))
 
 
 @dataclass(frozen=True, slots=True)

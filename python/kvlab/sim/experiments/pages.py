@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim import page, prefix
-from kvlab.sim.experiments.requests import need_blocks
+from kvlab.sim.experiments.hierarchy import need_blocks
 from kvlab.sim.experiments.table import SIMULATED
 from kvlab.sim.formats import TraceInfo
 from kvlab.sim.page import WorkloadSpec
