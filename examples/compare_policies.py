@@ -1,11 +1,18 @@
-"""The policies of page mode on a workload that punishes some and rewards others. Everything here is simulated."""
+"""The policies of page mode on a workload that punishes some and rewards others. Everything here is simulated.
+
+Arguments are further policies, such as `regret_aware:weight=0` or `crossroads.py:Crossroads`.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
+from kvlab.sim.experiments.pages import read_policy
 from kvlab.sim.page import sweep
 
 
-def main() -> None:
+def main(more: Sequence[str]) -> None:
     """Runs them and prints a table."""
     rows = sweep(
         policies=[
@@ -17,6 +24,7 @@ def main() -> None:
             "regret_aware",
             "sieve",
             "s3-fifo",
+            *map(read_policy, more),
         ],
         scenarios=["small_fp16_prefetch"],
         workloads=["prefetch_friendly"],
@@ -34,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

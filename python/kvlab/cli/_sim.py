@@ -33,6 +33,7 @@ __all__ = [
     "load_costs",
     "load_trace",
     "numbers",
+    "one_of_your_own",
     "out_option",
     "print_table",
     "tier_options",
@@ -300,9 +301,23 @@ def check_policies(names: Sequence[str], mode: str) -> list[str]:
     from kvlab.sim.catalogue import live_policies, request_policies
 
     every = request_policies(mode)
+    for name in names:
+        one_of_your_own(name, mode)
     if list(names) == ["live"]:
         return live_policies()
     return known("--policies", names, every)
+
+
+def one_of_your_own(policy: str, mode: str) -> None:
+    """Refuses a policy in a Python file outside of page mode.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    from kvlab.sim.policy_file import is_policy_file
+
+    if mode != "page" and is_policy_file(policy):
+        raise ConfigError(f"policy {policy}: a policy of your own runs in --mode page, not {mode}")
 
 
 def load_costs(path: Path | None) -> CostModel:

@@ -13,6 +13,7 @@ from kvlab.cli._sim import (
     below_of,
     counting,
     load_trace,
+    one_of_your_own,
     tier_options,
     trace_options,
 )
@@ -30,7 +31,12 @@ _MODES = ("prefix", "page", "flat")
 @trace_options
 @click.option("--seed", type=click.IntRange(min=0), help="Of a workload. [default: its usual one]")
 @click.option("--mode", default="prefix", show_default=True, help="prefix, page or flat.")
-@click.option("--policy", default="lru", show_default=True, help="See `kvlab sim policies`.")
+@click.option(
+    "--policy",
+    default="lru",
+    show_default=True,
+    help="See `kvlab sim policies`; in mode page also of your own: FILE.py:CLASS.",
+)
 @click.option(
     "--capacity-blocks",
     "capacity",
@@ -68,6 +74,7 @@ def sim_run(
     """
     if mode not in _MODES:
         raise ConfigError(f"--mode {mode}: use one of: {', '.join(_MODES)}")
+    one_of_your_own(policy, mode)
     arguments = TraceArguments(trace, format_, workload, options)
     tiered = l2 is not None or l3 is not None or costs is not None
     if mode != "prefix" and tiered:

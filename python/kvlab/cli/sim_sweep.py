@@ -51,7 +51,8 @@ _PAGE_COLUMNS = (
 @click.option(
     "--policies",
     multiple=True,
-    help="Names, all, or live; in mode page also with parameters: regret_aware:weight=0,horizon=8. "
+    help="Names, all, or live; in mode page also with parameters: regret_aware:weight=0,horizon=8, "
+    "or of your own: FILE.py:CLASS. "
     "[default: live; in mode page kv-hierarchy-lab's six]",
 )
 @click.option(
@@ -252,11 +253,10 @@ def _pages(
     scenes = [scene.with_engine("compat" if engine == "compat" else "exact") for scene in scenes]
     if quants:
         scenes = [pages.quantised(scene, text) for scene in scenes for text in quants]
-    specs = [PolicySpec.parse(name) for name in policies or DEFAULT_SWEEP.policies]
     if policies == ["all"]:
-        specs = [PolicySpec(name) for name in every]
-    for spec in specs:
-        known("--policies", [spec.name], every)
+        policies = every
+    specs = [pages.read_policy(text) for text in policies or DEFAULT_SWEEP.policies]
+    known("--policies", [spec.name for spec in specs if isinstance(spec, PolicySpec)], every)
     names = workloads or list(DEFAULT_SWEEP.workloads)
     total = len(scenes) * len(specs) * len(names) * max(1, len(seeds))
     with counting("replaying page workloads", total) as update:
@@ -270,7 +270,8 @@ def _pages(
         )
     config = {
         "command": "sweep", "mode": "page", "engine": engine, "scenarios": [scene.name for scene in scenes],
-        "workloads": names, "policies": [spec.label or spec.name for spec in specs], "seeds": seeds,
+        "workloads": names, "seeds": seeds,
+        "policies": [spec.label if isinstance(spec, PolicySpec) else spec.text for spec in specs],
     }  # fmt: skip
     return Artifacts(
         title="Page policies by scenario and workload",
