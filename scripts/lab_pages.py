@@ -236,7 +236,7 @@ def arms(weights: Sequence[int], horizons: Sequence[int]) -> list[PolicySpec]:
 
 def regret_ablation() -> None:
     """Weight and horizon of regret, with the score that is left at weight 0."""
-    names = ("medium", "constrained")
+    names = ("medium", "tight")
     base = ["lru", "cost_aware"]
     none = PolicySpec("regret_aware", {"weight": 0}, "regret_aware w=0")
     specs = [none, *arms((*WEIGHTS, 48), HORIZONS)]

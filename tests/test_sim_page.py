@@ -149,7 +149,7 @@ def test_what_a_policy_raises_comes_out_with_its_traceback() -> None:
     frames = [frame.name for frame in traceback.extract_tb(caught.tb)]
     assert frames[-1] == "score_page"
     with pytest.raises(LookupError):
-        sweep(policies=["lru", Broken], scenarios=["constrained"], workloads=["rag_burst"])
+        sweep(policies=["lru", Broken], scenarios=["tight"], workloads=["rag_burst"])
 
 
 @pytest.mark.parametrize("choice", [5, -1, "first", None])
@@ -180,7 +180,7 @@ def test_a_sweep_is_the_same_with_any_number_of_threads() -> None:
     def run(jobs: int) -> bytes:
         rows = sweep(
             policies=policies,
-            scenarios=["constrained", SCENARIOS["cxl_like_fp16"]],
+            scenarios=["tight", SCENARIOS["cxl_like_fp16"]],
             workloads=["chat_continuation", WorkloadSpec("rag_burst", {"num_pages": 40})],
             seeds=[1, 2],
             jobs=jobs,
@@ -195,16 +195,16 @@ def test_a_sweep_is_the_same_with_any_number_of_threads() -> None:
         (row["seed"], row["scenario"], row["workload"], row["policy"]) for row in json.loads(alone)
     ]
     assert labels[:4] == [
-        (1, "constrained", "chat_continuation", "lru"),
-        (1, "constrained", "chat_continuation", "w0"),
-        (1, "constrained", "chat_continuation", "Lru"),
-        (1, "constrained", "rag_burst", "lru"),
+        (1, "tight", "chat_continuation", "lru"),
+        (1, "tight", "chat_continuation", "w0"),
+        (1, "tight", "chat_continuation", "Lru"),
+        (1, "tight", "rag_burst", "lru"),
     ]
 
 
 @pytest.mark.parametrize("policy", sorted(page_policies()))
 def test_every_policy_runs_and_keeps_within_the_tiers(policy: str) -> None:
-    scene = replace(SCENARIOS["constrained"], prefetch=True, compute_ms=0.5)
+    scene = replace(SCENARIOS["tight"], prefetch=True, compute_ms=0.5)
     row = simulate(expand_workload("mixed_locality", scene), scene, policy)
     assert row.accesses == 360
     assert row.misses >= row.cold_misses > 0
@@ -215,7 +215,7 @@ def test_every_policy_runs_and_keeps_within_the_tiers(policy: str) -> None:
 
 
 def test_overlap_hides_transfers_and_a_limit_brings_them_back() -> None:
-    base = SCENARIOS["constrained"]
+    base = SCENARIOS["tight"]
     workload = expand_workload("rag_burst", base)
     serial = simulate(workload, base, "lru")
     free = simulate(workload, replace(base, compute_ms=50.0), "lru")
@@ -239,10 +239,10 @@ def test_a_plan_of_schemes_goes_by_head_group_then_layer() -> None:
         "int2",
         "fp16",
     ]
-    scene = replace(SCENARIOS["constrained"], scheme=plan)
+    scene = replace(SCENARIOS["tight"], scheme=plan)
     mixed, full = (
         simulate(expand_workload("rag_burst", each), each, "lru")
-        for each in (scene, SCENARIOS["constrained"])
+        for each in (scene, SCENARIOS["tight"])
     )
     assert mixed.scheme == str(plan)
     assert mixed.bytes_moved < full.bytes_moved
@@ -272,7 +272,7 @@ def test_a_policy_by_name_may_bring_parameters() -> None:
 
 
 def test_names_that_are_unknown_are_told_the_known_ones() -> None:
-    scene = SCENARIOS["constrained"]
+    scene = SCENARIOS["tight"]
     workload = expand_workload("rag_burst", scene)
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: simulate(workload, scene, "best"), "regret_aware"),
