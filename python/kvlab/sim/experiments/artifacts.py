@@ -99,17 +99,20 @@ def environment() -> dict[str, Any]:
     }
 
 
-def read(directory: Path) -> Artifacts:
+def read(path: Path) -> Artifacts:
     """What `write` wrote, with its figures made anew.
+
+    Args:
+        path: The directory, or its results.json.
 
     Raises:
         TraceFormatError: there are no results of an experiment.
         OSError: they cannot be read.
     """
-    content, rows = read_results(directory)
+    content, rows = read_results(path)
     config = content.get("config")
     if not isinstance(config, dict):
-        raise TraceFormatError(f"{directory / 'results.json'}, config: is no object")
+        raise TraceFormatError(f"{path}, config: is no object")
     known = {"kind", "title", "config", "findings", "summary", "rows"}
     return Artifacts(
         title=str(content.get("title", "")),
