@@ -282,13 +282,12 @@ def test_a_sweep_of_requests_predicts_times_and_counts_tiers(sim: Run, tmp_path:
             row["capacity_blocks"],
         )
         assert (row["hits"], row["evictions"]) == (run["hits"], run["evictions"])
-    lower = {row["policy"]: row for row in three["rows"] if row["capacity"] == "5%"}
-    upper = {row["policy"]: row for row in one["rows"] if row["capacity"] == "5%"}
+    lower = {row["policy"]: row for row in three["rows"] if row["capacity"] == "20%"}
+    upper = {row["policy"]: row for row in one["rows"] if row["capacity"] == "20%"}
     for name in ("lru", "sieve"):
         rates = [lower[name][f"tier_hit_rates.{tier}"] for tier in ("l1", "l2", "l3")]
         assert sum(rates) == pytest.approx(lower[name]["hit_ratio"])
-        assert rates[0] > 0
-        assert rates[2] > 0
+        assert min(rates) > 0
         assert lower[name]["mean_latency_ms"] < upper[name]["mean_latency_ms"]
         assert lower[name]["peak_bytes.l3"] > lower[name]["peak_bytes.l2"] > 0
         # What L3 holds is all there is to find.
@@ -305,7 +304,7 @@ def test_a_sweep_of_requests_predicts_times_and_counts_tiers(sim: Run, tmp_path:
     slower = as_json(sim, *sweep, "--policies", "lru,sieve", "--costs", costs)
     assert slower["config"]["costs"]["source"] == "twice"
     for row in slower["rows"]:
-        if row["policy"] in upper and row["capacity"] == "5%" and row["policy"] not in alone:
+        if row["policy"] in upper and row["capacity"] == "20%" and row["policy"] not in alone:
             assert row["mean_latency_ms"] > 1.5 * upper[row["policy"]]["mean_latency_ms"]
 
 
