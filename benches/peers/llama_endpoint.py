@@ -1,8 +1,9 @@
-"""A server that is not kvlab's, for `kvlab bench --backend live`: llama.cpp's, out of the xllamacpp wheel, on the same model.
+"""llama.cpp's server out of the xllamacpp wheel, on the same model: for live runs against a server that is not kvlab's.
 
-``PYTHONPATH=benches python -m peers.llama_endpoint --port 8001`` in the peers' environment (``make bench-peers`` makes it); it
-serves until it is interrupted. Weights are the GGUF file (Q4_1) that kvlab's copy of the model is converted from, so its answers
-and its speed are those of other weights: what can be compared is what a cache saves within one server.
+``PYTHONPATH=benches:python python -m peers.llama_endpoint --port 8001`` in the peers' environment, which
+``make bench-peers`` makes; it serves until it is interrupted. Its weights are the GGUF file (Q4_1) that kvlab's copy
+of the model is converted from, so its answers and its speed are those of other weights and kernels: what can be
+compared is what a cache saves within one server.
 """
 
 from __future__ import annotations
