@@ -213,18 +213,22 @@ def _cell(
     below: Below | None,
 ) -> Row:
     """One replay as a row."""
-    place: Row = {"capacity_blocks": capacity}
-    timed = below is not None and policy not in (*FORESEEING, *BAD_EXAMPLES)
-    if below is None or below.empty:
-        replay = prefix.run(trace, policy=policy, capacity_blocks=capacity, mode=mode)
-        row = row_of(trace, replay)
-        # Of prompts found in full a server computes the last token: hits are those of the replay without it.
-        return _in_tiers(trace, policy, capacity, below) | row if below and timed else row
-    place |= {"l2_blocks": below.l2, "l3_blocks": below.l3}
-    if not timed:
-        size = below.together(capacity)
-        return row_of(trace, prefix.run(trace, policy=policy, capacity_blocks=size)) | place
-    return _in_tiers(trace, policy, capacity, below) | place
+    timed: Row = {}
+    if below is not None and policy not in (*FORESEEING, *BAD_EXAMPLES):
+        timed = _in_tiers(trace, policy, capacity, below)
+        if not below.empty:
+            return timed
+    size = capacity if below is None else below.together(capacity)
+    counted = row_of(trace, prefix.run(trace, policy=policy, capacity_blocks=size, mode=mode))
+    # Counts are the replay's: a server computes the last token of a prompt even if all was found.
+    return timed | counted | _sizes(capacity, below)
+
+
+def _sizes(capacity: int | None, below: Below | None) -> Row:
+    lower: Row = {}
+    if below is not None and not below.empty:
+        lower = {"l2_blocks": below.l2, "l3_blocks": below.l3}
+    return {"capacity_blocks": capacity, **lower}
 
 
 def _in_tiers(trace: Trace, policy: str, capacity: int | None, below: Below) -> Row:
@@ -235,7 +239,7 @@ def _in_tiers(trace: Trace, policy: str, capacity: int | None, below: Below) -> 
         "trace": trace.info.name,
         "mode": "prefix",
         "policy": policy,
-        "capacity_blocks": capacity,
+        **_sizes(capacity, below),
         "requests": replay.requests,
         "block_refs": replay.block_refs,
         "unique_blocks": trace.unique_blocks,
