@@ -145,6 +145,7 @@ def _strip(axis: Axes, requests: Sequence[RequestReuse]) -> None:
         bottom, top = [*low, low[-1]], [*high, high[-1]]
         axis.fill_between(places, bottom, top, step="post", color=colour, label=text, linewidth=0)
     axis.set_xlim(0, len(requests))
+    axis.set_ylim(bottom=0)
     axis.set_xlabel("requests, in the order in which they start")
     axis.set_ylabel("prompt tokens")
     axis.legend(frameon=False, loc="upper left", ncols=2, bbox_to_anchor=(0, 1.12))
