@@ -93,7 +93,7 @@ def _print(shown: dict[str, Any]) -> None:
     if shown["assumed_answers"]:
         click.echo(
             f"  note: {shown['assumed_answers']} answers are in later prompts and were not recorded: "
-            f"a text of the longest length stands for each"
+            f"a text of the longest length, of 1,024 tokens at most, stands for each"
         )
 
 

@@ -134,7 +134,9 @@ def read(
     """
     if format not in FORMATS:
         raise ConfigError(f"format = {format}: use one of: {', '.join(FORMATS)}")
-    numbers = {"context_tokens": context_tokens, "max_tokens": max_tokens, "limit": limit or 1}
+    numbers = {"context_tokens": context_tokens, "max_tokens": max_tokens}
+    if limit is not None:
+        numbers["limit"] = limit
     for option, number in numbers.items():
         if number < 1:
             raise InvalidArgumentError(f"{option} = {number}: use at least 1")
