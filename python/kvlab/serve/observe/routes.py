@@ -14,6 +14,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from kvlab.serve.observe.snapshot import Snapshot
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -60,7 +62,11 @@ def router(metrics: ServeMetrics, state: LiveState) -> APIRouter:
         }
         return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
-    @routes.get("/live/snapshot", summary="What the server does now and did lately")
+    @routes.get(
+        "/live/snapshot",
+        summary="What the server does now and did lately",
+        responses={200: {"model": Snapshot}},
+    )
     def show_snapshot() -> Response:
         return Response(_json(state), media_type="application/json", headers=_NO_STORE)
 
