@@ -99,9 +99,13 @@ class Browser:
         wait = WebDriverWait(self.driver, _PATIENCE, poll_frequency=0.05)
         return wait.until(lambda _driver: condition(), f"waited {_PATIENCE:g} s until {what}")
 
+    def _log(self, name: str) -> list[dict[str, Any]]:
+        """What is new in one of the browser's logs."""
+        return list(self.driver.get_log(name))  # type: ignore[no-untyped-call]
+
     def requests(self) -> list[str]:
         """The address of everything that was asked for so far; data and the browser's own pages left out."""
-        for entry in self.driver.get_log("performance"):
+        for entry in self._log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 self._requests.append(message["params"]["request"]["url"])
@@ -111,7 +115,7 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """What the console has of warnings and errors since the last call."""
-        return [f"{each['level']}: {each['message']}" for each in self.driver.get_log("browser")]
+        return [f"{each['level']}: {each['message']}" for each in self._log("browser")]
 
     def overflow(self) -> list[str]:
         """Elements that stick out of the page to the right; those inside a box that scrolls by itself are left out."""

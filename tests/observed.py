@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from kvlab import Store
-    from kvlab.serve.observe.collectors import Observable
+    from kvlab.serve.engine.engine import Engine
 
 MODEL = "tiny"
 SOURCES = ("l1", "l2", "l3", "remote", "compute")
@@ -61,6 +61,9 @@ class Script:
         return EngineState(
             tuple(self.running), tuple(self.queued), 4, 64, self.closing, EngineCounters()
         )
+
+    def close(self) -> None:
+        self.closing = True
 
     def tell(self, what: str, *arguments: object) -> None:
         for observer in self.observers:
@@ -156,7 +159,7 @@ class Observed(NamedTuple):
     Attributes:
         metrics: Its metrics.
         state: Its live state.
-        serve: The routes under a real server, as a context manager that gives its address.
+        serve: The routes under a real server, as a context manager that gives its address; its end closes the engine.
     """
 
     metrics: ServeMetrics
@@ -165,7 +168,7 @@ class Observed(NamedTuple):
 
 
 def observe(
-    engine: Observable, store: Store | None, *, vllm_names: bool = False, **options: Any
+    engine: Script | Engine, store: Store | None, *, vllm_names: bool = False, **options: Any
 ) -> Observed:
     metrics = ServeMetrics(engine, store, model=MODEL, vllm_names=vllm_names)
     mode = "baseline" if store is None else "nvme"
@@ -174,7 +177,7 @@ def observe(
     app.include_router(router(metrics, state))
 
     def serve(port: int = 0) -> AbstractContextManager[str]:
-        return served(app, port=port, before_stop=state.close)
+        return served(app, port=port, before_stop=engine.close)
 
     return Observed(metrics, state, serve)
 

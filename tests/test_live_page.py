@@ -200,8 +200,7 @@ def busy(script: Script) -> None:
     script.queued.append(SequenceState("w" * 200, "shared", 70, 0, 0, TierTokens(), (), 1.0))
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(("size", "dark"), [(DESK, False), (PHONE, True)], ids=["desk", "phone"])
 def test_the_page_is_readable_everywhere_and_runs_nothing_that_it_shows(
     store: Store, browser: Browser, size: tuple[int, int], dark: bool
 ) -> None:

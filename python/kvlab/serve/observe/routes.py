@@ -32,8 +32,8 @@ def router(metrics: ServeMetrics, state: LiveState) -> APIRouter:
     """The routes `/`, `/live`, `/live/snapshot` and `/metrics`, to be included in an application.
 
     While the application runs, the store is read once a second, so that what is drawn over time is right from
-    the start also where nobody looked. A feed ends when the engine closes, or after `LiveState.close`: a server
-    that waits for its connections to end calls that first.
+    the start also where nobody looked. A feed ends within a second when the engine begins to close, so that a
+    server can wait for its connections.
 
     Args:
         metrics: What `/metrics` shows.
