@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from hf_support import open_store
+from hf_support import damage_last_record, open_store
 from kvlab.serve.engine import EngineOptions, GenerationRequest, Sampling
 from observed import MODEL, SOURCES, Script, Told, observe, scrape, series, told
 
@@ -172,6 +172,24 @@ def test_what_the_store_counts_is_shown(engine: Engine, store: Store) -> None:
     assert l1 == (cache["l1"]["used"] * cache["l1"]["block_bytes"] + cache["buffers"]["mapped"])
     # Nothing runs: nobody holds any of L1.
     assert samples["kvlab:kv_cache_usage_perc", ()] == 0
+
+
+def test_what_was_found_and_is_damaged_is_counted(
+    engine: Engine, store: Store, tmp_path: Path
+) -> None:
+    metrics, _, _ = observe(engine, store)
+    prompt = [7] * 200
+    ask(engine, "before", prompt)
+    store.flush()
+    store.evict("l2")
+    damage_last_record(tmp_path / "store")
+    before = scrape(metrics)["kvlab:prefix_cache_hits_total", ()]
+    usage = ask(engine, "after", prompt).usage
+    samples = scrape(metrics)
+    found = samples["kvlab:prefix_cache_hits_total", ()] - before
+    assert usage.cached.total < found
+    assert samples["kvlab:restore_shortfall_tokens_total", ()] == found - usage.cached.total
+    assert series(samples, "kvlab:corrupt_blocks_total", "tier")["l3"] == 1
 
 
 def test_a_running_request_holds_a_part_of_l1(store: Store) -> None:

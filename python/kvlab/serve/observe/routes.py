@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
-
-from kvlab.serve.observe.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +46,8 @@ def router(metrics: ServeMetrics, state: LiveState) -> APIRouter:
             yield
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await task
 
     routes = APIRouter(lifespan=sampling)
 
@@ -62,11 +61,7 @@ def router(metrics: ServeMetrics, state: LiveState) -> APIRouter:
         }
         return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
-    @routes.get(
-        "/live/snapshot",
-        summary="What the server does now and did lately",
-        responses={200: {"model": Snapshot}},
-    )
+    @routes.get("/live/snapshot", summary="What the server does now and did lately")
     def show_snapshot() -> Response:
         return Response(_json(state), media_type="application/json", headers=_NO_STORE)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-# Pydantic, which makes the schema of the JSON from these, reads no others below Python 3.12.
+# Pydantic, with which a client can check what it got, reads no others below Python 3.12.
 from typing_extensions import TypedDict
 
 __all__ = [

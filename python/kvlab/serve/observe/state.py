@@ -121,9 +121,10 @@ class LiveState:
             now = self._clock()
             with self._lock:
                 for name, count in _counters(reading).items():
-                    # The first reading is of what was before.
-                    self._ring.add(name, max(0, count - self._read.get(name, count)), now)
-                    self._read[name] = count
+                    # The first reading is of what was before; one that another thread took meanwhile may be ahead.
+                    known = self._read.get(name, count)
+                    self._ring.add(name, max(0, count - known), now)
+                    self._read[name] = max(count, known)
         return reading
 
     def snapshot(self) -> Snapshot:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["cell", "page"]
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c6370; --line: #d9dce1; --back: #ffffff; --card: #f6f7f9; --tag: #856000; }
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c6370; --line: #d9dce1; --back: #ffffff; --card: #f6f7f9;
+        --tag: #856000; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e6ea; --soft: #a2a8b4; --line: #3a3f47; --back: #15171a; --card: #1e2125; --tag: #e0b04a; }
 }
