@@ -66,7 +66,6 @@ class Api:
         context_tokens: The longest prompt and answer together.
         keys: Who may ask; None for everybody.
         max_body: The most bytes of a request's body.
-        ping_seconds: Silence in a stream after which a comment is sent.
     """
 
     engine: Engine
@@ -75,7 +74,6 @@ class Api:
     context_tokens: int
     keys: KeyRing | None = None
     max_body: int = 8 << 20
-    ping_seconds: float = 15.0
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -125,9 +123,7 @@ class Api:
             raise from_engine(error, param) from error
         chat = param == "messages"
         reply = Reply(asked.id, self.model, chat=chat, with_usage=body.with_usage)
-        if body.stream:
-            return Stream(flight, reply, param=param, ping_seconds=self.ping_seconds)
-        return Answer(flight, reply, param=param)
+        return (Stream if body.stream else Answer)(flight, reply, param=param)
 
     async def models(self) -> Response:
         """GET /v1/models."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kvlab.serve.api import fields
 from kvlab.serve.api.errors import UNSUPPORTED, refusal, shown
@@ -18,7 +18,7 @@ MAX_SALT = 256
 _INT64 = 2**63
 
 Text = Annotated[str, Field(min_length=1)]
-Ids = Annotated[list[int], FailFast()]
+Ids = Annotated[list[int], Field(fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -59,7 +59,7 @@ class Message(Body):
 
 
 # One error is told, so no more are looked for: a list of a million wrong messages costs no more than one.
-Conversation = Annotated[list[Message], Field(min_length=1), FailFast()]
+Conversation = Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 
 
 class StreamOptions(Body):
@@ -157,7 +157,7 @@ class CompletionRequest(Generation):
 
     refused = fields.COMPLETIONS
 
-    prompt: str | Ids
+    prompt: str | list[int]
 
     @field_validator("prompt", mode="before")
     @classmethod

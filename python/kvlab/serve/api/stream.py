@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kvlab.serve")
 
+PING_SECONDS = 15.0
+"""Silence in a stream after which a comment is sent, so that proxies and clients see that it lives."""
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 STALL_SECONDS = 60.0
@@ -80,18 +82,7 @@ class Answer(Response):
 
 
 class Stream(Answer):
-    """An answer in pieces, with comments as signs of life while nothing comes.
-
-    Args:
-        flight: The request.
-        reply: How its answer looks.
-        param: The field of the request that held the prompt.
-        ping_seconds: Silence after which a comment is sent.
-    """
-
-    def __init__(self, flight: Flight, reply: Reply, *, param: str, ping_seconds: float) -> None:
-        super().__init__(flight, reply, param=param)
-        self._ping_seconds = ping_seconds
+    """An answer in pieces, with comments as signs of life while nothing comes."""
 
     async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
@@ -100,16 +91,19 @@ class Stream(Answer):
             (b"x-accel-buffering", b"no"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        begun = False
         try:
-            for chunk in self._reply.opening():
-                await _write(send, _event(chunk))
             while True:
-                event = await self._flight.next(self._ping_seconds)
+                event = await self._flight.next(PING_SECONDS)
                 if event is None:
                     await _write(send, PING)
-                elif isinstance(event, Chunk):
-                    if event.text:
-                        await _write(send, _event(self._reply.piece(event.text)))
+                    continue
+                if not begun and isinstance(event, Chunk | Finished):
+                    # Not before there is a token: many clients take the first event for the first token.
+                    begun = True
+                    await _write(send, b"".join(map(_event, self._reply.opening())))
+                if isinstance(event, Chunk) and event.text:
+                    await _write(send, _event(self._reply.piece(event.text)))
                 elif isinstance(event, Finished | Cancelled | Failed):
                     await _write(send, self._last(event))
                     break
@@ -157,7 +151,8 @@ async def _write(send: Send, piece: bytes) -> None:
 
 
 def _event(value: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+    # In ASCII: some clients take U+2028 and its like for the end of a line.
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
 def _note(end: Finished) -> None:
