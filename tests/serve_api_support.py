@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from kvlab.serve.engine import EngineCounters
+
 MODEL = "tiny"
 CONTEXT = 1024
 TEMPLATE = (
@@ -56,22 +58,55 @@ class Running:
     Attributes:
         url: Where it listens.
         service: What it is made of.
-        stop: Set to make it end.
     """
 
-    def __init__(self, url: str, service: Service, stop: threading.Event) -> None:
+    def __init__(self, url: str, service: Service) -> None:
         self.url = url
         self.service = service
-        self.stop = stop
+        self._told: asyncio.Queue[None] = asyncio.Queue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready = threading.Event()
+        self._failed: BaseException | None = None
 
-    def counters(self) -> Any:
+    def counters(self) -> EngineCounters:
         """What the engine has done."""
         return self.service.engine.snapshot().counters
+
+    def stop(self) -> None:
+        """What a SIGTERM does; the second time, too."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._told.put_nowait, None)
+
+    def work(self, at: socket.socket) -> None:
+        """The thread."""
+        try:
+            asyncio.run(self._serve(at))
+        except BaseException as error:  # noqa: BLE001 (told at the end)
+            self._failed = error
+        finally:
+            self._ready.set()
+
+    def wait_ready(self) -> None:
+        """Waits until requests are taken."""
+        assert self._ready.wait(60)
+        assert self._failed is None, self._failed
+
+    def end(self, thread: threading.Thread) -> None:
+        """Ends the server."""
+        if thread.is_alive():
+            self.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert self._failed is None, self._failed
+
+    async def _serve(self, at: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        await serve(self.service, at, until=self._told.get, drain_s=60, ready=self._ready.set)
 
 
 @contextmanager
 def running(
-    directory: Path, *, drain_s: float = 5.0, send_buffer: int | None = None, **settings: Any
+    directory: Path, *, send_buffer: int | None = None, **settings: Any
 ) -> Iterator[Running]:
     """A server of the tiny model as `kvlab serve` runs it, signals apart; its files are in `directory`."""
     defaults: dict[str, Any] = {"name": MODEL, "store": directory / "store", "sizes": SMALL}
@@ -82,28 +117,14 @@ def running(
         at = listen(options.host, 0)
         if send_buffer is not None:
             at.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        ready, stop = threading.Event(), threading.Event()
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            until: Callable[[], Any] = lambda: asyncio.to_thread(stop.wait)
-            try:
-                asyncio.run(serve(service, at, until=until, drain_s=drain_s, ready=ready.set))
-            except BaseException as error:  # noqa: BLE001 (told below)
-                failed.append(error)
-            finally:
-                ready.set()
-
-        thread = threading.Thread(target=work, name="served")
+        server = Running(f"http://127.0.0.1:{at.getsockname()[1]}", service)
+        thread = threading.Thread(target=server.work, args=(at,), name="served")
         thread.start()
         try:
-            assert ready.wait(60)
-            yield Running(f"http://127.0.0.1:{at.getsockname()[1]}", service, stop)
+            server.wait_ready()
+            yield server
         finally:
-            stop.set()
-            thread.join(60)
-        assert not thread.is_alive()
-        assert not failed, failed
+            server.end(thread)
 
 
 def until(what: Callable[[], bool], *, within: float = 30.0) -> None:

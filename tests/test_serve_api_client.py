@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from serve_api_support import CONTEXT, MODEL, Running, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 GREEDY: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 12}
 
@@ -247,10 +247,11 @@ def test_a_prompt_that_fills_the_context_is_refused(client: Any, over: int) -> N
 def test_a_model_that_is_not_served_is_not_found(client: Any) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).max_model_len == CONTEXT
-    for ask in (
+    asks: list[Callable[[], Any]] = [
         lambda: client.models.retrieve("gpt/other"),
         lambda: client.chat.completions.create(messages=turns(""), model="gpt/other"),
-    ):
+    ]
+    for ask in asks:
         with pytest.raises(openai.NotFoundError) as caught:
             ask()
         assert caught.value.code == "model_not_found"
