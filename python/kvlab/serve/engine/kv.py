@@ -71,6 +71,8 @@ class CachedKv:
             block_tokens=options.block_tokens,
             chunk_tokens=options.chunk_tokens,
             restore=options.restore,
+            codec=options.codec,
+            ttl=options.ttl,
         )
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._committing: list[StepwiseRequest] = []
