@@ -24,6 +24,7 @@ from observed import Script, Told, observe
 
 pytest.importorskip("torch", reason="the 'hf' extra is not installed")
 from kvlab.serve.engine.engine import Engine
+from serve_api_support import running
 from serve_support import Answer, byte_tokenizer
 from tiny_models import build
 
@@ -281,3 +282,31 @@ def test_the_page_says_that_the_server_is_away_and_goes_on_when_it_is_back(
         live(browser)
         assert text(browser, "#ended code") == ["cmpl-after"]
         assert text(browser, "#status") == ["live"]
+
+
+def test_the_whole_server_shows_its_page_to_who_has_a_key(tmp_path: Path, browser: Browser) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("sk-secret team\n", encoding="utf-8")
+    keys.chmod(0o600)
+    with running(tmp_path, api_keys=keys) as server:
+        assert httpx.get(f"{server.url}/live/snapshot").status_code == 401
+        sent = {"Authorization": "Bearer sk-secret"}
+        messages = [{"role": "user", "content": "secret words " * 9}]
+        chat = {"model": "tiny", "messages": messages, "max_tokens": 2}
+        for _ in range(2):
+            url = f"{server.url}/v1/chat/completions"
+            assert httpx.post(url, json=chat, headers=sent, timeout=60).status_code == 200
+        # A browser is asked for a password, which is the key; here its address has the answer.
+        browser.open(server.url.replace("//", "//me:sk-secret@"))
+        live(browser)
+        wanted = httpx.get(f"{server.url}/live/snapshot", headers=sent).json()
+        assert wanted["totals"]["prompt_tokens"]["l1"] > 0
+        assert shown(browser, "#finished") == ["2"]
+        assert shown(browser, "#legend span:last-child")[0] == str(
+            wanted["totals"]["prompt_tokens"]["l1"]
+        )
+        assert "secret" not in browser.run("return document.documentElement.outerHTML")
+        assert browser.complaints() == []
+    browser.wait(
+        lambda: browser.run("return document.body.dataset.link") == "away", "the server is away"
+    )
