@@ -34,7 +34,7 @@ def recovery_text(found: RecoveryReport) -> str:
     """What opening the store found, in a sentence."""
     held = f"{found['runs']} runs of {found['blocks']} blocks, {size_text(found['bytes'])}"
     if found["clean"]:
-        return f"found {held}"
+        return f"found {held}" if found["runs"] else "nothing is stored yet"
     text = (
         f"recovered {held}: the last process did not close the store; {found['segments_scanned']} of "
         f"{found['segments']} segments searched, {found['rows_rebuilt']} runs found that the index lacked"

@@ -143,7 +143,7 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
             keys=keys,
             max_body=options.max_body,
         )
-        hosts = LOOPBACK_HOSTS if options.on_loopback else None
+        hosts = LOOPBACK_HOSTS | {options.host} if options.on_loopback else None
         app = create_app(api, router(metrics, live), hosts=hosts)
         yield Service(
             app=app,

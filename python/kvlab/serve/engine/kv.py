@@ -74,6 +74,7 @@ class CachedKv:
             codec=options.codec,
             ttl=options.ttl,
         )
+        _ = self._first.namespace  # hashes the weights: now, and not while the first request waits
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._committing: list[StepwiseRequest] = []
         self._retired: list[StepwiseRequest] = []
