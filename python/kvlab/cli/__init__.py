@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "gc": "Drop what is expired or damaged in a store.",
     "import": "Take over what another store exported.",
     "inspect": "What is in a store.",
+    "serve": "Serve a model over HTTP as OpenAI does, with the cache in it.",
     "sim": "The policy lab: traces replayed under other policies and sizes.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "verify": "Read everything in a store and check every byte.",
