@@ -12,12 +12,16 @@ from __future__ import annotations
 __all__ = [
     "CapacityError",
     "ConfigError",
+    "EngineClosingError",
     "ForkedProcessError",
     "FormatError",
+    "GenerationError",
     "InvalidArgumentError",
     "KvlabError",
     "ModelUnavailableError",
     "NotFoundError",
+    "PromptTooLongError",
+    "QueueFullError",
     "ReadOnlyStoreError",
     "StateError",
     "StoreClosedError",
@@ -88,7 +92,7 @@ class FormatError(KvlabError):
 
 
 class TraceFormatError(KvlabError, ValueError):
-    """A trace that is not what its format says; the message names file, line and field."""
+    """A trace or workload that is not what its format says; names file, line and field."""
 
 
 class StoreIOError(KvlabError, OSError):
@@ -109,3 +113,19 @@ class UnsupportedModelError(KvlabError):
 
 class UnsupportedRequestError(KvlabError):
     """A request that the prefix cache cannot serve without changing the answer."""
+
+
+class PromptTooLongError(InvalidArgumentError):
+    """A prompt that leaves no room for an answer within the model's context."""
+
+
+class QueueFullError(KvlabError):
+    """As many requests wait as may. Try again later."""
+
+
+class EngineClosingError(StateError):
+    """A request for an engine that is closing or closed."""
+
+
+class GenerationError(KvlabError):
+    """The model failed on a request; the message is what it said. Other requests go on."""

@@ -31,10 +31,12 @@ COMMANDS: Mapping[str, str] = {
     "gc": "Drop what is expired or damaged in a store.",
     "import": "Take over what another store exported.",
     "inspect": "What is in a store.",
+    "serve": "Serve a model over HTTP as OpenAI does, with the cache in it.",
     "sim": "The policy lab: traces replayed under other policies and sizes.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "verify": "Read everything in a store and check every byte.",
     "version": "What is installed.",
+    "workload": "What agents and people send: generate, import, look at and replay it.",
 }
 """Every sub-command with the line that `kvlab --help` shows for it."""
 
