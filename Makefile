@@ -101,6 +101,10 @@ findings: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Make artifacts/ anew: wha
 	$(BIN)/python scripts/lab_pages.py
 	$(BIN)/python scripts/lab_traces.py
 
+.PHONY: workloads
+workloads: $(VENV)/.stamp-built  ## Make workloads/ anew from its headers, after a change of a generator
+	$(BIN)/python scripts/make_workloads.py
+
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
 	cargo run --release --locked -p kvlab-core --example torture -- $(TORTURE_ARGS)

@@ -92,7 +92,7 @@ class FormatError(KvlabError):
 
 
 class TraceFormatError(KvlabError, ValueError):
-    """A trace that is not what its format says; the message names file, line and field."""
+    """A trace or workload that is not what its format says; names file, line and field."""
 
 
 class StoreIOError(KvlabError, OSError):
