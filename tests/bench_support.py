@@ -18,8 +18,8 @@ def simulated(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-def request(name: str, *, text: str = "", **fields: Any) -> WorkloadRequest:
-    fields = {"klass": "chat", "session": name, "max_tokens": 4} | fields
+def request(name: str, *, text: str = "", **asked: Any) -> WorkloadRequest:
+    fields: dict[str, Any] = {"klass": "chat", "session": name, "max_tokens": 4, **asked}
     messages = (Message("user", text or f"the question of {name}"),)
     return WorkloadRequest(id=name, messages=messages, **fields)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench_support import request, simulated, workload
 from kvlab.bench.conversation import Sent
-from kvlab.bench.outcome import Answer
+from kvlab.bench.outcome import Answer, Outcome
 from kvlab.bench.schedule import Plan, Played, arrivals, play
 from kvlab.errors import EndpointError, InvalidArgumentError
 from kvlab.workload.schema import Workload, WorkloadRequest
@@ -148,8 +148,8 @@ def test_a_failure_takes_only_what_goes_on_from_it(
 ) -> None:
     names = [asked.id for asked in made.requests]
     failing = frozenset(data.draw(st.sets(st.sampled_from(names))))
-    seen = []
-    middle = []
+    seen: list[Outcome] = []
+    middle: list[int] = []
 
     async def between() -> None:
         middle.append(1)
