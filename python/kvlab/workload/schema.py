@@ -12,7 +12,9 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import InvalidArgumentError, TraceFormatError
@@ -67,8 +69,10 @@ class WorkloadRequest:
             was forked from. Several requests may name the same one. It stands on an earlier line.
         append: Whether `messages` go behind the whole conversation of `after`, its answer included.
             If not, they are the whole prompt.
-        delay_ms: The gap between the end of `after` and this request, in milliseconds: what a tool
-            or a human takes.
+        waits_for: Ids of further earlier requests that must have ended, too: the workers whose
+            results a planner joins. Only beside `after`.
+        delay_ms: The gap between the end of `after` (and of what it waits for) and this request, in
+            milliseconds: what a tool or a human takes.
         arrival_ms: When a request without `after` is sent, in milliseconds from the start; None
             leaves it to whoever runs the workload.
         messages: At least one; the last is not the assistant's.
@@ -85,6 +89,7 @@ class WorkloadRequest:
     turn: int = 0
     after: str | None = None
     append: bool = False
+    waits_for: tuple[str, ...] = ()
     delay_ms: float = 0.0
     arrival_ms: float | None = None
     reply: str | None = None
@@ -124,9 +129,13 @@ class Workload:
     header: Header
     requests: tuple[WorkloadRequest, ...]
 
-    def by_id(self) -> dict[str, WorkloadRequest]:
+    @cached_property
+    def _index(self) -> Mapping[str, WorkloadRequest]:
+        return MappingProxyType({request.id: request for request in self.requests})
+
+    def by_id(self) -> Mapping[str, WorkloadRequest]:
         """The requests by their ids."""
-        return {request.id: request for request in self.requests}
+        return self._index
 
     def conversation(
         self, request: WorkloadRequest, answers: Mapping[str, str] | None = None
@@ -251,6 +260,8 @@ def _row(request: WorkloadRequest, refer: Callable[[str], Content]) -> dict[str,
         row["after"] = request.after
     if request.append:
         row["append"] = True
+    if request.waits_for:
+        row["waits_for"] = list(request.waits_for)
     if request.delay_ms:
         row["delay_ms"] = _shortest(request.delay_ms)
     if request.arrival_ms is not None:
@@ -304,8 +315,8 @@ def _json(value: object) -> str:
 
 _HEADER_FIELDS = ("kvlab_workload", "name", "seed", "generator", "options", "texts", "notes")
 _REQUEST_FIELDS = (
-    "id", "class", "session", "turn", "after", "append", "delay_ms", "arrival_ms", "messages",
-    "max_tokens", "reply", "salt",
+    "id", "class", "session", "turn", "after", "append", "waits_for", "delay_ms", "arrival_ms",
+    "messages", "max_tokens", "reply", "salt",
 )  # fmt: skip
 _MISSING = object()
 
@@ -374,6 +385,7 @@ def _read_request(row: Row, texts: Mapping[str, str]) -> WorkloadRequest:
         turn=_typed(row, "turn", int, 0),
         after=_typed(row, "after", str, None),
         append=_typed(row, "append", bool, default=False),
+        waits_for=_read_names(row, "waits_for"),
         delay_ms=0.0 if delay is None else delay,
         arrival_ms=arrival,
         messages=tuple(
@@ -384,6 +396,14 @@ def _read_request(row: Row, texts: Mapping[str, str]) -> WorkloadRequest:
         reply=_typed(row, "reply", str, None),
         salt=_typed(row, "salt", str, ""),
     )
+
+
+def _read_names(row: Row, field: str) -> tuple[str, ...]:
+    names: list[Any] = _typed(row, field, list, [])
+    for at, name in enumerate(names):
+        if not isinstance(name, str):
+            raise row.error(f"{field}[{at}]", f"is {name!r}, expected a string")
+    return tuple(names)
 
 
 def _read_content(message: Row, texts: Mapping[str, str]) -> str:
@@ -435,6 +455,11 @@ def _check_request(request: WorkloadRequest, known: set[str], error: Complaint) 
 def _check_links(request: WorkloadRequest, known: set[str], error: Complaint) -> None:
     if request.after is not None and request.after not in known:
         raise error("after", f"is {request.after!r}, which is the id of no earlier request")
+    for at, name in enumerate(request.waits_for):
+        if name not in known:
+            raise error(f"waits_for[{at}]", f"is {name!r}, which is the id of no earlier request")
+    if request.waits_for and request.after is None:
+        raise error("waits_for", "is given without after")
     if request.append and request.after is None:
         raise error("append", "is true without after: there is no conversation to append to")
     if request.arrival_ms is not None and request.after is not None:
