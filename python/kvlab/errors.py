@@ -13,12 +13,16 @@ __all__ = [
     "CapacityError",
     "ConfigError",
     "EndpointError",
+    "EngineClosingError",
     "ForkedProcessError",
     "FormatError",
+    "GenerationError",
     "InvalidArgumentError",
     "KvlabError",
     "ModelUnavailableError",
     "NotFoundError",
+    "PromptTooLongError",
+    "QueueFullError",
     "ReadOnlyStoreError",
     "StateError",
     "StoreClosedError",
@@ -122,3 +126,19 @@ class UnsupportedModelError(KvlabError):
 
 class UnsupportedRequestError(KvlabError):
     """A request that the prefix cache cannot serve without changing the answer."""
+
+
+class PromptTooLongError(InvalidArgumentError):
+    """A prompt that leaves no room for an answer within the model's context."""
+
+
+class QueueFullError(KvlabError):
+    """As many requests wait as may. Try again later."""
+
+
+class EngineClosingError(StateError):
+    """A request for an engine that is closing or closed."""
+
+
+class GenerationError(KvlabError):
+    """The model failed on a request; the message is what it said. Other requests go on."""
