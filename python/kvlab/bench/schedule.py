@@ -100,8 +100,8 @@ async def play(
 ) -> Played:
     """Sends every request of a workload once, by the running loop's clock.
 
-    A request is sent when what it goes on from has ended and its gap is over. One that fails fails alone;
-    what would go on from it is skipped and counted.
+    A request is sent when all that it waits for has ended and its gap is over. One that fails fails alone;
+    what would have appended to its conversation is skipped and counted.
 
     Args:
         workload: What to send.
@@ -114,9 +114,6 @@ async def play(
         Exception: what `send` or `middle` raises beyond `KvlabError`; what is in flight is cancelled.
     """
     return await _Player(workload, send, plan, middle, done).run()
-
-
-_ENDED = {"failed": "failed", "skipped": "was skipped"}
 
 
 class _Player:
@@ -141,6 +138,8 @@ class _Player:
         self._border = min(max(asked, 0), total)
         self._outcomes: list[Outcome | None] = [None] * total
         self._followers: dict[str, list[int]] = defaultdict(list)
+        self._waits = [len(_awaited(request)) for request in workload.requests]
+        self._broken: set[int] = set()
         self._ready: list[tuple[float, int]] = []
         self._held: list[int] | None = [] if middle is not None and self._border else None
         self._left = total
@@ -171,9 +170,9 @@ class _Player:
     def _begin(self) -> None:
         times = arrivals(self._requests, self._plan)
         for place, (request, arrival) in enumerate(zip(self._requests, times, strict=True)):
-            if request.after is not None:
-                self._followers[request.after].append(place)
-            else:
+            for awaited in _awaited(request):
+                self._followers[awaited].append(place)
+            if request.after is None:
                 self._later(place, arrival or 0.0)
         self._pump()
 
@@ -230,14 +229,20 @@ class _Player:
             self._done(outcome)
             self._left -= 1
             self._left_of_first -= place < self._border
-            for follower in self._followers.pop(self._requests[place].id, ()):
-                if outcome.status == "ok":
-                    gap = self._requests[follower].delay_ms * self._plan.delay_scale / 1e3
-                    self._later(follower, gap)
-                else:
-                    text = f"{outcome.request}, which it goes on from, {_ENDED[outcome.status]}"
+            name = self._requests[place].id
+            for follower in self._followers.pop(name, ()):
+                next_ = self._requests[follower]
+                self._waits[follower] -= 1
+                if outcome.status != "ok" and next_.append and next_.after == name:
+                    self._broken.add(follower)
+                if self._waits[follower]:
+                    continue
+                if follower in self._broken:
+                    text = f"{next_.after}, which it goes on from, gave no answer"
                     skipped = replace(self._blank(follower), error_kind="skipped", error=text)
                     settled.append((follower, skipped))
+                else:
+                    self._later(follower, next_.delay_ms * self._plan.delay_scale / 1e3)
         if self._left == 0:
             self._finished.set()
         elif self._left_of_first == 0 and self._held is not None and not self._in_the_middle:
@@ -265,6 +270,10 @@ class _Player:
             half="first" if place < self._border else "second",
             status="skipped",
         )
+
+
+def _awaited(request: WorkloadRequest) -> set[str]:
+    return set() if request.after is None else {request.after, *request.waits_for}
 
 
 def arrivals(requests: Sequence[WorkloadRequest], plan: Plan) -> list[float | None]:
