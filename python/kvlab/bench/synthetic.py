@@ -1,7 +1,6 @@
 """Estimates: what a run would take by a cost model, in simulated time and without a model.
 
-Which tokens hit is exact for caches with radix trees and LRU; prompts are cut into tokens by a tokenizer's file or,
-four characters a token, by none. Every time is predicted.
+Which tokens hit is exact for caches with radix trees and LRU. Every time is predicted.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from kvlab import PagedAllocator, RadixCache
 from kvlab.bench.backend import Mode, Service
 from kvlab.bench.outcome import Answer
 from kvlab.errors import ConfigError
-from kvlab.sim.formats.chat import tokenizer
+from kvlab.workload.schema import Message
+from kvlab.workload.tokens import ChatTokenizer, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from kvlab.bench.conversation import Sent
     from kvlab.sim.cost_file import CostModel
-    from kvlab.sim.formats.chat import Tokenize
     from kvlab.sim.tiers import Costs, Read
     from kvlab.workload.schema import WorkloadRequest
 
@@ -59,11 +58,10 @@ class SyntheticBackend:
         model: What things cost.
         sizes: Of the tiers.
         block_tokens: Tokens of a block.
-        tokens: "chars", or the path of a `tokenizer.json`.
+        tokens: What prompts are cut into tokens by; see `kvlab.workload.tokens.tokenizer`.
 
     Raises:
-        ConfigError: the tokenizer cannot be read.
-        ModelUnavailableError: the package tokenizers is missing.
+        ModelUnavailableError: the tokenizer is not here.
     """
 
     name = "synthetic"
@@ -75,8 +73,7 @@ class SyntheticBackend:
         self._model = model
         self._sizes = sizes
         self._block_tokens = block_tokens
-        self._tokenizer = "chars" if tokens == "chars" else "tokenizer.json"
-        self._encode = tokenizer(tokens)
+        self._tokenizer = tokenizer(tokens)
         self.token_bytes: int | None = model.costs.token_bytes
 
     @asynccontextmanager
@@ -95,7 +92,7 @@ class SyntheticBackend:
         capacities = {
             tier: max(1, getattr(self._sizes, tier) // block_bytes) for tier in _TIERS[mode]
         }
-        yield _Server(costs, capacities, self._block_tokens, self._encode)
+        yield _Server(costs, capacities, self._block_tokens, self._tokenizer)
 
     def describe(self) -> dict[str, Any]:
         """Costs and sizes."""
@@ -106,7 +103,7 @@ class SyntheticBackend:
             "l2_bytes": self._sizes.l2,
             "l3_bytes": self._sizes.l3,
             "block_tokens": self._block_tokens,
-            "tokenizer": self._tokenizer,
+            "tokenizer": self._tokenizer.name,
         }
 
     def close(self) -> None:
@@ -121,12 +118,12 @@ class _Server:
         costs: Costs,
         capacities: Mapping[str, int],
         block_tokens: int,
-        encode: Tokenize,
+        tokens: ChatTokenizer,
     ) -> None:
         self._costs = costs
         self._capacities = capacities
         self._block_tokens = block_tokens
-        self._encode = encode
+        self._tokenizer = tokens
         self._worker = asyncio.Lock()
         # A block is in L1 if it is among the so many used last, in L2 if among as many as both hold, and L3 holds
         # copies of all that is written through.
@@ -140,9 +137,7 @@ class _Server:
         """Predicts one request, and lets the simulated time of it pass."""
         loop = asyncio.get_running_loop()
         start = loop.time()
-        text = "".join(f"<{message.role}>{message.content}\n" for message in sent.messages)
-        text += "<assistant>"
-        prompt = list(self._encode(text))
+        prompt = self._tokenizer.prompt(sent.messages)
         namespace = hashlib.sha256(request.salt.encode()).digest()
         cached = self._found(prompt, namespace)
         queued = await self._prefill(len(prompt), cached)
@@ -153,7 +148,10 @@ class _Server:
             async with self._worker:
                 await asyncio.sleep(self._costs.decode)
             times.append(loop.time())
-        self._keep(list(self._encode(text + said))[:-1], namespace)
+        # Of what was said the last token was never computed on.
+        told = self._tokenizer.prompt((*sent.messages, Message("assistant", said)))
+        answer = len(self._tokenizer.text(said))
+        self._keep(told[: len(prompt) + answer - 1], namespace)
         return Answer(
             text=said,
             ttft=times[0] - start,
