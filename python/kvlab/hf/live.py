@@ -143,23 +143,31 @@ class LiveRequest:
         try:
             random = torch.get_rng_state()
             try:
-                kv = self._new_cache()
+                kv = self.new_cache()
                 result = compute(kv)
                 self.settle()
             except LayerMissing as missing:
-                _log.warning("computing again with a shorter prefix: %s", missing)
-                self._aborted += 1
-                self._forwards.clear()
                 torch.set_rng_state(random)
-                self._finish()
-                kv = self._new_cache()
+                kv = self.shortened(missing)
                 result = compute(kv)
         except BaseException:
-            self._restore = None  # waits for reads under way: the buffer is written to no more
-            self.request.close()
+            self.abandon()
             raise
-        self._learn(self._restored or _NOTHING)
+        self.learn()
         return kv, result
+
+    def shortened(self, missing: LayerMissing) -> PreallocatedCache:
+        """Give a cache with what did arrive whole, once a forward was aborted for what did not."""
+        _log.warning("computing again with a shorter prefix: %s", missing)
+        self._aborted += 1
+        self._forwards.clear()
+        self._finish()
+        return self.new_cache()
+
+    def abandon(self) -> None:
+        """Give up the restore and the blocks."""
+        self._restore = None  # waits for reads under way: the buffer is written to no more
+        self.request.close()
 
     def begin_forward(self, tokens: int, context: int) -> None:
         """Begin to time a forward of ``tokens`` tokens after ``context`` others."""
@@ -172,7 +180,9 @@ class LiveRequest:
         computed = max(time.perf_counter() - began - waited, 0.0)
         self._forwards.append(_Forward(tokens, context, computed, waited))
 
-    def _learn(self, restored: Restored) -> None:
+    def learn(self) -> None:
+        """Tell the store what the forwards and the restore took, once the prompt is computed."""
+        restored = self._restored or _NOTHING
         for forward in self._forwards:
             self.request.computed(
                 self._forward_key, forward.tokens, forward.context, forward.computed
@@ -194,6 +204,11 @@ class LiveRequest:
         if self.hits.total < expected:
             raise LayerMissing(f"{self.hits.total} of {expected} tokens arrived whole")
 
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of the cache buffer."""
+        return self._buffer.nbytes
+
     def _finish(self) -> None:
         if self._restore is not None:
             self._restored = self._restore.finish()
@@ -211,7 +226,8 @@ class LiveRequest:
         self._missing_layers.discard(index)
         return not self._missing_layers
 
-    def _new_cache(self) -> PreallocatedCache:
+    def new_cache(self) -> PreallocatedCache:
+        """Give a cache over the buffer with the prefix in it, or on its way into it."""
         return PreallocatedCache(
             tensors_over(self._buffer, self._layout),
             self.hits.total,

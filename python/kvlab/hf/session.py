@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -24,6 +24,7 @@ from kvlab.hf.live import DRAIN_SECONDS, LiveRequest
 from kvlab.hf.output import GenerateOutput, OncePrompted, Prefilled, row
 from kvlab.hf.report import Report
 from kvlab.hf.stamp import Stamp
+from kvlab.hf.stepwise import StepwiseRequest
 from kvlab.hf.support import check_model, refuse_request, setting
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class _Identity:
     """What the cached bytes depend on, and how to notice that it changed."""
 
     stamp: Stamp
+    fingerprint: bytes
     namespace: bytes
     forward_key: bytes
 
@@ -116,25 +118,29 @@ class Session:
         if self._identity is None or not self._identity.stamp.matches(self.model):
             check_model(self.model)
             stamp = Stamp.take(self.model)
-            digest = hashlib.sha256(b"kvlab session v1")
-            asked = self._options
-            live = fingerprint(self.model, self._layout, chunk_tokens=asked.chunk_tokens)
-            for field in (live, self._cache.layout.describe(), asked.salt.encode()):
-                digest.update(len(field).to_bytes(8, "little") + field)
-            if asked.codec is not None:
-                digest.update(b"codec int8")
-            namespace = digest.digest()
-            key = forward_key(self.model, self._layout)
-            self._identity = _Identity(stamp, namespace, key)
-            self._cache.set_terms(
-                namespace,
-                salt=asked.salt,
-                ttl=asked.ttl,
-                quota=asked.quota,
-                persist=asked.persist,
-                codec=asked.codec,
-            )
+            grid = self._options.chunk_tokens
+            live = fingerprint(self.model, self._layout, chunk_tokens=grid)
+            self._identity = self._named(stamp, live, forward_key(self.model, self._layout))
         return self._identity
+
+    def _named(self, stamp: Stamp, live: bytes, forward: bytes) -> _Identity:
+        """The identity of a model whose fingerprint is known; says what is asked of the tiers under its name."""
+        asked = self._options
+        digest = hashlib.sha256(b"kvlab session v1")
+        for field in (live, self._cache.layout.describe(), asked.salt.encode()):
+            digest.update(len(field).to_bytes(8, "little") + field)
+        if asked.codec is not None:
+            digest.update(b"codec int8")
+        namespace = digest.digest()
+        self._cache.set_terms(
+            namespace,
+            salt=asked.salt,
+            ttl=asked.ttl,
+            quota=asked.quota,
+            persist=asked.persist,
+            codec=asked.codec,
+        )
+        return _Identity(stamp, live, namespace, forward)
 
     def generate(self, input_ids: Tensor | None = None, **kwargs: Any) -> GenerateOutput:
         """Generate as ``model.generate`` does, reusing what is cached of the prompt.
@@ -242,6 +248,30 @@ class Session:
         report = live.report(len(ids), start=start, first=first, not_kept=not_kept)
         return Prefilled(kv, logits, report, ids.copy(), live)
 
+    def steps(
+        self, ids: NDArray[np.int64], *, headroom: int, chunk_tokens: int = 512
+    ) -> StepwiseRequest:
+        """Begin a request whose forwards the caller orders one by one, beside those of other requests.
+
+        The requests under way of one session may be stepped in any order, by one thread.
+
+        Args:
+            ids: ``[tokens]``, the whole prompt.
+            headroom: Tokens to leave room for behind it; the cache grows beyond by copying.
+            chunk_tokens: The most tokens of one forward; with a chunk grid, that is taken.
+
+        Raises:
+            UnsupportedModelError: The model was changed into one that cannot be served.
+            CapacityError: Cache buffers in use leave too little memory.
+            InvalidArgumentError: An empty prompt, or a token id that cannot be.
+            StoreClosedError: The session or its store is closed.
+            ForkedProcessError: The store was opened by a parent process.
+        """
+        self._check_open()
+        live = self._open(ids, len(ids) + headroom)
+        grid = self._options.chunk_tokens
+        return StepwiseRequest(self.model, ids, live, chunk_tokens=grid or chunk_tokens, grid=grid)
+
     def prefetch(self, input_ids: Tensor, *, stop: str | None = None) -> PrefetchTicket:
         """Start pulling what L3 has of a prompt into L2, before the request comes.
 
@@ -300,6 +330,14 @@ class Session:
         if self._request is not None:
             child._request = self._request.fork(DRAIN_SECONDS)
         return child
+
+    def with_salt(self, salt: str) -> Session:
+        """Make a session of the same model and cache under another salt; the model is not read again for it."""
+        self._check_open()
+        other = Session(self.model, self._cache, self._layout, replace(self._options, salt=salt))
+        identity = self._identify()
+        other._identity = other._named(identity.stamp, identity.fingerprint, identity.forward_key)
+        return other
 
     def flush(self, timeout: float = DRAIN_SECONDS) -> None:
         """Wait until everything committed is in L1 and in the tiers that it is written to.

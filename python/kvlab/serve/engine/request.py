@@ -327,6 +327,7 @@ class EngineCounters:
         failed: Failed.
         rejected: Refused at the submission.
         deduplicated: Requests that waited for a prefix that another one computed.
+        preempted: Times that an answer had no memory to grow and waited for others to end.
         prompt_tokens: Of admitted requests.
         cached_tokens: Of them: restored.
         generated_tokens: Of all answers.
@@ -338,6 +339,7 @@ class EngineCounters:
     failed: int = 0
     rejected: int = 0
     deduplicated: int = 0
+    preempted: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
