@@ -1,7 +1,7 @@
 """Whether what a cache claims agrees with how long it took: no single signal is trusted.
 
-As cache-pressure and agent-sim do, a request is judged against the middle between what its prompt takes to compute and what
-it would take with as much of it cached as is claimed; both come from requests of the same run that were certainly cold.
+As cache-pressure and agent-sim do, a request is judged against the middle between what its prompt takes to compute
+and what it would take with as much of it cached as is claimed; both come from requests of the same run that were cold.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def check_claims(rows: Sequence[Row], reference: Sequence[Row] = ()) -> CacheChe
         return CacheCheck(f"not checked: {len(cold)} cold requests, and {_FEWEST} are needed")
     predict, noise = _predictor(cold)
     known = {id(row) for row in cold}
-    counts = dict.fromkeys(("checked", "agreed", "too_close", "claims_absent", "absent_like_hits"), 0)
+    counts = dict.fromkeys(
+        ("checked", "agreed", "too_close", "claims_absent", "absent_like_hits"), 0
+    )
     found: list[Disagreement] = []
     for row in usable:
         tokens, claim = row["input_tokens"], row["cached_tokens"]
@@ -104,7 +106,7 @@ def check_claims(rows: Sequence[Row], reference: Sequence[Row] = ()) -> CacheChe
         if claim is None:
             counts["claims_absent"] += 1
         possible = int(row["shared_ratio"] * tokens)
-        cached = possible if not claim else claim
+        cached = claim or possible
         hit = predict(tokens - cached)
         if miss - hit <= max(3 * noise, 0.2 * miss):
             counts["too_close"] += id(row) not in known

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -65,7 +65,7 @@ class LocalOptions:
 
     model: str
     dtype: str = "float32"
-    sizes: TierSizes = TierSizes()
+    sizes: TierSizes = field(default_factory=TierSizes)
     max_active: int = 4
     block_tokens: int = 16
     restore: Any = "auto"
@@ -73,6 +73,13 @@ class LocalOptions:
     seed: int | None = None
     ignore_eos: bool = False
     folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    model: Any
+    tokenizer: Any
+    chat: ModelTokenizer
 
 
 class LocalBackend:
@@ -92,24 +99,29 @@ class LocalBackend:
 
     def __init__(self, options: LocalOptions, loaded: tuple[Any, Any] | None = None) -> None:
         self._options = options
-        self._model, self._tokenizer = loaded or hf.load(options.model, dtype=options.dtype)
-        self._chat = ModelTokenizer(options.model, self._tokenizer)
-        self.token_bytes: int | None = read_layout(self._model).bytes_per_token
+        model, tokenizer = loaded or hf.load(options.model, dtype=options.dtype)
+        self._loaded = _Loaded(model, tokenizer, ModelTokenizer(options.model, tokenizer))
+        self.token_bytes: int | None = read_layout(model).bytes_per_token
 
     @property
     def chat(self) -> ModelTokenizer:
         """What makes tokens of prompts."""
-        return self._chat
+        return self._loaded.chat
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block."""
+        return self._options.block_tokens
 
     @asynccontextmanager
     async def open(self, mode: Mode) -> AsyncIterator[Service]:
         """An engine of its own over an empty store."""
         if mode == "generate":
-            yield _Plain(self._model, self._tokenizer, self._chat, self._options)
+            yield _Plain(self._loaded, self._options)
             return
         with tempfile.TemporaryDirectory(prefix="kvlab-bench-", dir=self._options.folder) as folder:
             path = Path(folder) / "store" if mode == "nvme" else None
-            served = _Served(self._model, self._tokenizer, self._chat, self._options, mode, path)
+            served = _Served(self._loaded, self._options, mode, path)
             try:
                 yield served
             finally:
@@ -121,7 +133,7 @@ class LocalBackend:
         return {
             "backend": self.name,
             "model": asked.model,
-            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "dtype": str(self._loaded.model.dtype).removeprefix("torch."),
             "l1": asked.sizes.l1,
             "l2": asked.sizes.l2,
             "l3": asked.sizes.l3,
@@ -142,16 +154,12 @@ class _Served:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
-        chat: ModelTokenizer,
+        loaded: _Loaded,
         options: LocalOptions,
         mode: StoreMode,
         path: Path | None,
     ) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._chat = chat
+        self._loaded = loaded
         self._options = options
         self._mode: StoreMode = mode
         self._path = path
@@ -165,8 +173,8 @@ class _Served:
         asked = self._options
         self._store = open_mode(self._mode, self._path, asked.sizes)
         self._engine = Engine(
-            self._model,
-            self._tokenizer,
+            self._loaded.model,
+            self._loaded.tokenizer,
             self._store,
             EngineOptions(
                 max_active=asked.max_active,
@@ -191,7 +199,7 @@ class _Served:
             raise StateError("the engine was closed")
         asked = self._options
         start = time.perf_counter()
-        prompt = _ids(self._chat, sent)
+        prompt = _ids(self._loaded.chat, sent)
         self._sent += 1
         generation = GenerationRequest(
             id=f"{self._sent}:{request.id}",
@@ -307,12 +315,8 @@ class _Collector:
 class _Plain:
     """`model.generate`, one request at a time; see `Service`."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, chat: ModelTokenizer, options: LocalOptions
-    ) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._chat = chat
+    def __init__(self, loaded: _Loaded, options: LocalOptions) -> None:
+        self._loaded = loaded
         self._options = options
         self._free = asyncio.Lock()
 
@@ -326,7 +330,7 @@ class _Plain:
     def _generate(
         self, request: WorkloadRequest, sent: Sent, start: float, queued: float
     ) -> Answer:
-        ids = torch.from_numpy(_ids(self._chat, sent)[None])
+        ids = torch.from_numpy(_ids(self._loaded.chat, sent)[None])
         clock = _Clock()
         asked = self._options
         most: dict[str, Any] = {"max_new_tokens": request.max_tokens}
@@ -336,14 +340,14 @@ class _Plain:
             most |= {"do_sample": True, "temperature": asked.temperature}
         else:
             most["do_sample"] = False
-        out = self._model.generate(
+        out = self._loaded.model.generate(
             ids, attention_mask=torch.ones_like(ids), streamer=clock, **most
         )
         end = time.perf_counter()
         said = out[0, ids.shape[1] :]
         times = clock.moments
         return Answer(
-            text=str(self._tokenizer.decode(said, skip_special_tokens=True)),
+            text=str(self._loaded.tokenizer.decode(said, skip_special_tokens=True)),
             ttft=times[0] - start,
             e2el=end - start,
             itls=tuple(np.diff(times).tolist()),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["LazyGroup", "app", "main"]
 
 COMMANDS: Mapping[str, str] = {
+    "bench": "Run a workload in one mode or several: times, throughput, reuse.",
     "clear": "Delete what a store holds.",
     "codec-bench": "What int8 on disk saves, and what it does to a model's answers.",
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
