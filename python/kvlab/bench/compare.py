@@ -199,7 +199,9 @@ def compare(
 
 def _usual(report: Report) -> tuple[str, ...]:
     times = [
-        name for name in report.content if _TIME.fullmatch(name) and not name.startswith("std")
+        name
+        for name in report.content
+        if _TIME.fullmatch(name) and not name.startswith(("std_", "p50_"))
     ]
     return (*(name for name in _SHOWN if name in report.content), *times)
 
