@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "verify": "Read everything in a store and check every byte.",
     "version": "What is installed.",
+    "workload": "What agents and people send: generate, import, look at and replay it.",
 }
 """Every sub-command with the line that `kvlab --help` shows for it."""
 

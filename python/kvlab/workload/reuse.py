@@ -64,7 +64,7 @@ class IdealReuse:
         tokenizer: What tokens are counted in.
         requests: In the order in which they were served.
         assumed_answers: Answers that go on in later prompts and were neither recorded nor given: a
-            text of their longest length stands for each.
+            text of their longest length, of 1,024 tokens at most, stands for each.
     """
 
     block_tokens: int
@@ -184,13 +184,14 @@ def _answers(workload: Workload, given: Mapping[str, str]) -> tuple[dict[str, st
         answer = given.get(before.id, before.reply)
         if answer is None:
             assumed += 1
-            phrase = f"(the answer to {before.id}) "
-            answer = (phrase * before.max_tokens)[: before.max_tokens * _CHARS_PER_TOKEN]
+            length = min(before.max_tokens, _ASSUMED_TOKENS) * _CHARS_PER_TOKEN
+            answer = (f"(the answer to {before.id}) " * length)[:length]
         stands[before.id] = answer
     return stands, assumed
 
 
 _CHARS_PER_TOKEN = 4
+_ASSUMED_TOKENS = 1_024
 
 
 def _total(requests: Sequence[RequestReuse]) -> ReuseTotal:

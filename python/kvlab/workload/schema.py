@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -279,30 +278,27 @@ def _row(request: WorkloadRequest, refer: Callable[[str], Content]) -> dict[str,
 
 def _referrer(texts: Mapping[str, str]) -> Callable[[str], Content]:
     """What puts references in the place of these texts, of the longest first."""
-    keys: dict[str, str] = {}
-    for key, text in texts.items():
-        keys.setdefault(text, key)
-    if not keys:
-        return lambda content: content
-    pattern = re.compile(
-        "|".join(map(re.escape, sorted(keys, key=lambda text: (-len(text), text))))
-    )
+    by_length = sorted(texts.items(), key=lambda item: -len(item[1]))
 
     def refer(content: str) -> Content:
-        pieces: list[str | dict[str, str]] = []
-        done = 0
-        for found in pattern.finditer(content):
-            if found.start() > done:
-                pieces.append(content[done : found.start()])
-            pieces.append({"text": keys[found.group()]})
-            done = found.end()
-        if not pieces:
-            return content
-        if done < len(content):
-            pieces.append(content[done:])
-        return pieces
+        pieces: list[str | dict[str, str]] = [content]
+        for key, text in by_length:
+            if text in content:
+                pieces = [part for piece in pieces for part in _split(piece, text, key)]
+        return content if pieces == [content] else pieces
 
     return refer
+
+
+def _split(piece: str | dict[str, str], text: str, key: str) -> Iterator[str | dict[str, str]]:
+    if isinstance(piece, dict):
+        yield piece
+        return
+    for at, part in enumerate(piece.split(text)):
+        if at:
+            yield {"text": key}
+        if part:
+            yield part
 
 
 def _shortest(number: float) -> float:

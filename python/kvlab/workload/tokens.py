@@ -96,15 +96,16 @@ def tokenizer(name: str) -> ChatTokenizer:
     """
     if name == Characters.name:
         return Characters()
+    from kvlab import models
+
+    path = models.resolve(name)
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ModelUnavailableError(
             f"tokenizer {name}: transformers is not installed: pip install 'kvlab[hf]', or use chars"
         ) from error
-    from kvlab import models
     from kvlab._quiet import quiet_transformers
 
-    path = models.resolve(name)
     with quiet_transformers():
         return ModelTokenizer(name, AutoTokenizer.from_pretrained(path))

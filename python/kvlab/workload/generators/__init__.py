@@ -80,4 +80,4 @@ def generate(
         if isinstance(usual, int) and not isinstance(value, int):
             raise ConfigError(f"{option} = {value}: give a whole number")
     script = known.make(seed=known.seed if seed is None else seed, **options)
-    return script.workload(name or generator, generator, dict(options))
+    return script.workload(name or generator, generator, {**known.options, **options})
