@@ -10,22 +10,28 @@ import hashlib
 import itertools
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kvlab import PagedAllocator, RadixCache
 from kvlab.bench.backend import Mode, Service
 from kvlab.bench.outcome import Answer
 from kvlab.errors import ConfigError
 from kvlab.workload.schema import Message
-from kvlab.workload.tokens import ChatTokenizer, tokenizer
+from kvlab.workload.tokens import tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping
+
+    from numpy.typing import NDArray
 
     from kvlab.bench.conversation import Sent
     from kvlab.sim.cost_file import CostModel
     from kvlab.sim.tiers import Costs, Read
     from kvlab.workload.schema import WorkloadRequest
+    from kvlab.workload.tokens import ChatTokenizer
 
 __all__ = ["Sizes", "SyntheticBackend"]
 
@@ -73,7 +79,7 @@ class SyntheticBackend:
         self._model = model
         self._sizes = sizes
         self._block_tokens = block_tokens
-        self._tokenizer = tokenizer(tokens)
+        self._tokenizer = _Remembered(tokenizer(tokens))
         self.token_bytes: int | None = model.costs.token_bytes
 
     @asynccontextmanager
@@ -110,6 +116,17 @@ class SyntheticBackend:
         """Nothing is shared by modes."""
 
 
+class _Remembered:
+    """Token ids of prompts, each made once for all modes and rounds."""
+
+    def __init__(self, tokens: ChatTokenizer) -> None:
+        self.name = tokens.name
+        self.text = tokens.text
+        self.prompt = lru_cache(maxsize=8192)(
+            lambda messages: np.asarray(tokens.prompt(messages), dtype=np.int64)
+        )
+
+
 class _Server:
     """One mode; see `Service`."""
 
@@ -118,7 +135,7 @@ class _Server:
         costs: Costs,
         capacities: Mapping[str, int],
         block_tokens: int,
-        tokens: ChatTokenizer,
+        tokens: _Remembered,
     ) -> None:
         self._costs = costs
         self._capacities = capacities
@@ -176,7 +193,7 @@ class _Server:
         """Nothing beyond what the answers said."""
         return {}
 
-    def _found(self, prompt: Sequence[int], namespace: bytes) -> dict[str, int]:
+    def _found(self, prompt: NDArray[np.int64], namespace: bytes) -> dict[str, int]:
         """Tokens by the highest tier that has them; the last one is always computed."""
         out: dict[str, int] = {}
         before = 0
@@ -186,7 +203,7 @@ class _Server:
             before = there
         return out
 
-    def _keep(self, prompt: Sequence[int], namespace: bytes) -> None:
+    def _keep(self, prompt: NDArray[np.int64], namespace: bytes) -> None:
         for cache in self._caches.values():
             cache.keep(prompt, namespace)
 
@@ -248,14 +265,14 @@ class _Lru:
         """Blocks held."""
         return self._tree.stats()["total_blocks"]
 
-    def found(self, prompt: Sequence[int], namespace: bytes) -> int:
+    def found(self, prompt: NDArray[np.int64], namespace: bytes) -> int:
         """Tokens of the longest prefix, in whole blocks and without the last token."""
         return len(prompt) - self._tree.request(prompt, namespace)[1]
 
-    def keep(self, tokens: Sequence[int], namespace: bytes) -> None:
+    def keep(self, tokens: NDArray[np.int64], namespace: bytes) -> None:
         """Takes up whole blocks, and gives up the least recently used ones beyond the capacity."""
-        whole = list(tokens[: len(tokens) // self._block_tokens * self._block_tokens])
-        if not whole:
+        whole = tokens[: len(tokens) // self._block_tokens * self._block_tokens]
+        if not len(whole):
             return
         sequence = self._blocks.allocate_sequence(len(whole))
         self._tree.insert(whole, self._blocks.block_table(sequence), namespace)

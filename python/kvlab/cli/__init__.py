@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "import": "Take over what another store exported.",
     "inspect": "What is in a store.",
     "report": "A page with charts of reports of `kvlab bench`.",
+    "serve": "Serve a model over HTTP as OpenAI does, with the cache in it.",
     "sim": "The policy lab: traces replayed under other policies and sizes.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "verify": "Read everything in a store and check every byte.",

@@ -15,6 +15,7 @@ from kvlab._progress import ConsoleProgress
 from kvlab.cli._common import json_option, print_json
 from kvlab.cli._sim import load_costs, writing
 from kvlab.errors import ConfigError, InvalidArgumentError
+from kvlab.serve.options import DTYPES
 
 if TYPE_CHECKING:
     from kvlab.bench.backend import Backend, Mode
@@ -108,8 +109,7 @@ _figures = (
 )  # fmt: skip
 _local = (
     click.option("--model", help=f"A model (local: [default: {_DEFAULT_MODEL}]), or its name on the server."),
-    click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
-                 show_default=True),
+    click.option("--dtype", type=click.Choice(list(DTYPES)), default="fp32", show_default=True),
     click.option("--l1", default="1GiB", show_default=True, help="Size of L1."),
     click.option("--l2", default="2GiB", show_default=True, help="Size of L2."),
     click.option("--l3", default="20GiB", show_default=True, help="Size of L3."),
@@ -260,7 +260,7 @@ def _backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
         return LocalBackend(
             LocalOptions(
                 model=asked["model"] or _DEFAULT_MODEL,
-                dtype=asked["dtype"],
+                dtype=DTYPES[asked["dtype"]],
                 sizes=TierSizes(asked["l1"], asked["l2"], asked["l3"]),
                 max_active=asked["max_active"],
                 seed=asked["seed"],
