@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +291,34 @@ def test_answers_are_the_same_in_every_mode(sessions: Path, tiny: tuple[Any, Any
         done=done,
     )
     assert said["generate"] == said["prefix_reuse"] == said["baseline"]
+
+
+def test_our_own_server_is_started_and_restarted(
+    sessions: Path, tiny: tuple[Any, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("uvicorn", reason="the 'serve' extra is not installed")
+    model, tokenizer = tiny
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve = [
+        sys.executable, "-m", "kvlab", "serve", "--model", str(folder), "--name", "tiny", "--port", str(port),
+        "--mode", "{mode}", "--store", "{store}", "--l1", "32MiB", "--l2", "32MiB", "--l3", "64MiB",
+        "--restore", "always",
+    ]  # fmt: skip
+    out = tmp_path / "r.json"
+    options = ["--endpoint", f"http://127.0.0.1:{port}/v1", "--serve", shlex.join(serve)]
+    options += ["--modes", "nvme", "--ignore-eos", "--report", str(out)]
+    assert command("bench", "--workload", sessions, *options) == 0, capsys.readouterr().err
+    content = read(out).content
+    assert content["completed"] == 6, content["errors"]
+    split = content["cached_tokens_by_source"]
+    assert split["l1"] > 0
+    assert split["l3"] > 0
+    assert content["cached_tokens_absent"] == 0
+    assert content["config"]["server"] == {"started_as": Path(sys.executable).name}
+    assert str(tmp_path) not in out.read_text()
+    assert content["facts"][0]["server_counters"]

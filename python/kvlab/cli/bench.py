@@ -207,7 +207,9 @@ def _run_options(asked: dict[str, Any]) -> RunOptions:
     from kvlab.bench.run import RunOptions
     from kvlab.bench.schedule import Plan
 
-    modes = tuple(name.strip() for name in asked["modes"].split(",") if name.strip())
+    modes = tuple(
+        name.strip().replace("-", "_") for name in asked["modes"].split(",") if name.strip()
+    )
     for mode in modes:
         if mode == "remote":
             raise ConfigError(
@@ -253,6 +255,10 @@ def _backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
 
         sizes = Sizes(*(parse_size(asked[tier]) for tier in ("l1", "l2", "l3")))
         return SyntheticBackend(load_costs(asked["costs"]), sizes, tokens=asked["tokenizer"])
+    return _local_backend(asked)
+
+
+def _local_backend(asked: dict[str, Any]) -> Backend:
     from kvlab.bench.local import LocalBackend, LocalOptions
     from kvlab.serve.engine.modes import TierSizes
 
@@ -276,8 +282,10 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
 
     if asked["endpoint"] is None:
         raise InvalidArgumentError("--backend live: give the server's --endpoint")
-    if "generate" in modes:
-        raise InvalidArgumentError("mode generate runs in this process: use --backend local")
+    if "generate" in modes and asked["serve"] is None:
+        raise InvalidArgumentError(
+            "mode generate runs in this process: use --backend local, or --serve to have both"
+        )
     if len(modes) > 1 and asked["serve"] is None:
         raise InvalidArgumentError(
             f"--modes {','.join(modes)}: a server that runs already has one mode; name that one, or "
@@ -300,7 +308,7 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
         restarter = StartedServer(words, {"started_as": Path(words[0]).name})
     elif command is not None:
         restarter = RestartCommand(command)
-    return LiveBackend(
+    server = LiveBackend(
         LiveOptions(
             endpoint=asked["endpoint"],
             model=asked["model"],
@@ -314,6 +322,11 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
         token_bytes=asked["kv_bytes_per_token"],
         restarter=restarter,
     )
+    if "generate" not in modes:
+        return server
+    from kvlab.bench.mixed import MixedBackend
+
+    return MixedBackend(server, _local_backend(asked))
 
 
 def _files(report: Path | None, modes: tuple[Mode, ...]) -> dict[Mode, Path]:
