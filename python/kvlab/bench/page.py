@@ -8,18 +8,41 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from kvlab import _html
+from kvlab.bench.charts import Chart, draw_all
 from kvlab.bench.metrics import FORMULAS, percentile_name
 from kvlab.bench.reading import environment_line, reading
 from kvlab.bench.report import ESTIMATED, MEASURED, flat, headline
 
 if TYPE_CHECKING:
-    from kvlab.bench.charts import Chart
+    from pathlib import Path
+
     from kvlab.bench.report import Report
 
-__all__ = ["page"]
+__all__ = ["page", "write"]
 
 _MOST_SAMPLES = 120_000
 """Characters of samples that a page takes; of larger runs it names the files instead."""
+
+
+def write(
+    reports: Sequence[Report], out: Path | None, charts: Path | None, title: str = ""
+) -> list[Path]:
+    """Writes the page, and the charts as SVG files into a directory, as far as paths are given.
+
+    Returns:
+        The files.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    drawn = draw_all(reports)
+    files = {} if out is None else {out: page(reports, drawn, title)}
+    if charts is not None:
+        files |= {charts / f"{chart.name}.svg": chart.svg for chart in drawn}
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    return list(files)
 
 
 def page(reports: Sequence[Report], charts: Sequence[Chart], title: str = "") -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -20,6 +21,7 @@ from kvlab.serve.options import DTYPES
 if TYPE_CHECKING:
     from kvlab.bench.backend import Backend, Mode
     from kvlab.bench.outcome import Outcome
+    from kvlab.bench.report import Report
     from kvlab.bench.run import RunOptions
     from kvlab.workload.schema import Workload
 
@@ -77,6 +79,8 @@ _what = (
                  help=f"One mode, or several that are run in turn: {', '.join(_MODES[:-1])}."),
     click.option("--report", type=_file,
                  help="Where the report goes (JSON; its requests and a CSV beside it); modes append their names."),
+    click.option("--page", type=_file, help="Where a page with charts goes (HTML); see `kvlab report`."),
+    click.option("--charts", type=click.Path(path_type=Path, file_okay=False), help="Where its charts go (SVG)."),
     click.option("--backend", type=click.Choice(["synthetic", "local", "live"]),
                  help="Estimates, the real model in this process, or a server. [default: live with --endpoint, else "
                  "synthetic]"),
@@ -176,14 +180,18 @@ def bench(**asked: Any) -> None:
     for mode, path in files.items():
         with writing("--report", path):
             report.write(reports[mode], path)
+    named = [report.Report(mode, content) for mode, content in reports.items()]
+    pages = _pages(named, asked["page"], asked["charts"])
     if as_json:
         print_json(reports[options.modes[0]] if len(reports) == 1 else {"reports": reports})
         return
     from kvlab.bench.show import show
 
-    show([report.Report(mode, content) for mode, content in reports.items()], options.percentiles)
+    show(named, options.percentiles)
     for path in files.values():
         click.echo(f"wrote {path}, and its requests and figures beside it")
+    for path in pages:
+        click.echo(f"wrote {path}")
 
 
 def _formulas(formulas: Any, *, as_json: bool) -> None:
@@ -305,7 +313,10 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
     restarter: Any = None
     if asked["serve"] is not None:
         words = split(asked["serve"], "--serve")
-        restarter = StartedServer(words, {"started_as": Path(words[0]).name})
+        said = {"started_as": Path(words[0]).name}
+        if words[0] == "kvlab":
+            words = [sys.executable, "-m", *words]
+        restarter = StartedServer(words, said)
     elif command is not None:
         restarter = RestartCommand(command)
     server = LiveBackend(
@@ -338,12 +349,21 @@ def _files(report: Path | None, modes: tuple[Mode, ...]) -> dict[Mode, Path]:
     return {mode: report.with_name(f"{stem}-{mode}.json") for mode in modes}
 
 
+def _pages(reports: Sequence[Report], page: Path | None, charts: Path | None) -> list[Path]:
+    if page is None and charts is None:
+        return []
+    from kvlab.bench.page import write
+
+    with writing("--page or --charts", page or charts or Path()):
+        return write(reports, page, charts)
+
+
 def _opened(report: Path) -> IO[str]:
     from kvlab.bench.report import paths
 
     with writing("--report", report):
         report.parent.mkdir(parents=True, exist_ok=True)
-        return paths(report)[0].open("w", encoding="utf-8", newline="\n")
+        return paths(report)[0].open("w", encoding="utf-8", newline="\n", buffering=1)
 
 
 def _notes(asked: dict[str, Any], workload: Workload, options: RunOptions) -> list[str]:

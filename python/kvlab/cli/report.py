@@ -28,8 +28,7 @@ def report(
     *, reports: tuple[Path, ...], out: Path | None, charts: Path | None, title: str, as_json: bool
 ) -> None:
     """Make one self-contained page of reports of `kvlab bench`; the first is what others are compared with."""
-    from kvlab.bench.charts import draw_all
-    from kvlab.bench.page import page
+    from kvlab.bench.page import write
     from kvlab.bench.reading import reading
     from kvlab.bench.report import labelled, read
 
@@ -38,19 +37,14 @@ def report(
         with writing("report", path):
             loaded.append((path, read(path)))
     named = labelled(loaded)
-    drawn = draw_all(named)
     out = out or reports[0].with_suffix(".html")
-    files = {out: page(named, drawn, title)}
-    if charts is not None:
-        files |= {charts / f"{chart.name}.svg": chart.svg for chart in drawn}
-    for path, text in files.items():
-        with writing("--out" if path == out else "--charts", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="\n")
+    with writing("--out or --charts", out):
+        files = write(named, out, charts, title)
     sentences = reading(named)
     if as_json:
         print_json({"reading": sentences, "files": [str(path) for path in files]})
         return
     for sentence in sentences:
         click.echo(sentence)
-    click.echo(f"wrote {out}" + (f" and {len(drawn)} charts" if charts is not None else ""))
+    for path in files:
+        click.echo(f"wrote {path}")
