@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from browser import browser, chromium
+
+__all__ = ["browser", "chromium", "smollm2"]
+
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:

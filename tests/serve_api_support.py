@@ -14,13 +14,11 @@ import pytest
 pytest.importorskip("torch", reason="the 'hf' extra is not installed")
 pytest.importorskip("fastapi", reason="the 'serve' extra is not installed")
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
 from kvlab.serve.engine.modes import TierSizes
 from kvlab.serve.options import ServeOptions
 from kvlab.serve.run import Service, listen, open_service, serve
-from tiny_models import VOCAB, build
+from serve_support import byte_tokenizer
+from tiny_models import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,13 +40,9 @@ SMALL = TierSizes(l1="32MiB", l2="16MiB", l3="256MiB")
 def make_model(path: Path) -> Path:
     """A tiny llama whose tokens are bytes; no token ends an answer."""
     build("llama").save_pretrained(path)
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    assert len(letters) == VOCAB
-    made = Tokenizer(models.BPE({letter: at for at, letter in enumerate(letters)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    make: Any = PreTrainedTokenizerFast
-    make(tokenizer_object=made, chat_template=TEMPLATE).save_pretrained(path)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(path)
     return path
 
 
@@ -60,13 +54,15 @@ class Running:
         service: What it is made of.
     """
 
-    def __init__(self, url: str, service: Service) -> None:
-        self.url = url
+    def __init__(self, service: Service, at: socket.socket) -> None:
+        self.url = f"http://127.0.0.1:{at.getsockname()[1]}"
         self.service = service
         self._told: asyncio.Queue[None] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, args=(at,), name="served")
+        self._thread.start()
 
     def counters(self) -> EngineCounters:
         """What the engine has done."""
@@ -77,8 +73,7 @@ class Running:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._told.put_nowait, None)
 
-    def work(self, at: socket.socket) -> None:
-        """The thread."""
+    def _work(self, at: socket.socket) -> None:
         try:
             asyncio.run(self._serve(at))
         except BaseException as error:  # noqa: BLE001 (told at the end)
@@ -91,13 +86,23 @@ class Running:
         assert self._ready.wait(60)
         assert self._failed is None, self._failed
 
-    def end(self, thread: threading.Thread) -> None:
-        """Ends the server."""
-        if thread.is_alive():
+    def wait_ended(self) -> None:
+        """Waits until it ended.
+
+        Raises:
+            BaseException: why it ended, if nobody told it to.
+        """
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+
+    def end(self) -> None:
+        """Ends it, if it has not ended yet."""
+        if self._thread.is_alive():
             self.stop()
-        thread.join(60)
-        assert not thread.is_alive()
-        assert self._failed is None, self._failed
+        self.wait_ended()
 
     async def _serve(self, at: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
@@ -117,14 +122,12 @@ def running(
         at = listen(options.host, 0)
         if send_buffer is not None:
             at.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        server = Running(f"http://127.0.0.1:{at.getsockname()[1]}", service)
-        thread = threading.Thread(target=server.work, args=(at,), name="served")
-        thread.start()
+        server = Running(service, at)
         try:
             server.wait_ready()
             yield server
         finally:
-            server.end(thread)
+            server.end()
 
 
 def until(what: Callable[[], bool], *, within: float = 30.0) -> None:

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from kvlab.serve.engine import Admitted, Cancelled, Chunk, Failed, Finished, GenerationRequest
+from kvlab import Store
+from kvlab.serve.engine import (
+    Admitted,
+    Cancelled,
+    Chunk,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Sampling,
+)
 from kvlab.serve.engine.engine import Engine
 
 PATIENCE = 60.0
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def byte_tokenizer(words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """One id a byte, 0 to 255 in the order of ByteLevel's alphabet, then ``words``."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: index for index, symbol in enumerate([*alphabet, *words])}
+    vocabulary = {symbol: index for index, symbol in enumerate([*ALPHABET, *words])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    return cast(Any, PreTrainedTokenizerFast)(tokenizer_object=tokenizer)
+
+
+def byte_ids(text: str) -> list[int]:
+    """The ids of `byte_tokenizer` for a text, one a byte."""
+    pre = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return [ALPHABET.index(symbol) for part, _ in pre.pre_tokenize_str(text) for symbol in part]
 
 
 class Answer:
@@ -83,3 +101,32 @@ def greedy(model: Any, prompt: Any, tokens: int) -> list[int]:
     with torch.inference_mode():
         out = model.generate(ids, max_new_tokens=tokens, do_sample=False, pad_token_id=0)
     return [int(token) for token in out[0, ids.shape[1] :]]
+
+
+@contextmanager
+def held_back(engine: Engine, request: GenerationRequest | None = None) -> Iterator[Answer]:
+    """One request whose first event holds the engine's thread until the block ends."""
+    reached, go = threading.Event(), threading.Event()
+    answer = Answer()
+
+    def sink(event: Any) -> None:
+        answer(event)
+        reached.set()
+        assert go.wait(PATIENCE)
+
+    prompt = np.arange(3, 43, dtype=np.int64)
+    engine.submit(request or GenerationRequest("held", prompt, 2, Sampling(0.0)), sink)
+    assert reached.wait(PATIENCE)
+    try:
+        yield answer
+    finally:
+        go.set()
+
+
+def nothing_held(store: Store) -> None:
+    """No lock, sequence or buffer is left behind once the engine is closed."""
+    store.flush()
+    for cache in store.stats()["caches"]:
+        l1, buffers = cache["l1"], cache["buffers"]
+        assert l1["protected"] == l1["private"] == l1["sequences"] == 0
+        assert buffers["mapped"] - buffers["idle"] == cache["residents"]["bytes"]

@@ -19,7 +19,7 @@ README = Path(__file__).parent.parent / "README.md"
 def test_the_example_runs_twice_and_the_second_process_reuses_the_first_ones_prompt(
     tmp_path: Path,
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    example, *_ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     # A home of its own, and a system prompt of more than one block.
     example = example.replace("~/.cache/kvlab/store", str(tmp_path / "store"))
     example = example.replace("These are your tools: ...", "Tools: " + "read a file, " * 20)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -286,3 +288,29 @@ def test_the_server_says_how_it_is(http: Any) -> None:
     assert http.get("/").headers["content-type"].startswith("text/html")
     metrics = http.get("/metrics").text
     assert "kvlab:prompt_tokens_by_source_total" in metrics
+
+
+@pytest.mark.parametrize("mode", ["baseline", "prefix_reuse", "cpu_offload"])
+def test_a_mode_without_disk_keeps_what_it_has(tmp_path: Path, mode: str) -> None:
+    with (
+        running(tmp_path, mode=mode) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client,
+    ):
+        for _ in range(2):
+            last = client.chat.completions.create(messages=turns("again"), **GREEDY)
+    assert (cached(last)["l1"] > 0) == (mode != "baseline")
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_example_of_the_readme_works(
+    server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (example,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+        if "openai" in block
+    )
+    example = example.replace("http://127.0.0.1:8000", server.url).replace("smollm2-135m", MODEL)
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 (our own page)
+    assert "cached_tokens_by_source" in capsys.readouterr().out

@@ -14,7 +14,7 @@ httpx = pytest.importorskip("httpx", reason="the 'serve' extra is not installed"
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvlab import ConfigError
+from kvlab import ConfigError, GenerationError
 from kvlab.serve.api import stream
 from kvlab.serve.api.keys import KeyRing, combined
 from kvlab.serve.engine import EngineOptions
@@ -202,6 +202,13 @@ def test_at_the_end_answers_under_way_are_finished_or_told(tmp_path: Path) -> No
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "shutting_down"
         assert "retry-after" in refused.headers
+
+
+def test_a_server_ends_with_its_engine(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        server.service.engine.close(0)
+        with pytest.raises(GenerationError, match="by itself"):
+            server.wait_ended()
 
 
 async def ask_directly(app: Any) -> list[Any]:

@@ -166,7 +166,8 @@ def run(*options: str) -> None:
         (["--model", "./no-such-model"], ModelUnavailableError, "no-such-model"),
         (["--store", "{file}"], KvlabError, "{file}"),
         (["--store", "{other}"], FormatError, "{other}"),
-        (["--mode", "cpu_offload", "--store", "{file}"], ConfigError, "cpu_offload"),
+        (["--ttl", "soon"], KvlabError, "soon"),
+        (["--policy", "luck"], ConfigError, "luck"),
         (["--api-keys", "{missing}"], ConfigError, "{missing}"),
         (["--host", "192.0.2.1"], ConfigError, "192.0.2.1"),
         (["--l1", "much"], KvlabError, "much"),
@@ -181,7 +182,7 @@ def test_what_stands_in_the_way_is_named(
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "photo.jpg").write_text("somebody's")
     defaults = ["--port", "0", "--store", str(tmp_path / "store")]
-    if "--mode" in options or "--store" in options:
+    if "--store" in options:
         defaults = defaults[:2]
     with pytest.raises(error) as caught:
         run(*defaults, *(option.format(**names) for option in options))

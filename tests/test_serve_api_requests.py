@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from kvlab.cli.serve import serve
 from kvlab.serve.api import fields
 from kvlab.serve.api.errors import ApiError, from_validation
-from kvlab.serve.api.schemas import ChatRequest, CompletionRequest
+from kvlab.serve.api.schemas import ChatRequest, CompletionRequest, Message
 from kvlab.serve.engine import EngineOptions
 from serve_api_support import MODEL, Running, running
 
@@ -244,6 +247,17 @@ def test_what_is_not_supported_is_said_unless_it_asks_for_nothing(
         error = from_validation(caught.value)
         assert (error.status, error.param, error.code) == (400, name, "unsupported_parameter")
         assert rule.remedy in error.message
+
+
+def test_the_reference_has_every_field_and_option() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    names = {*fields.TAKEN, *fields.CHAT, *fields.COMPLETIONS, *fields.MESSAGE}
+    names |= {*ChatRequest.model_fields, *CompletionRequest.model_fields, *Message.model_fields}
+    names |= {option for param in serve.params for option in param.opts if option.startswith("--")}
+    missing = [
+        name for name in sorted(names - {"role", "content"}) if not re.search(rf"`{name}[`.]", page)
+    ]
+    assert missing == []
 
 
 def test_an_error_costs_no_more_for_many_wrong_values() -> None:

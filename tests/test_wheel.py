@@ -72,9 +72,13 @@ def test_the_wheel_is_abi3_typed_and_holds_nothing_else(wheel: Path) -> None:
     assert any(name.startswith("kvlab/_core.") and name.endswith(".so") for name in names)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} <= {"kvlab", "kvlab.libs"}
+    # Data, too: prompts, and the pages of the server.
     sources = {
-        path.relative_to(ROOT / "python").as_posix() for path in ROOT.glob("python/kvlab/**/*.py")
+        path.relative_to(ROOT / "python").as_posix()
+        for path in ROOT.glob("python/kvlab/**/*")
+        if path.is_file() and path.suffix not in {".pyc", ".so"}
     }
+    assert "kvlab/serve/observe/page/index.html" in sources
     assert sources <= names
 
 

@@ -8,15 +8,16 @@ from html import escape
 __all__ = ["document", "figure", "table"]
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c6370; --line: #d9dce1; --back: #ffffff; --card: #f6f7f9; }
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c6370; --line: #d9dce1; --back: #ffffff; --card: #f6f7f9;
+        --tag: #856000; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e6ea; --soft: #a2a8b4; --line: #3a3f47; --back: #15171a; --card: #1e2125; }
+  :root { --ink: #e4e6ea; --soft: #a2a8b4; --line: #3a3f47; --back: #15171a; --card: #1e2125; --tag: #e0b04a; }
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 72rem; font: 16px/1.5 system-ui, sans-serif;
        color: var(--ink); background: var(--back); }
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-.tag { display: inline-block; padding: .1rem .6rem; border: 1px solid #b8860b; border-radius: 1rem; color: #b8860b;
+.tag { display: inline-block; padding: .1rem .6rem; border: 1px solid; border-radius: 1rem; color: var(--tag);
        font-size: .85rem; font-weight: 600; }
 .soft { color: var(--soft); font-size: .9rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; }

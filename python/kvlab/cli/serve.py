@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvlab import parse_size
+from kvlab._core import parse_ttl
 from kvlab.cli._store import size_text
 from kvlab.serve.engine.modes import MODES, TierSizes
 from kvlab.serve.engine.request import EngineOptions
@@ -33,7 +34,7 @@ def recovery_text(found: RecoveryReport) -> str:
     """What opening the store found, in a sentence."""
     held = f"{found['runs']} runs of {found['blocks']} blocks, {size_text(found['bytes'])}"
     if found["clean"]:
-        return f"found {held}"
+        return f"found {held}" if found["runs"] else "nothing is stored yet"
     text = (
         f"recovered {held}: the last process did not close the store; {found['segments_scanned']} of "
         f"{found['segments']} segments searched, {found['rows_rebuilt']} runs found that the index lacked"
@@ -72,6 +73,8 @@ def render(options: ServeOptions, started: Started) -> str:
     ]
     if options.directory is not None:
         lines.append(f"  store {options.directory}")
+    elif options.store is not None:
+        lines.append(f"  store {options.store} is not used: the mode has no L3")
     if started.recovery is not None:
         lines.append(f"  {recovery_text(started.recovery)}")
     if started.api_keys:
@@ -91,11 +94,22 @@ def render(options: ServeOptions, started: Started) -> str:
 @click.option(
     "--store",
     type=click.Path(path_type=Path),
-    help="L3's directory, for mode nvme; by default `store` in kvlab's cache directory.",
+    help="L3's directory; by default `store` in kvlab's cache directory. Only mode nvme uses it.",
 )
 @click.option("--l1", default="1GiB", show_default=True, help="Blocks and cache buffers.")
 @click.option("--l2", default="2GiB", show_default=True, help="Host memory.")
 @click.option("--l3", default="20GiB", show_default=True, help="Local disk.")
+@click.option("--policy", default="lru", show_default=True, help="Which blocks go first.")
+@click.option(
+    "--write-policy",
+    type=click.Choice(["write_through", "write_through_selective", "write_back"]),
+    default="write_through",
+    show_default=True,
+    help="When L3 is written.",
+)
+@click.option("--codec", type=click.Choice(["exact", "int8"]), default="exact", show_default=True)
+@click.option("--ttl", help="Forget what was stored after e.g. 12h or 7d; by default never.")
+@click.option("--quota", help="Bytes of L3 for each cache salt, e.g. 2GiB; by default no limit.")
 @click.option("--block-tokens", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option(
     "--chunk-tokens",
@@ -147,6 +161,8 @@ def serve(
     chunk_tokens: int,
     prefill_chunk: int,
     restore: Any,
+    codec: Any,
+    ttl: str | None,
     max_active: int,
     max_queue: int,
     context_tokens: int | None,
@@ -169,6 +185,8 @@ def serve(
             block_tokens=block_tokens,
             chunk_tokens=chunk_tokens,
             restore=restore,
+            codec=codec,
+            ttl=None if ttl is None else parse_ttl(ttl),
             context_tokens=context_tokens,
         ),
         max_body=parse_size(max_body),

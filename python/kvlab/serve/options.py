@@ -29,8 +29,11 @@ class ServeOptions:
         dtype: Of weights and cache.
         threads: Of torch, part of the cache's namespace; None for torch's own number.
         mode: Which tiers there are.
-        store: The directory of L3, in mode ``nvme``; None for ``store`` in kvlab's cache directory.
+        store: The directory of L3; None for ``store`` in kvlab's cache directory. Only mode ``nvme`` uses it.
         sizes: Of the tiers.
+        policy: Which blocks go first (see `Store.open`).
+        write_policy: When L3 is written (see `Store.open`).
+        quota: Bytes of L3 that each cache salt may take (see `Store.open`); None for no limit.
         engine: How the engine works.
         host: The address to listen at.
         port: The port; 0 for a free one.
@@ -50,6 +53,9 @@ class ServeOptions:
     mode: Mode = "nvme"
     store: Path | None = None
     sizes: TierSizes = field(default_factory=TierSizes)
+    policy: str = "lru"
+    write_policy: str = "write_through"
+    quota: int | str | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     host: str = "127.0.0.1"
     port: int = 8000
@@ -62,9 +68,6 @@ class ServeOptions:
         """Check what can be checked without a model."""
         if self.mode not in MODES:
             raise ConfigError(f"mode {self.mode!r}: use {', '.join(map(repr, MODES))}")
-        if self.mode != "nvme" and self.store is not None:
-            message = f"mode {self.mode!r} has no L3: leave the store out, or use mode 'nvme'"
-            raise ConfigError(message)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is not within 0..65535")
         if self.drain_s < 0:

@@ -114,7 +114,14 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with ExitStack() as stack:
-        store = open_mode(options.mode, options.directory, options.sizes)
+        store = open_mode(
+            options.mode,
+            options.directory,
+            options.sizes,
+            policy=options.policy,
+            write_policy=options.write_policy,
+            l3_quota_per_salt=options.quota,
+        )
         if store is not None:
             stack.enter_context(store)
         model, tokenizer = hf.load(str(path), dtype=DTYPES[options.dtype])
@@ -136,7 +143,7 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
             keys=keys,
             max_body=options.max_body,
         )
-        hosts = LOOPBACK_HOSTS if options.on_loopback else None
+        hosts = LOOPBACK_HOSTS | {options.host} if options.on_loopback else None
         app = create_app(api, router(metrics, live), hosts=hosts)
         yield Service(
             app=app,

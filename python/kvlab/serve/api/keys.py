@@ -85,7 +85,8 @@ class KeyRing:
                 f"{problem}: send one as 'Authorization: Bearer KEY'",
                 kind=AUTHENTICATION,
                 code="invalid_api_key",
-                headers={"WWW-Authenticate": 'Bearer, Basic realm="kvlab", charset="UTF-8"'},
+                # Alone: Chromium reads one challenge a line, and asks nobody for a password behind another one.
+                headers={"WWW-Authenticate": 'Basic realm="kvlab", charset="UTF-8"'},
             )
         return salt
 

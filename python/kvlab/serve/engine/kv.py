@@ -71,7 +71,10 @@ class CachedKv:
             block_tokens=options.block_tokens,
             chunk_tokens=options.chunk_tokens,
             restore=options.restore,
+            codec=options.codec,
+            ttl=options.ttl,
         )
+        _ = self._first.namespace  # hashes the weights: now, and not while the first request waits
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._committing: list[StepwiseRequest] = []
         self._retired: list[StepwiseRequest] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from kvlab._core import Store
 from kvlab.errors import ConfigError
@@ -25,13 +25,16 @@ class TierSizes:
     l3: int | str = "20GiB"
 
 
-def open_mode(mode: Mode, path: Path | None = None, sizes: TierSizes | None = None) -> Store | None:
+def open_mode(
+    mode: Mode, path: Path | None = None, sizes: TierSizes | None = None, **settings: Any
+) -> Store | None:
     """Open the store of a mode.
 
     Args:
         mode: One of `MODES`.
         path: The directory of L3, for ``nvme`` alone.
         sizes: Of the tiers.
+        **settings: Further ones of `Store.open`.
 
     Returns:
         A store that the caller closes; None in ``baseline``.
@@ -45,13 +48,13 @@ def open_mode(mode: Mode, path: Path | None = None, sizes: TierSizes | None = No
         case "baseline":
             return None
         case "prefix_reuse":
-            return Store.open(None, l1=sizes.l1, l2=0, l3=0)
+            return Store.open(None, l1=sizes.l1, l2=0, l3=0, **settings)
         case "cpu_offload":
-            return Store.open(None, l1=sizes.l1, l2=sizes.l2, l3=0)
+            return Store.open(None, l1=sizes.l1, l2=sizes.l2, l3=0, **settings)
         case "nvme":
             if path is None:
                 raise ConfigError(
                     "mode 'nvme' needs a directory for L3; give one, or use 'cpu_offload'"
                 )
-            return Store.open(path, l1=sizes.l1, l2=sizes.l2, l3=sizes.l3)
+            return Store.open(path, l1=sizes.l1, l2=sizes.l2, l3=sizes.l3, **settings)
     raise ConfigError(f"mode {mode!r}: use {', '.join(map(repr, MODES))}")

@@ -253,6 +253,8 @@ class EngineOptions:
         chunk_tokens: The chunk grid (see `kvlab.hf.attach`), a multiple of ``block_tokens`` and at
             most ``prefill_chunk``; 0 for none.
         restore: How much of what is found is restored (see `kvlab.hf.attach`).
+        codec: How L3 stores keys and values (see `kvlab.hf.attach`).
+        ttl: After what time what was stored is forgotten (see `kvlab.hf.attach`); None for never.
         max_salts: Sessions of so many cache salts are kept ready; what is cached under others
             stays cached.
         context_tokens: The longest prompt and answer together; None for the model's own.
@@ -267,6 +269,8 @@ class EngineOptions:
     block_tokens: int = 16
     chunk_tokens: int = 0
     restore: RestoreMode = "auto"
+    codec: Literal["exact", "int8"] = "exact"
+    ttl: int | str | None = None
     max_salts: int = 64
     context_tokens: int | None = None
 

@@ -42,7 +42,12 @@ class EngineCollector(Collector):
             "kvlab:num_requests_running", "Requests in prefill or decode.", len(state.running)
         )
         yield GaugeMetricFamily(
-            "kvlab:num_requests_waiting", "Requests that wait for admission.", state.waiting
+            "kvlab:num_requests_waiting", "Requests that wait for a place.", state.waiting
+        )
+        yield CounterMetricFamily(
+            "kvlab:num_preemptions",
+            "Times that an answer had no memory to grow and gave up its place for a while.",
+            state.counters.preempted,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -30,8 +30,8 @@ def router(metrics: ServeMetrics, state: LiveState) -> APIRouter:
     """The routes `/`, `/live`, `/live/snapshot` and `/metrics`, to be included in an application.
 
     While the application runs, the store is read once a second, so that what is drawn over time is right from
-    the start also where nobody looked. A feed ends when the engine closes, or after `LiveState.close`: a server
-    that waits for its connections to end calls that first.
+    the start also where nobody looked. A feed ends within a second when the engine begins to close, so that a
+    server can wait for its connections.
 
     Args:
         metrics: What `/metrics` shows.
@@ -46,7 +46,8 @@ def router(metrics: ServeMetrics, state: LiveState) -> APIRouter:
             yield
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await task
 
     routes = APIRouter(lifespan=sampling)
 

@@ -6,7 +6,10 @@ answer's text is in it, nor keys, salts or API keys.
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal
+
+# Pydantic, with which a client can check what it got, reads no others below Python 3.12.
+from typing_extensions import TypedDict
 
 __all__ = [
     "SOURCES",

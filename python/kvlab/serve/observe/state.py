@@ -96,7 +96,6 @@ class LiveState:
         self._clock = clock
         self._began = clock()
         self._started = time.time()
-        self._closed = False
         self._lock = Lock()
         self._ring = SecondRing(_SERIES_SECONDS)
         self._tokens = dict.fromkeys(SOURCES, 0)
@@ -110,14 +109,10 @@ class LiveState:
         engine.add_observer(self)
         self.sample()
 
-    def close(self) -> None:
-        """Ends the feeds, within a second; nothing else changes."""
-        self._closed = True
-
     @property
     def closing(self) -> bool:
-        """Whether feeds are to end."""
-        return self._closed or self._engine.snapshot().closing
+        """Whether the engine takes no more requests."""
+        return self._engine.snapshot().closing
 
     def sample(self) -> StoreReading | None:
         """Reads the store's counters, so that their curves know when what happened; about once a second is enough."""
@@ -126,9 +121,10 @@ class LiveState:
             now = self._clock()
             with self._lock:
                 for name, count in _counters(reading).items():
-                    # The first reading is of what was before.
-                    self._ring.add(name, max(0, count - self._read.get(name, count)), now)
-                    self._read[name] = count
+                    # The first reading is of what was before; one that another thread took meanwhile may be ahead.
+                    known = self._read.get(name, count)
+                    self._ring.add(name, max(0, count - known), now)
+                    self._read[name] = max(count, known)
         return reading
 
     def snapshot(self) -> Snapshot:

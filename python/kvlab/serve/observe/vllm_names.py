@@ -19,6 +19,7 @@ __all__ = ["vllm_families"]
 _SAME = (
     "num_requests_running",
     "num_requests_waiting",
+    "num_preemptions",
     "kv_cache_usage_perc",
     "prefix_cache_queries",
     "prefix_cache_hits",
