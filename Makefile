@@ -110,6 +110,10 @@ experiments: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run experiments/ and m
 		$(BIN)/python -m kvlab bench --config $$file; \
 	done
 
+.PHONY: workloads
+workloads: $(VENV)/.stamp-built  ## Make workloads/ anew from its headers, after a change of a generator
+	$(BIN)/python scripts/make_workloads.py
+
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")
 	cargo run --release --locked -p kvlab-core --example torture -- $(TORTURE_ARGS)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kvlab.errors import ConfigError, InvalidArgumentError, TraceFormatError
 from kvlab.workload import Message, Workload, dump, ideal_reuse, load, tokenizer
-from kvlab.workload.importers import read
+from kvlab.workload.importers import FORMATS, read
 
 FILES = Path(__file__).parent / "fixtures" / "workloads"
 CHARS = tokenizer("chars")
@@ -138,6 +141,7 @@ USER = {"role": "user", "content": "q"}
         ("requests", {"messages": [{"role": "assistant", "content": "x"}]}, "has no question"),
         ("requests", {"messages": [USER], "max_tokens": -3}, "max_tokens: is -3"),
         ("requests", {"messages": [USER], "timestamp": "soon"}, "timestamp: is 'soon'"),
+        ("requests", {"messages": [USER], "timestamp": 1e308}, "timestamp: is 1e+308"),
         ("requests", {"messages": [{**USER, "content": "\udc00"}]}, "half of a character"),
         ("requests", {"body": 3}, "body: is 3, expected an object"),
         ("sharegpt", {"conversations": [{"from": "me", "value": "x"}]}, "[0].from: is 'me'"),
@@ -156,6 +160,41 @@ def test_a_wrong_row_is_named_by_file_line_and_field(
         read(path, format)
     assert str(raised.value).startswith(f"{path}, line 2, ")
     assert problem in str(raised.value)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["user", "assistant", "tool"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "text", "from", "value"]), inner)
+    ),
+    max_leaves=8,
+)
+rows = st.dictionaries(
+    st.sampled_from(["messages", "body", "conversations", "timestamp", "id", "max_tokens"]), values
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(rows, max_size=3), st.sampled_from([*FORMATS]), st.booleans())
+def test_any_rows_are_read_or_named(rows: list[object], format: str, lines: bool) -> None:  # noqa: A002
+    text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        path.write_text(text)
+        try:
+            workload = read(path, format)
+        except TraceFormatError as error:
+            assert f"{path}, line " in str(error)  # noqa: PT017
+        except InvalidArgumentError as error:
+            assert "nothing to send" in str(error)  # noqa: PT017
+        else:
+            workload.validate()
 
 
 @pytest.mark.parametrize(

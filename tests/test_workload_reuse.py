@@ -104,6 +104,17 @@ def test_a_trace_has_times_sessions_and_classes(tmp_path: Path) -> None:
     assert [row["timestamp"] for row in one] == [sum(delays[: at + 1]) for at in range(3)]
 
 
+@given(st.text(st.characters()))
+def test_characters_are_numbered_by_fours(text: str) -> None:
+    wanted = []
+    for start in range(0, len(text), 4):
+        value = 0
+        for letter in text[start : start + 4]:
+            value = value * 0x110000 + ord(letter)
+        wanted.append(value % 0xFFFFFFFB)
+    assert list(CHARS.text(text)) == wanted
+
+
 def ask(id: str, text: str, **fields: object) -> WorkloadRequest:  # noqa: A002
     first = {"id": id, "klass": "k", "session": "s", "max_tokens": 3}
     return WorkloadRequest(messages=(Message("user", text),), **{**first, **fields})  # type: ignore[arg-type]

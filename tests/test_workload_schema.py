@@ -164,6 +164,28 @@ def test_a_wrong_header_is_named_by_file_line_and_field(
     assert str(raised.value).startswith(f"{path}, line 1, {field}: ")
 
 
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([*HEADER, *SECOND, "waits_for", "reply", "salt"]), values)
+def test_any_value_of_any_field_is_read_or_named(field: str, value: object) -> None:
+    head = {**HEADER, field: value} if field in HEADER else HEADER
+    last = SECOND if field in HEADER else {**SECOND, field: value}
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "w.jsonl", head, FIRST, last)
+        try:
+            workload = load(path)
+        except TraceFormatError as error:
+            assert f"{path}, line {1 if field in HEADER else 3}, " in str(error)  # noqa: PT017
+        else:
+            assert dumps(workload)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -367,7 +367,7 @@ class _Plain:
         return {}
 
 
-class _Clock(BaseStreamer):  # type: ignore[misc, unused-ignore] (transformers leaves it untyped)
+class _Clock(BaseStreamer):  # type: ignore[misc]
     """Writes down when each token came."""
 
     def __init__(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kvlab.errors import ConfigError, ModelUnavailableError
-from kvlab.sim.formats.chat import tokenizer as characters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +43,10 @@ class Characters:
 
     def text(self, text: str) -> Sequence[int]:
         """The ids of a text alone."""
-        return characters("chars")(text)
+        # Not before it is needed: it brings numpy.
+        from kvlab.sim.formats.chat import tokenizer
+
+        return tokenizer("chars")(text)
 
 
 class ModelTokenizer:

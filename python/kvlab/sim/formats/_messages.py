@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ def body(row: Row) -> Row:
 def time_ms(row: Row) -> float | None:
     """When a row was sent, in milliseconds; None if it does not say."""
     name = next((name for name in _TIMES if name in row), None)
-    return None if name is None else row.number(name) * 1000
+    if name is None:
+        return None
+    seconds = row.number(name)
+    if not math.isfinite(seconds * 1000):
+        raise row.error(name, f"is {seconds}, too many seconds")
+    return seconds * 1000
 
 
 def is_call(message: Row) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from kvlab.errors import ConfigError, InvalidArgumentError, ModelUnavailableError
 from kvlab.sim.formats._chain import chain_ids
 from kvlab.sim.formats._info import Source, TraceInfo
@@ -16,6 +18,8 @@ from kvlab.sim.request import Request
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 __all__ = ["Tokenize", "read", "tokenizer"]
 
@@ -59,14 +63,20 @@ def tokenizer(name: str) -> Tokenize:
 
 def _pieces(text: str) -> Sequence[int]:
     """Every 4 characters as a number: 21 bits of a character's code, mixed down to 32."""
-    codes = [ord(letter) for letter in text]
-    tokens = []
-    for start in range(0, len(codes), _PIECE):
-        value = 0
-        for code in codes[start : start + _PIECE]:
-            value = value * 0x110000 + code
-        tokens.append(value % 0xFFFFFFFB)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    whole = len(codes) // _PIECE * _PIECE
+    tokens: list[int] = _mixed(codes[:whole].reshape(-1, _PIECE)).tolist()
+    if whole < len(codes):
+        tokens.extend(_mixed(codes[whole:].reshape(1, -1)).tolist())
     return tokens
+
+
+def _mixed(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A number for each row; no step passes 2**53."""
+    value = np.zeros(len(codes), dtype=np.uint64)
+    for column in codes.T:
+        value = (value * np.uint64(0x110000) + column) % np.uint64(0xFFFFFFFB)
+    return value
 
 
 def read(
