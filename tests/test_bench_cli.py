@@ -14,6 +14,7 @@ import pytest
 
 from bench_support import request, workload
 from kvlab import cli
+from kvlab.bench.backend import Mode
 from kvlab.bench.report import read
 from kvlab.workload.schema import Workload, dump
 
@@ -118,9 +119,9 @@ def test_a_page_of_reports(
     files = [tmp_path / f"r-{mode}.json" for mode in ("baseline", "nvme")]
     pages = []
     for name in ("one.html", "two.html"):
-        page = tmp_path / name
-        assert command("report", *files, "--out", page, "--charts", tmp_path / "charts") == 0
-        pages.append(page.read_text())
+        out = tmp_path / name
+        assert command("report", *files, "--out", out, "--charts", tmp_path / "charts") == 0
+        pages.append(out.read_text())
     assert pages[0] == pages[1]
     page = pages[0]
     assert len(page.encode()) < 300_000
@@ -135,8 +136,8 @@ def test_a_page_of_reports(
     assert "after the restart" in capsys.readouterr().out
 
 
-def test_formulas_need_no_workload_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("bench", "--workload", "nothing", "--formulas") == 0
+def test_formulas_need_no_workload(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("bench", "--formulas") == 0
     printed = capsys.readouterr().out
     assert "(e2el - ttft) / (output tokens - 1)" in printed
 
@@ -178,6 +179,7 @@ def test_a_config_stands_behind_the_command_line(
         (["--backend", "live"], "--endpoint"),
         (["--backend", "local", "--endpoint", "http://127.0.0.1:9/v1"], "--backend live"),
         (["--costs", "nothing.json"], "--costs"),
+        (["--workload", ""], "--workload"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_names_the_cause(
@@ -249,7 +251,7 @@ def test_a_real_model_reuses_what_an_ideal_cache_would(
     )
     backend = LocalBackend(options, tiny)
     made: Workload = load(sessions)
-    modes = ("baseline", "prefix_reuse", "cpu_offload", "nvme", "generate")
+    modes: tuple[Mode, ...] = ("baseline", "prefix_reuse", "cpu_offload", "nvme", "generate")
     reports = run(backend, made, RunOptions(modes=modes, rounds=2))
     ideal(made, backend.chat, backend.block_tokens, list(reports.values()))
     for mode, report in reports.items():

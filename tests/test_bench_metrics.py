@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvlab.bench.check import check_claims
 from kvlab.bench.metrics import parse_goodput, parse_percentiles, summarise
-from kvlab.bench.outcome import Answer, Outcome
+from kvlab.bench.outcome import Answer, Outcome, Status
 from kvlab.errors import InvalidArgumentError
 
 seconds = st.floats(1e-4, 100.0)
@@ -38,7 +39,8 @@ def answers(draw: st.DrawFn) -> Answer:
 @st.composite
 def outcomes(draw: st.DrawFn) -> Outcome:
     answer = draw(st.none() | answers())
-    status = "ok" if answer else draw(st.sampled_from(["failed", "skipped"]))
+    failures: list[Status] = ["failed", "skipped"]
+    status: Status = "ok" if answer else draw(st.sampled_from(failures))
     return Outcome(
         request="r", klass="c", session="s", turn=0, half="first", status=status, answer=answer,
         shared=draw(st.floats(0, 1)),
@@ -91,7 +93,9 @@ def test_times_are_those_of_numpy_over_the_right_samples(
         ],
     }
     for name, values in samples.items():
-        expected = {"mean": np.mean, "median": np.median, "std": np.std}
+        expected: dict[str, Callable[[Any], Any]] = {
+            "mean": np.mean, "median": np.median, "std": np.std,
+        }  # fmt: skip
         for figure, function in expected.items():
             got = found[f"{figure}_{name}_ms"]
             assert (got is None) == (not values)

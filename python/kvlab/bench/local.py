@@ -367,7 +367,7 @@ class _Plain:
         return {}
 
 
-class _Clock(BaseStreamer):  # type: ignore[misc]
+class _Clock(BaseStreamer):
     """Writes down when each token came."""
 
     def __init__(self) -> None:

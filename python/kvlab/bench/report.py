@@ -62,7 +62,7 @@ class Report:
     @property
     def estimated(self) -> bool:
         """Whether its times are estimates."""
-        return self.content["kind"] == ESTIMATED
+        return bool(self.content["kind"] == ESTIMATED)
 
     def samples(self) -> list[dict[str, Any]]:
         """The requests, as in the JSONL but without gaps between tokens."""

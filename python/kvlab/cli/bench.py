@@ -74,7 +74,7 @@ _what = (
         "--config", type=_file, is_eager=True, expose_value=False, callback=_config,
         help="A TOML file of these options; what the command line says goes first.",
     ),
-    click.option("--workload", type=_file, required=True, help="The requests; see `kvlab workload`."),
+    click.option("--workload", type=_file, help="The requests; see `kvlab workload`."),
     click.option("--mode", "--modes", "modes", default="baseline", show_default=True,
                  help=f"One mode, or several that are run in turn: {', '.join(_MODES[:-1])}."),
     click.option("--report", type=_file,
@@ -152,6 +152,8 @@ def bench(**asked: Any) -> None:
     if asked["formulas"]:
         _formulas(metrics.FORMULAS, as_json=as_json)
         return
+    if asked["workload"] is None:
+        raise InvalidArgumentError("bench needs a --workload; `kvlab workload generate` makes one")
     workload = _load(asked["workload"], asked["num_prompts"])
     options = _run_options(asked)
     backend = _backend(asked, options.modes)
