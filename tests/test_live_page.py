@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ import pytest
 from browser import DESK, PHONE
 from hf_support import open_store
 from kvlab.serve.engine import (
+    Chunk,
     EngineOptions,
     GenerationRequest,
     Sampling,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from browser import Browser
     from kvlab import Store
+    from kvlab.serve.engine import Event
 
 TEXT = ("h1", "h2", "h3", "p", "dt", "dd", "b", "code", ".soft", ".none", ".phase", ".count", ".row span",
         ".where span", ".legend span", "#chart text")  # fmt: skip
@@ -162,12 +165,23 @@ def test_requests_are_seen_while_they_run_and_wait(
     with observe(engine, store).serve() as url:
         browser.open(url)
         live(browser)
-        handles = []
-        for at in range(4):
-            request = GenerationRequest(
-                f"cmpl-{at}", np.asarray([at + 1] * 80, np.int64), 900, Sampling(temperature=0.0)
+        # The engine stands still, in the call of a sink, while two answer and two wait.
+        seen_by_browser = threading.Event()
+
+        def pause(event: Event) -> None:
+            phases = [each.phase for each in engine.snapshot().running]
+            if isinstance(event, Chunk) and phases == ["decode", "decode"]:
+                assert seen_by_browser.wait(60)
+
+        handles = [
+            engine.submit(
+                GenerationRequest(
+                    f"cmpl-{at}", np.full(80, at + 1), 900, Sampling(temperature=0.0)
+                ),
+                pause,
             )
-            handles.append(engine.submit(request, Answer()))
+            for at in range(4)
+        ]
 
         def seen() -> bool:
             phases = text(browser, "#running .phase")
@@ -180,6 +194,7 @@ def test_requests_are_seen_while_they_run_and_wait(
         )
         for handle in handles:
             handle.cancel()
+        seen_by_browser.set()
         browser.wait(lambda: text(browser, "#ended .phase") == ["cancelled"] * 4, "all ended")
         assert text(browser, "#running") == ["No request is running."]
         assert "4 cancelled" in text(browser, "#unfinished")[0]

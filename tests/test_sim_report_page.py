@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +53,9 @@ def test_the_report_is_whole_and_readable(
 
 def test_table_and_drawings_are_complete(report: Path, browser: Browser) -> None:
     browser.open(report.as_uri())
-    results = json.loads((report.parent / "results.json").read_text())
-    assert browser.run("return document.querySelectorAll('tbody tr').length") == len(
-        results["summary"]
-    )
+    with (report.parent / "summary.csv").open(newline="", encoding="utf-8") as file:
+        summary = list(csv.DictReader(file))
+    assert browser.run("return document.querySelectorAll('tbody tr').length") == len(summary)
     drawings = browser.run(
         "return [...document.querySelectorAll('figure svg')].map((s) => s.getAttribute('aria-label'))"
     )
