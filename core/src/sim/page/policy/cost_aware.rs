@@ -3,7 +3,7 @@
 use super::params::Params;
 use super::scored::{Score, Uses};
 use crate::error::Result;
-use crate::sim::page::kinetic::{Fading, Kinetic};
+use crate::sim::page::key::Fading;
 use crate::sim::page::workload::PageId;
 
 /// `2 * uses + step of the last use / step now - 0.4 * KiB`. From kv-hierarchy-lab. O(log n).
@@ -39,7 +39,7 @@ impl Default for CostAware {
 }
 
 impl Score for CostAware {
-    type Order = Kinetic;
+    type Key = Fading;
 
     fn reserve(&mut self, pages: usize) {
         self.uses.reserve(pages);

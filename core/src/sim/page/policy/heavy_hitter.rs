@@ -1,7 +1,6 @@
 //! The most used pages stay.
 
 use super::scored::{Score, Uses};
-use crate::sim::page::ranking::Ranking;
 use crate::sim::page::workload::PageId;
 
 /// What a use is worth, in steps of recency.
@@ -14,7 +13,7 @@ pub(super) struct HeavyHitter {
 }
 
 impl Score for HeavyHitter {
-    type Order = Ranking;
+    type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
         self.uses.reserve(pages);

@@ -1,7 +1,6 @@
 //! Least recently used.
 
 use super::scored::{NEVER, Score};
-use crate::sim::page::ranking::Ranking;
 use crate::sim::page::workload::PageId;
 
 /// The step of a page's last use or insertion. From kv-hierarchy-lab. O(log n).
@@ -11,7 +10,7 @@ pub(super) struct Lru {
 }
 
 impl Score for Lru {
-    type Order = Ranking;
+    type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
         self.last.resize(pages, NEVER);

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use super::params::Params;
 use super::scored::{Score, Uses};
 use crate::error::Result;
-use crate::sim::page::ranking::Ranking;
 use crate::sim::page::workload::PageId;
 
 /// What a use is worth, in steps of recency.
@@ -96,7 +95,7 @@ impl Default for Predictive {
 }
 
 impl Score for Predictive {
-    type Order = Ranking;
+    type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
         self.uses.reserve(pages);

@@ -3,7 +3,7 @@
 use super::params::Params;
 use super::scored::{NEVER, Score, Uses};
 use crate::error::Result;
-use crate::sim::page::kinetic::{Fading, Kinetic};
+use crate::sim::page::key::Fading;
 use crate::sim::page::workload::PageId;
 
 /// `1.5 * uses + step of the last use / step now + 6 * regret`. A use within 24 steps of the page's latest eviction adds
@@ -53,7 +53,7 @@ impl Default for RegretAware {
 }
 
 impl Score for RegretAware {
-    type Order = Kinetic;
+    type Key = Fading;
 
     fn reserve(&mut self, pages: usize) {
         self.uses.reserve(pages);

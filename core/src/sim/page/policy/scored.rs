@@ -2,13 +2,14 @@
 
 use super::{Context, Departure, PagePolicy};
 use crate::error::{Error, Result};
-use crate::sim::page::ranking::Order;
+use crate::sim::page::key::Key;
+use crate::sim::page::tournament::Order;
 use crate::sim::page::workload::{PageId, TierIndex};
 
 /// What a page is worth to a policy, and what changes that.
 pub(super) trait Score: Send + std::fmt::Debug {
-    /// The structure that keeps pages in the order of such scores.
-    type Order: Order;
+    /// What a score is made from.
+    type Key: Key;
 
     /// Makes room for so many pages.
     fn reserve(&mut self, pages: usize);
@@ -21,7 +22,7 @@ pub(super) trait Score: Send + std::fmt::Debug {
     /// The page was evicted, which changes no key.
     fn on_evict(&mut self, _step: u64, _page: PageId) {}
     /// What the page's score is made from.
-    fn key(&self, page: PageId, bytes: u64) -> <Self::Order as Order>::Key;
+    fn key(&self, page: PageId, bytes: u64) -> Self::Key;
     /// Appends the pages to fetch after the use of this one.
     fn prefetch(&self, _page: PageId, _wanted: &mut Vec<PageId>) {}
     /// Gives `to` the past of `from`.
@@ -32,7 +33,7 @@ pub(super) trait Score: Send + std::fmt::Debug {
 #[derive(Debug)]
 pub(super) struct Scored<S: Score> {
     score: S,
-    order: S::Order,
+    order: Order<S::Key>,
     /// A page that was used but does not stand at its new place yet: most that are used below the first tier leave it at once.
     used: Option<PageId>,
 }
@@ -41,12 +42,12 @@ impl<S: Score> Scored<S> {
     pub(super) fn new(score: S) -> Self {
         Self {
             score,
-            order: S::Order::default(),
+            order: Order::default(),
             used: None,
         }
     }
 
-    fn key(&self, context: &Context<'_>, page: PageId) -> <S::Order as Order>::Key {
+    fn key(&self, context: &Context<'_>, page: PageId) -> S::Key {
         self.score.key(page, context.pages[page as usize].bytes)
     }
 
@@ -93,8 +94,8 @@ impl<S: Score> PagePolicy for Scored<S> {
         self.order.enter(context.step, tier, page, key);
     }
 
-    fn left(&mut self, context: &Context<'_>, page: PageId, tier: TierIndex, _why: Departure) {
-        self.order.leave(context.step, tier, page);
+    fn left(&mut self, _context: &Context<'_>, page: PageId, tier: TierIndex, _why: Departure) {
+        self.order.leave(tier, page);
     }
 
     fn select_eviction_candidate(
@@ -116,7 +117,7 @@ impl<S: Score> PagePolicy for Scored<S> {
     }
 
     fn score_page(&self, context: &Context<'_>, page: PageId, _tier: TierIndex) -> f64 {
-        S::Order::score(self.key(context, page), context.step)
+        self.key(context, page).score(context.step)
     }
 
     fn on_split(&mut self, page: PageId, head: PageId) {

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use super::params::Params;
 use super::scored::{NEVER, Score};
 use crate::error::Result;
-use crate::sim::page::ranking::Ranking;
 use crate::sim::page::workload::PageId;
 
 /// A use within the window outweighs any difference in recency.
@@ -42,7 +41,7 @@ impl Default for WindowedRecency {
 }
 
 impl Score for WindowedRecency {
-    type Order = Ranking;
+    type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
         self.uses.resize(pages, 0.0);
