@@ -1,5 +1,7 @@
 //! What a page's score is made from.
 
+use std::hint::select_unpredictable;
+
 /// A moment, with what is divided by often.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Now {
@@ -105,6 +107,10 @@ impl Key for Fading {
         let ahead = other.limit() - self.limit();
         let narrows = margin.copysign(gap) - ahead;
         let meets = (other.recency - self.recency) / narrows;
-        if narrows * gap > 0.0 { meets } else { FOREVER }
+        f64::from_bits(select_unpredictable(
+            narrows * gap > 0.0,
+            meets.to_bits(),
+            FOREVER.to_bits(),
+        ))
     }
 }

@@ -154,28 +154,34 @@ impl<K: Key> Tournament<K> {
 
     /// Who wins of one, whose score is known, and another; with the score. Which of them it is cannot be foreseen, so nothing
     /// branches on it.
+    #[inline]
     fn meet(&self, now: Now, (one, score): (Contest, f64), other: Contest) -> (Contest, f64) {
-        let (leaf, rival) = (
-            &self.leaves[one.winner as usize],
-            &self.leaves[other.winner as usize],
-        );
+        let leaf = &self.leaves[one.winner as usize];
+        let rival = &self.leaves[other.winner as usize];
         let rival_score = rival.key.estimate(now);
         let gap = rival_score - score;
-        let (first, until) = if gap.abs() <= self.margin {
-            compare_rounded(now.step, leaf, rival)
+        let (first, until, score) = if gap.abs() <= self.margin {
+            let (first, until) = compare_rounded(now.step, leaf, rival);
+            (first, until, if first { score } else { rival_score })
         } else {
-            (gap > 0.0, leaf.key.until(rival.key, gap, self.margin))
+            let until = leaf.key.until(rival.key, gap, self.margin);
+            (gap > 0.0, until, least(score, rival_score))
         };
         let outcome = Contest {
             winner: select_unpredictable(first, one.winner, other.winner),
             until: if K::FADES {
-                until.min(one.until).min(other.until)
+                least(until, least(one.until, other.until))
             } else {
                 FOREVER
             },
         };
-        (outcome, select_unpredictable(first, score, rival_score))
+        (outcome, score)
     }
+}
+
+/// The lesser of two numbers, in one instruction: without the care of [`f64::min`] for what is no number.
+fn least(one: f64, other: f64) -> f64 {
+    if one < other { one } else { other }
 }
 
 /// Whether the first of two goes before the other, and until when that is sure.

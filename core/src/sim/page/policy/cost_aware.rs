@@ -12,7 +12,7 @@ pub(super) struct CostAware {
     frequency_weight: f64,
     recency_weight: f64,
     size_penalty: f64,
-    uses: Uses,
+    uses: Vec<Uses>,
 }
 
 impl CostAware {
@@ -33,7 +33,7 @@ impl Default for CostAware {
             frequency_weight: 2.0,
             recency_weight: 1.0,
             size_penalty: 0.4,
-            uses: Uses::default(),
+            uses: Vec::new(),
         }
     }
 }
@@ -42,23 +42,24 @@ impl Score for CostAware {
     type Key = Fading;
 
     fn reserve(&mut self, pages: usize) {
-        self.uses.reserve(pages);
+        self.uses.resize(pages, Uses::default());
     }
 
     fn on_access(&mut self, step: u64, page: PageId) -> Option<PageId> {
-        self.uses.record(step, page);
+        self.uses[page as usize].record(step);
         None
     }
 
     fn key(&self, page: PageId, bytes: u64) -> Fading {
+        let uses = &self.uses[page as usize];
         Fading {
-            steady: self.frequency_weight * self.uses.count[page as usize],
-            recency: self.recency_weight * self.uses.last[page as usize],
+            steady: self.frequency_weight * uses.count,
+            recency: self.recency_weight * uses.last,
             extra: -(self.size_penalty * (bytes as f64 / 1024.0)),
         }
     }
 
     fn copy(&mut self, from: PageId, to: PageId) {
-        self.uses.copy(from, to);
+        self.uses[to as usize] = self.uses[from as usize];
     }
 }

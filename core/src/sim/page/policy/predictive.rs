@@ -38,7 +38,7 @@ struct Successors {
 pub(super) struct Predictive {
     min_confidence: u32,
     max_prefetches: u32,
-    uses: Uses,
+    uses: Vec<Uses>,
     before: Option<PageId>,
     successors: Vec<Successors>,
     counts: HashMap<(PageId, PageId), Successor, foldhash::fast::FixedState>,
@@ -86,7 +86,7 @@ impl Default for Predictive {
         Self {
             min_confidence: 2,
             max_prefetches: 2,
-            uses: Uses::default(),
+            uses: Vec::new(),
             before: None,
             successors: Vec::new(),
             counts: HashMap::default(),
@@ -98,7 +98,7 @@ impl Score for Predictive {
     type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
-        self.uses.reserve(pages);
+        self.uses.resize(pages, Uses::default());
         self.successors.resize_with(pages, Successors::default);
     }
 
@@ -106,12 +106,13 @@ impl Score for Predictive {
         if let Some(before) = self.before.replace(page) {
             self.record(before, page);
         }
-        self.uses.record(step, page);
+        self.uses[page as usize].record(step);
         None
     }
 
     fn key(&self, page: PageId, _bytes: u64) -> f64 {
-        self.uses.count[page as usize] * USE + self.uses.last[page as usize]
+        let uses = &self.uses[page as usize];
+        uses.count * USE + uses.last
     }
 
     fn prefetch(&self, page: PageId, wanted: &mut Vec<PageId>) {
@@ -121,6 +122,6 @@ impl Score for Predictive {
     }
 
     fn copy(&mut self, from: PageId, to: PageId) {
-        self.uses.copy(from, to);
+        self.uses[to as usize] = self.uses[from as usize];
     }
 }

@@ -128,27 +128,26 @@ impl<S: Score> PagePolicy for Scored<S> {
 /// The step of a page that was never used.
 pub(super) const NEVER: f64 = -1.0;
 
-/// How often and when each page was used last.
-#[derive(Clone, Debug, Default)]
+/// How often and when a page was used last.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Uses {
-    pub(super) count: Vec<f64>,
+    pub(super) count: f64,
     /// [`NEVER`] before the first use.
-    pub(super) last: Vec<f64>,
+    pub(super) last: f64,
+}
+
+impl Default for Uses {
+    fn default() -> Self {
+        Self {
+            count: 0.0,
+            last: NEVER,
+        }
+    }
 }
 
 impl Uses {
-    pub(super) fn reserve(&mut self, pages: usize) {
-        self.count.resize(pages, 0.0);
-        self.last.resize(pages, NEVER);
-    }
-
-    pub(super) fn record(&mut self, step: u64, page: PageId) {
-        self.count[page as usize] += 1.0;
-        self.last[page as usize] = step as f64;
-    }
-
-    pub(super) fn copy(&mut self, from: PageId, to: PageId) {
-        self.count[to as usize] = self.count[from as usize];
-        self.last[to as usize] = self.last[from as usize];
+    pub(super) fn record(&mut self, step: u64) {
+        self.count += 1.0;
+        self.last = step as f64;
     }
 }
