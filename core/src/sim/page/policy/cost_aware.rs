@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::sim::page::key::Fading;
 use crate::sim::page::workload::PageId;
 
-/// `2 * uses + step of the last use / step now - 0.4 * KiB`. From kv-hierarchy-lab. O(log n).
+/// `2 * uses + step of the last use / step now - 0.4 * KiB`. From kv-hierarchy-lab. O(log n) a call.
 #[derive(Debug)]
 pub(super) struct CostAware {
     frequency_weight: f64,

@@ -6,7 +6,7 @@ use crate::sim::page::workload::PageId;
 /// What a use is worth, in steps of recency.
 const USE: f64 = 1e4;
 
-/// `1e4 * uses + step of the last use`. From kv-hierarchy-lab. O(log n).
+/// `1e4 * uses + step of the last use`. From kv-hierarchy-lab. O(log n) a call.
 #[derive(Debug, Default)]
 pub(super) struct HeavyHitter {
     uses: Vec<Uses>,

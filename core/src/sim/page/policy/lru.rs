@@ -3,7 +3,7 @@
 use super::scored::{NEVER, Score};
 use crate::sim::page::workload::PageId;
 
-/// The step of a page's last use or insertion. From kv-hierarchy-lab. O(log n).
+/// The step of a page's last use or insertion. From kv-hierarchy-lab. O(log n) a call.
 #[derive(Debug, Default)]
 pub(super) struct Lru {
     last: Vec<f64>,

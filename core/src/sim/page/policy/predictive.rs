@@ -33,7 +33,7 @@ struct Successors {
 }
 
 /// `100 * uses + step of the last use`; prefetches the 2 pages that followed most often, if they did at least twice. From
-/// kv-hierarchy-lab. O(log n) and a look-up in a hash map a use; its memory grows with the number of different successions.
+/// kv-hierarchy-lab. O(log n) a call, and a look-up in a hash map a use; its memory grows with the number of different successions.
 #[derive(Debug)]
 pub(super) struct Predictive {
     min_confidence: u32,

@@ -7,7 +7,7 @@ use crate::sim::page::key::Fading;
 use crate::sim::page::workload::PageId;
 
 /// `1.5 * uses + step of the last use / step now + 6 * regret`. A use within 24 steps of the page's latest eviction adds
-/// `(24 - gap + 1) / 24` to its regret, of which 0.98 remain at each use. From kv-hierarchy-lab. O(log n).
+/// `(24 - gap + 1) / 24` to its regret, of which 0.98 remain at each use. From kv-hierarchy-lab. O(log n) a call.
 ///
 /// With weight 0 what is left is the frequency score alone.
 #[derive(Debug)]

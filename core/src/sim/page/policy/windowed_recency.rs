@@ -10,7 +10,7 @@ use crate::sim::page::workload::PageId;
 /// A use within the window outweighs any difference in recency.
 const USE: f64 = 1e6;
 
-/// `1e6 * uses among the last 32 accesses + step of the last use`. From kv-hierarchy-lab. O(log n).
+/// `1e6 * uses among the last 32 accesses + step of the last use`. From kv-hierarchy-lab. O(log n) a call.
 #[derive(Debug)]
 pub(super) struct WindowedRecency {
     window: u32,
