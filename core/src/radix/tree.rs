@@ -187,6 +187,12 @@ impl RadixTree {
         self.match_at(*namespace, node, matched)
     }
 
+    /// As [`match_prefix`](Self::match_prefix), but counts as no use.
+    pub fn peek_prefix(&self, namespace: &BlockKey, tokens: &[u32]) -> Match {
+        let (node, matched) = self.find(namespace, tokens);
+        self.match_at(*namespace, node, matched)
+    }
+
     /// As [`match_prefix`](Self::match_prefix), of ids as a tokenizer gives them: compared where they lie, in one pass.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ impl L1 {
         tokens: &[u32],
     ) -> Result<(HoldId, usize)> {
         let (claim, blocks) = self.claim(&namespace, tokens)?;
+        self.tree.use_locked(claim.lock)?;
         self.reused_blocks += blocks.len() as u64;
         let id = self.insert_hold(Hold {
             namespace,
@@ -38,10 +39,10 @@ impl L1 {
         id
     }
 
+    /// Locks the longest prefix in the tree and forks a sequence from it. Counts as no use: that is the request's, once.
     fn claim(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<(Claim, Vec<BlockId>)> {
-        let found = self.live_prefix(namespace, tokens)?;
-        let lock = self.tree.lock(&found)?;
-        // The match itself may name a node that goes further, and may be evicted.
+        let live = self.live_tokens(namespace, tokens)?;
+        let (lock, _) = self.tree.claim(namespace, &tokens[..live]);
         let path = self.tree.locked(lock)?;
         match self.sequence_over(&path) {
             Ok((sequence, blocks)) => Ok((
@@ -59,22 +60,19 @@ impl L1 {
         }
     }
 
-    /// The longest prefix in the tree whose time is not over. What is over stays until it is evicted or stored again.
-    pub(super) fn live_prefix(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<Match> {
-        let found = self.tree.match_prefix(namespace, tokens);
+    /// How many of these tokens may be looked for: those before the first block in the tree whose time is over. What is over stays
+    /// until it is evicted or stored again.
+    pub(super) fn live_tokens(&self, namespace: &BlockKey, tokens: &[u32]) -> Result<usize> {
         if !self.mortal {
-            return Ok(found);
+            return Ok(tokens.len());
         }
+        let found = self.tree.peek_prefix(namespace, tokens);
         let mut blocks = Vec::with_capacity(found.blocks());
         self.tree.blocks_of(&found, &mut blocks)?;
         let now = self.clock.now();
         let over = |block: &u32| self.expiry(*block) <= now;
-        match blocks.iter().position(over) {
-            Some(live) => Ok(self
-                .tree
-                .match_prefix(namespace, &tokens[..live * self.block_tokens])),
-            None => Ok(found),
-        }
+        let first = blocks.iter().position(over);
+        Ok(first.map_or(tokens.len(), |live| live * self.block_tokens))
     }
 
     fn sequence_over(&mut self, path: &Match) -> Result<(SequenceId, Vec<BlockId>)> {

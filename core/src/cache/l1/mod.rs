@@ -204,8 +204,13 @@ impl L1 {
         namespace: &BlockKey,
         tokens: &[u32],
     ) -> Result<(usize, BlockKey)> {
-        let found = self.live_prefix(namespace, tokens)?;
-        Ok((found.tokens(), self.tree.path_key(&found)?))
+        let live = self.live_tokens(namespace, tokens)?;
+        let (lock, _) = self.tree.claim(namespace, &tokens[..live]);
+        self.tree.use_locked(lock)?;
+        let found = self.tree.locked(lock)?;
+        let key = self.tree.path_key(&found)?;
+        self.tree.unlock(lock)?;
+        Ok((found.tokens(), key))
     }
 
     pub(in crate::cache) fn stats(&self) -> L1Stats {
