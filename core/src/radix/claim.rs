@@ -96,13 +96,13 @@ impl RadixTree {
         wanted - left
     }
 
-    /// Gives up the blocks whose time the policy says is over; returns how many. For an owner as that of
+    /// Gives up the blocks whose time the policy says is over, and tells `gone` the ids of each piece; returns how many. For an owner as that of
     /// [`discard`](Self::discard).
-    pub fn discard_expired(&mut self) -> usize {
+    pub fn discard_expired(&mut self, mut gone: impl FnMut(&[u32])) -> usize {
         let before = self.stats.total_blocks;
         while let Some(index) = self.policy.expired() {
             self.policy.remove(index);
-            self.remove_leaf(index);
+            gone(self.remove_leaf(index).blocks());
         }
         before - self.stats.total_blocks
     }

@@ -41,7 +41,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::memory::{WritableBuffer, lend};
 use crate::run::{RunHeader, RunSource, Terms};
-use crate::sim::capture::Capture;
+use crate::sim::capture::Recorder;
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, NamespaceUsage, Put};
 
@@ -376,8 +376,8 @@ impl BlockStore {
     }
 
     /// What records requests and orders of eviction.
-    pub(crate) fn capture(&self) -> Option<&Capture> {
-        self.handle.core.capture.as_ref()
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.handle.core.recorder.as_ref()
     }
 
     /// The clock by which runs expire.
@@ -559,7 +559,7 @@ impl Handle {
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }
-        if let Some(capture) = &core.capture {
+        if let Some(Recorder::Live(capture)) = &core.recorder {
             capture.finish()?;
         }
         if drained {

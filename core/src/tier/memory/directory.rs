@@ -114,6 +114,11 @@ impl Directory {
         (expires == NEVER || self.clock.now() < expires).then_some(row)
     }
 
+    /// What time it is, if that matters: if any run has a limit.
+    pub(super) fn time(&self) -> Option<u64> {
+        (!self.expiries.is_empty()).then(|| self.clock.now())
+    }
+
     /// Takes out expired runs: those that hold any of these blocks, and a few others.
     pub(super) fn drop_expired(&mut self, keys: &[BlockKey]) {
         if self.expiries.is_empty() {
@@ -140,12 +145,12 @@ impl Directory {
     }
 
     /// Whether every block of a run has a row; if so its runs are as if they came in now.
-    pub(super) fn renew_if_all_present(&mut self, header: &RunHeader) -> bool {
-        if !header.keys.iter().all(|key| self.contains(key)) {
+    pub(super) fn renew_if_all_present(&mut self, keys: &[BlockKey]) -> bool {
+        if !keys.iter().all(|key| self.contains(key)) {
             return false;
         }
         let mut last = None;
-        for key in &header.keys {
+        for key in keys {
             let slot = self.rows.get(key).map(|row| row.slot);
             if let Some(slot) = slot.filter(|_| slot != last) {
                 self.policy.renew(slot);
