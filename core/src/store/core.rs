@@ -154,6 +154,14 @@ impl Core {
             || self.l3.as_ref().is_some_and(|l3| l3.contains(key))
     }
 
+    /// Opaque blocks are asked for: a request, of blocks of a token each.
+    pub(super) fn note_request(&self, keys: &[BlockKey]) {
+        if let Some(Recorder::Live(capture)) = &self.recorder {
+            let names = keys.iter().map(|key| capture.name(key.short()));
+            capture.request(0, 1, names.collect(), None);
+        }
+    }
+
     /// How many leading blocks the write policy wants in L3 by now; counts a use of those from `counted` on.
     pub(super) fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> usize {
         if self.l3.is_none() || self.write_policy == WritePolicy::WriteBack {

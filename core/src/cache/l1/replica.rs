@@ -62,8 +62,9 @@ impl Replica {
         tokens
     }
 
-    /// Tokens for those of these blocks that may be found.
+    /// Tokens for those of these blocks that may be found: all, where time does not tell.
     fn spell_live(&mut self, names: &[Name], live: Option<u64>) -> Vec<u32> {
+        let live = live.filter(|_| !self.timeless);
         let live = live.map_or(names.len(), |live| names.len().min(live as usize));
         self.spell(&names[..live])
     }
@@ -216,6 +217,11 @@ impl Replica {
         if !self.l1.has_hold(hold) {
             self.holds.remove(&hold);
         }
+    }
+
+    /// Blocks given up, so far.
+    pub(crate) fn evicted_blocks(&self) -> u64 {
+        self.l1.evicted_blocks
     }
 
     /// Checks L1's structures.

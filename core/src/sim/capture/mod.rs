@@ -1,5 +1,5 @@
 //! What a live store was asked, written down while it runs: [`Capture`] records, [`replay`] drives the same structures with it again,
-//! without payload, and [`requests`] makes a trace of it.
+//! without payload, [`rerun`] drives L1 with it under another policy or in another size, and [`requests`] makes a trace of it.
 //!
 //! A capture names blocks by hashes keyed with a secret that is drawn for it and never written: it holds no tokens, no text and no
 //! block keys, and two captures cannot be compared.
@@ -12,10 +12,12 @@ mod record;
 mod recorder;
 mod replay;
 mod requests;
+mod rerun;
 mod wire;
 mod writer;
 
 pub use replay::{Replayed, replay};
+pub use rerun::{Rerun, rerun};
 pub use requests::{Request, Requests, requests};
 pub use writer::{BUFFER_LIMIT, Capture};
 

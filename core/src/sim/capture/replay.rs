@@ -82,7 +82,7 @@ pub fn replay(path: &Path) -> Result<Vec<Replayed>> {
     Ok(replay.finish())
 }
 
-fn no_order(number: u64) -> Error {
+pub(super) fn no_order(number: u64) -> Error {
     Error::invalid(format!("a record of order {number}, which did not begin"))
 }
 

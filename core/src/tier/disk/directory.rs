@@ -66,7 +66,7 @@ pub(super) struct Gone {
     pub(super) run: Arc<Run>,
     /// Someone reads it: its bytes must wait for the last [`Directory::unpin`].
     pub(super) pinned: bool,
-    /// Its time was over.
+    /// It was evicted because its time was over.
     pub(super) expired: bool,
 }
 
@@ -167,8 +167,12 @@ impl Directory {
 
     /// The run that expired first, if one did.
     pub(super) fn expired(&self) -> Option<Slot> {
+        self.expired_by(self.time.now())
+    }
+
+    fn expired_by(&self, now: u64) -> Option<Slot> {
         let (expires, slot) = self.expiries.first()?;
-        (*expires <= self.time.now()).then_some(*slot)
+        (*expires <= now).then_some(*slot)
     }
 
     /// Slots of expired runs that hold any of these blocks.
@@ -347,9 +351,10 @@ impl Directory {
 
     /// Evicts leaves of `bytes` bytes or more, if there are as many.
     pub(super) fn evict(&mut self, bytes: u64) -> Vec<Gone> {
+        let now = self.time.now();
         if let Some(tap) = &self.tap {
             if !self.expiries.is_empty() {
-                tap.time(self.time.now());
+                tap.time(now);
             }
             tap.l3(L3Event::Evict { bytes });
         }
@@ -357,7 +362,8 @@ impl Directory {
         let mut freed = 0;
         while freed < bytes {
             // What nobody can read any more goes before what somebody may.
-            let taken = match self.expired() {
+            let expired = self.expired_by(now);
+            let taken = match expired {
                 Some(slot) => self.take_out(slot, Cause::Dropped),
                 None => {
                     let victim = self.policy.victim();
@@ -366,7 +372,10 @@ impl Directory {
             };
             let Some(run) = taken else { break };
             freed += run.run.place.extent.len;
-            gone.push(run);
+            gone.push(Gone {
+                expired: expired.is_some(),
+                ..run
+            });
         }
         gone
     }
@@ -395,10 +404,6 @@ impl Directory {
 
     /// Takes a run out: its blocks are no longer found, unless another run holds them too.
     fn take_out(&mut self, slot: Slot, cause: Cause) -> Option<Gone> {
-        let expired = cause == Cause::Dropped
-            && self
-                .entry(slot)
-                .is_some_and(|entry| entry.run.header.terms.expires() <= self.time.now());
         let run = Arc::clone(&self.entry(slot)?.run);
         let mut heirs = Vec::new();
         for (position, key) in run.header.keys.iter().enumerate() {
@@ -444,7 +449,7 @@ impl Directory {
         Some(Gone {
             run,
             pinned: entry.pins > 0,
-            expired,
+            expired: false,
         })
     }
 

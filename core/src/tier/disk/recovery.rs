@@ -68,6 +68,9 @@ pub struct RecoveryReport {
     pub segments_scanned: usize,
     /// Files with a segment's name that are not this store's, or cannot be read; they are left alone.
     pub foreign_segments: usize,
+    /// Records that were kept though the system could not read their payload, so that nobody knows yet whether it is whole: an I/O
+    /// error, said in the log. Who reads one will know.
+    pub payloads_unread: usize,
     /// Rows that were dropped.
     pub rows_dropped: RowsDropped,
     /// Runs that were found in segments only.
@@ -155,7 +158,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
         clock,
         owner: std::process::id(),
         bounces,
-        counters: Counters::default(),
+        counters: Counters::unread_at_open(report.payloads_unread),
         unlinked: AtomicBool::new(true),
         full: AtomicBool::new(false),
         resources: Mutex::new(resources),

@@ -53,12 +53,16 @@ impl Shared {
         }
     }
 
-    /// Notes what a directory is asked that may have runs whose time is over.
-    fn note_timed(&self, directory: &Directory, event: impl FnOnce(&Tap) -> L2Event) {
-        if let (Some(tap), Some(now)) = (&self.tap, directory.time()) {
+    /// Notes what a directory is asked that may have runs whose time is over; the time by which it is to answer.
+    fn note_timed(&self, directory: &Directory, event: impl FnOnce(&Tap) -> L2Event) -> u64 {
+        let now = directory.time();
+        if let Some(tap) = &self.tap
+            && now > 0
+        {
             tap.time(now);
         }
         self.note(event);
+        now
     }
 }
 
@@ -165,11 +169,11 @@ impl MemoryTier {
         check_source(header, source)?;
         {
             let mut directory = self.shared.directory.lock();
-            self.shared.note_timed(&directory, |tap| L2Event::Offer {
+            let now = self.shared.note_timed(&directory, |tap| L2Event::Offer {
                 keys: tap.keys(&header.keys),
             });
-            directory.drop_expired(&header.keys);
-            if directory.renew_if_all_present(&header.keys) {
+            directory.drop_expired(&header.keys, now);
+            if directory.renew_if_all_present(&header.keys, now) {
                 return Ok(Put::Present);
             }
         }
@@ -208,10 +212,10 @@ impl MemoryTier {
         let record = reservation.record;
         let slot = {
             let mut directory = self.shared.directory.lock();
-            self.shared.note_timed(&directory, |_| L2Event::List {
+            let now = self.shared.note_timed(&directory, |_| L2Event::List {
                 run: record.number(),
             });
-            directory.drop_expired(&record.header().keys);
+            directory.drop_expired(&record.header().keys, now);
             directory.insert(&record)
         };
         let put = slot.map_or(Put::Present, |_| Put::Stored);

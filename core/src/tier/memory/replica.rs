@@ -58,8 +58,9 @@ impl Replica {
         match event {
             L2Event::Offer { keys: names } => {
                 let mut directory = shared.directory.lock();
-                directory.drop_expired(&keys(&names));
-                directory.renew_if_all_present(&keys(&names));
+                let (keys, now) = (keys(&names), directory.time());
+                directory.drop_expired(&keys, now);
+                directory.renew_if_all_present(&keys, now);
             }
             L2Event::MakeRoom { pages } => {
                 // A refusal was one then, too; who waits for the pages of victims is told when they are free.
@@ -77,7 +78,8 @@ impl Replica {
                 let record = self.record(run)?;
                 let slot = {
                     let mut directory = shared.directory.lock();
-                    directory.drop_expired(&record.header().keys);
+                    let now = directory.time();
+                    directory.drop_expired(&record.header().keys, now);
                     directory.insert(&record)
                 };
                 self.runs.insert(run, (record, slot));
