@@ -1172,7 +1172,10 @@ class BlockStore:
         allow_unsafe_directory: bool = False,
         capture: str | PathLike[str] | None = None,
     ) -> BlockStore:
-        """Opens a block store; arguments and errors are those of `Store.open`."""
+        """Opens a block store; arguments and errors are those of `Store.open`.
+
+        A capture of it has each call that gets blocks as a request of them.
+        """
 
     def put(
         self,
