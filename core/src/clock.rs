@@ -49,9 +49,10 @@ impl Clock {
 
     /// Notes that it was `time` once: it is not earlier now. Gives back what it is.
     pub fn seen(&self, time: u64) -> u64 {
-        let elapsed = match self.0.stands {
-            true => 0,
-            false => self.0.started.elapsed().as_secs(),
+        let elapsed = if self.0.stands {
+            0
+        } else {
+            self.0.started.elapsed().as_secs()
         };
         let base = time.saturating_sub(elapsed);
         base.max(self.0.base.fetch_max(base, Ordering::Relaxed)) + elapsed

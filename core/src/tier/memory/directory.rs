@@ -116,9 +116,10 @@ impl Directory {
 
     /// What time it is, if that matters: if any run has a limit. Else 0.
     pub(super) fn time(&self) -> u64 {
-        match self.expiries.is_empty() {
-            true => 0,
-            false => self.clock.now(),
+        if self.expiries.is_empty() {
+            0
+        } else {
+            self.clock.now()
         }
     }
 
