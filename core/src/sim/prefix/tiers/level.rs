@@ -49,30 +49,9 @@ impl Level {
         self.resident[block as usize]
     }
 
-    /// A request begins; tells `gone` the blocks whose time the policy says is over.
-    pub(super) fn request(
-        &mut self,
-        now_ms: u64,
-        category: u32,
-        parents: &[u32],
-        gone: &mut Vec<u32>,
-    ) {
+    /// A request begins.
+    pub(super) fn request(&mut self, now_ms: u64, category: u32) {
         self.policy.request(now_ms, category);
-        while let Some(block) = self.policy.expired() {
-            self.policy.remove(block);
-            self.drop_block(block, parents);
-            gone.push(block);
-        }
-    }
-
-    fn drop_block(&mut self, block: u32, parents: &[u32]) {
-        self.resident[block as usize] = false;
-        self.held -= 1;
-        let parent = parents[block as usize];
-        if parent != ROOT {
-            self.children[parent as usize] -= 1;
-            self.offer(parent);
-        }
     }
 
     /// A block that is here was read.
@@ -147,7 +126,13 @@ impl Level {
                 return false;
             };
             self.policy.evicted(victim);
-            self.drop_block(victim, parents);
+            self.resident[victim as usize] = false;
+            self.held -= 1;
+            let parent = parents[victim as usize];
+            if parent != ROOT {
+                self.children[parent as usize] -= 1;
+                self.offer(parent);
+            }
             gone.push(victim);
         }
         true
