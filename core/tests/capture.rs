@@ -395,7 +395,11 @@ fn names_are_keyed_anew_in_each_capture() {
             SMALL,
         );
         let tokens = (0..41).collect::<Vec<_>>();
-        drop(cache.begin_in_category(namespace("alone"), tokens, 0, 7).expect("begin"));
+        drop(
+            cache
+                .begin_in_category(namespace("alone"), tokens, 0, 7)
+                .expect("begin"),
+        );
         cache.close(LONG).expect("close");
         cache.store().close(LONG).expect("close");
         let found = requests(&file).expect("a capture").next();

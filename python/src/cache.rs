@@ -156,7 +156,8 @@ impl PyPrefixCache {
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
         let begin = || {
             let tokens = tokens.0;
-            self.inner.begin_in_category(namespace, tokens, grid, category)
+            self.inner
+                .begin_in_category(namespace, tokens, grid, category)
         };
         // It takes microseconds, unless a prefetch is waited for.
         let request = if self.inner.store().plan_may_wait() {
