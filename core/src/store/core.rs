@@ -60,14 +60,8 @@ impl Core {
         let l2 = match config.l2_bytes {
             0 => None,
             bytes => {
-                let (policy, tap) = capture::policy(
-                    recorder.as_ref(),
-                    TierId::L2,
-                    0,
-                    &config.policy,
-                    bytes,
-                    0,
-                )?;
+                let (policy, tap) =
+                    capture::policy(recorder.as_ref(), TierId::L2, 0, &config.policy, bytes, 0)?;
                 Some(MemoryTier::captured(bytes, policy, clock.clone(), tap)?)
             }
         };

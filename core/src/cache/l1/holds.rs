@@ -98,7 +98,8 @@ impl L1 {
     pub(super) fn tell_request(&mut self, now_ms: u64, category: u32) -> Result<()> {
         self.tree.request(now_ms, category);
         let mut gone = Vec::new();
-        self.tree.discard_expired(|blocks| gone.extend_from_slice(blocks));
+        self.tree
+            .discard_expired(|blocks| gone.extend_from_slice(blocks));
         for block in gone.into_iter().map(BlockId) {
             self.index.remove(block);
             self.pool.release(block)?;

@@ -24,7 +24,9 @@ pub(crate) struct Replica {
 }
 
 fn unknown(what: &str, number: u64) -> Error {
-    Error::invalid(format!("the capture speaks of {what} {number}, which did not begin"))
+    Error::invalid(format!(
+        "the capture speaks of {what} {number}, which did not begin"
+    ))
 }
 
 impl Replica {
@@ -118,7 +120,8 @@ impl Replica {
                 let names = self.held(hold)?.clone();
                 let tokens = self.spell(&names);
                 let keys = names.iter().map(Name::key).collect::<Vec<_>>();
-                self.l1.publish(hold, &tokens, &keys, &vec![NEVER; keys.len()])?;
+                self.l1
+                    .publish(hold, &tokens, &keys, &vec![NEVER; keys.len()])?;
                 Ok(())
             }
             L1Event::Retain { hold } => {
@@ -188,7 +191,9 @@ impl Replica {
         let all = self.l1.pool.blocks();
         let mine = blocks.into_iter().map(|block| {
             let known = (block as usize) < all;
-            known.then_some(BlockId(block)).ok_or_else(|| unknown("block", u64::from(block)))
+            known
+                .then_some(BlockId(block))
+                .ok_or_else(|| unknown("block", u64::from(block)))
         });
         mine.collect()
     }

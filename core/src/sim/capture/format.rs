@@ -118,11 +118,9 @@ impl Reader {
         self.file.read_exact(&mut header).map_err(io)?;
         let mut fields = Cursor(&header);
         let (len, check) = (fields.bytes().map(u32::from_le_bytes), fields.bytes());
-        let (Some(len), Some(check), Some(Name(sum))) = (
-            len,
-            check.map(u32::from_le_bytes),
-            Name::read(&mut fields),
-        ) else {
+        let (Some(len), Some(check), Some(Name(sum))) =
+            (len, check.map(u32::from_le_bytes), Name::read(&mut fields))
+        else {
             return Ok(false);
         };
         if len != !check || len == 0 {

@@ -17,8 +17,8 @@ mod wire;
 mod writer;
 
 pub use replay::{Replayed, replay};
-pub use rerun::{Rerun, rerun};
 pub use requests::{Request, Requests, requests};
+pub use rerun::{Rerun, rerun};
 pub use writer::{BUFFER_LIMIT, Capture};
 
 pub(crate) use record::{Claim, L1Event, L2Event, L3Event};

@@ -130,11 +130,14 @@ pub(super) fn scan(
                 let records = search.records.into_iter().filter(|record| {
                     depth == Depth::Payloads
                         || found.holds(record.extent())
-                        || found.segment.is_whole(record, bounces).unwrap_or_else(|error| {
-                            found.segment.unread(record, &error);
-                            report.payloads_unread += 1;
-                            true
-                        })
+                        || found
+                            .segment
+                            .is_whole(record, bounces)
+                            .unwrap_or_else(|error| {
+                                found.segment.unread(record, &error);
+                                report.payloads_unread += 1;
+                                true
+                            })
                 });
                 let records = records.map(|record| (record.identity.offset, record));
                 scanned.insert(*id, records.collect());

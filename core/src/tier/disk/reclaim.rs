@@ -25,7 +25,9 @@ impl State {
 
     /// The bytes of runs that nobody deleted stay for a while.
     fn note_leaving(&mut self, gone: &[Gone]) {
-        let runs = gone.iter().map(|gone| (gone.run.serial, Arc::clone(&gone.run)));
+        let runs = gone
+            .iter()
+            .map(|gone| (gone.run.serial, Arc::clone(&gone.run)));
         self.leaving.extend(runs);
     }
 

@@ -95,8 +95,7 @@ impl Tenants {
     fn order(&self, id: u64, quota: u64) -> Option<Order> {
         let recorder = self.recorder.as_ref();
         // The name was checked.
-        let (policy, _) =
-            capture::policy(recorder, TierId::L3, id, &self.policy, quota, 0).ok()?;
+        let (policy, _) = capture::policy(recorder, TierId::L3, id, &self.policy, quota, 0).ok()?;
         Some(Order {
             policy,
             slots: Vec::new(),

@@ -100,7 +100,11 @@ fn a_tree_lets_go_of_what_has_expired() {
     tree.insert(&namespace, &[1, 2, 4], &[1, 2, 4]).unwrap();
     assert_eq!(tree.discard_expired(|_| {}), 0);
     tree.request(300_000, 0);
-    assert_eq!(tree.discard_expired(|_| {}), 1, "3 was last used at the start");
+    assert_eq!(
+        tree.discard_expired(|_| {}),
+        1,
+        "3 was last used at the start"
+    );
     let found = tree.match_prefix(&namespace, &[1]);
     let lock = tree.lock(&found).unwrap();
     tree.request(900_000, 0);
