@@ -119,7 +119,7 @@ impl Replica {
             L1Event::Publish { hold } => {
                 let names = self.held(hold)?.clone();
                 let tokens = self.spell(&names);
-                let keys = names.iter().map(Name::key).collect::<Vec<_>>();
+                let keys = names.iter().map(|name| name.key()).collect::<Vec<_>>();
                 self.l1
                     .publish(hold, &tokens, &keys, &vec![NEVER; keys.len()])?;
                 Ok(())
@@ -167,7 +167,7 @@ impl Replica {
                 Ok(())
             }
             L1Event::Clear { namespace } => {
-                self.l1.clear(namespace.map(|name| name.key()).as_ref())?;
+                self.l1.clear(namespace.map(Name::key).as_ref())?;
                 Ok(())
             }
             L1Event::Freed { .. } | L1Event::Lend { .. } | L1Event::TakeBack { .. }

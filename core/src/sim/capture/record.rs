@@ -185,7 +185,7 @@ impl Run {
         let header = RunHeader {
             namespace: self.namespace.key(),
             parent: self.parent.key(),
-            keys: self.keys.iter().map(Name::key).collect(),
+            keys: self.keys.iter().map(|name| name.key()).collect(),
             block_tokens: self.block_tokens,
             slices: lengths.take(MAX_RUN_SLICES + 1).collect(),
             terms: Terms {

@@ -55,7 +55,7 @@ impl Recorder {
                 let policy = policy::by_name(name, capacity)?;
                 let tenant = capture.tenant(tenant);
                 let (policy_name, block_tokens) = (name.to_owned(), block_tokens as u32);
-                let order = capture.order(Record::Order {
+                let order = capture.order(&Record::Order {
                     tier: number,
                     tenant,
                     capacity,

@@ -35,11 +35,11 @@ pub struct Replayed {
 
 /// A structure that a capture drives.
 enum Structure {
-    L1(cache::Replica),
+    L1(Box<cache::Replica>),
     L2(memory::Replica),
     /// It opens with its first event.
     L3Closed(Box<dyn EvictionPolicy>),
-    L3(disk::Replica),
+    L3(Box<disk::Replica>),
     /// A tenant's order, which its tier keeps.
     Tenant,
 }
@@ -176,7 +176,12 @@ impl Replay {
         Ok(match tier {
             TierId::L1 => {
                 let blocks = capacity as usize;
-                Structure::L1(cache::Replica::new(blocks, block_tokens, policy, false)?)
+                Structure::L1(Box::new(cache::Replica::new(
+                    blocks,
+                    block_tokens,
+                    policy,
+                    false,
+                )?))
             }
             TierId::L2 => {
                 let clock = self.clock.clone();
@@ -199,7 +204,7 @@ impl Replay {
                     return Err(no_order(order));
                 };
                 let l3 = disk::Replica::new(policy, &name, quota, recorder, clock)?;
-                *structure = Structure::L3(l3);
+                *structure = Structure::L3(Box::new(l3));
                 Ok(())
             }
             _ => Err(no_order(order)),

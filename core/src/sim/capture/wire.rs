@@ -27,7 +27,7 @@ pub(crate) struct Name(pub(crate) u64);
 
 impl Name {
     /// A key that begins with it.
-    pub(crate) fn key(&self) -> BlockKey {
+    pub(crate) fn key(self) -> BlockKey {
         let mut key = BlockKey::default();
         key.0[..8].copy_from_slice(&self.0.to_le_bytes());
         key
@@ -97,7 +97,9 @@ impl<T: Wire> Wire for Option<T> {
 impl<T: Wire> Wire for Vec<T> {
     fn write(&self, out: &mut Vec<u8>) {
         (self.len() as u64).write(out);
-        self.iter().for_each(|value| value.write(out));
+        for value in self {
+            value.write(out);
+        }
     }
 
     fn read(cursor: &mut Cursor<'_>) -> Option<Self> {

@@ -112,11 +112,11 @@ impl Capture {
     }
 
     /// Begins an order of eviction; its number.
-    pub(super) fn order(&self, begins: Record) -> u64 {
+    pub(super) fn order(&self, begins: &Record) -> u64 {
         let mut state = self.shared.state.lock();
         let number = state.orders;
         state.orders += 1;
-        self.shared.append(&mut state, &begins);
+        self.shared.append(&mut state, begins);
         number
     }
 

@@ -363,12 +363,11 @@ impl Directory {
         while freed < bytes {
             // What nobody can read any more goes before what somebody may.
             let expired = self.expired_by(now);
-            let taken = match expired {
-                Some(slot) => self.take_out(slot, Cause::Dropped),
-                None => {
-                    let victim = self.policy.victim();
-                    victim.and_then(|slot| self.take_out(slot, Cause::NoRoom))
-                }
+            let taken = if let Some(slot) = expired {
+                self.take_out(slot, Cause::Dropped)
+            } else {
+                let victim = self.policy.victim();
+                victim.and_then(|slot| self.take_out(slot, Cause::NoRoom))
             };
             let Some(run) = taken else { break };
             freed += run.run.place.extent.len;

@@ -22,7 +22,7 @@ pub(crate) struct Replica {
 }
 
 fn keys(names: &[Name]) -> Vec<BlockKey> {
-    names.iter().map(Name::key).collect()
+    names.iter().map(|name| name.key()).collect()
 }
 
 fn unknown(run: u64) -> Error {
@@ -104,7 +104,7 @@ impl Replica {
                 self.tier.remove_covered(&keys(&names));
             }
             L2Event::Clear { namespace } => {
-                self.tier.clear(namespace.map(|name| name.key()).as_ref());
+                self.tier.clear(namespace.map(Name::key).as_ref());
             }
         }
         Ok(())
