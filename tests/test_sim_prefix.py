@@ -265,7 +265,8 @@ def test_a_capture_is_replayed_by_the_live_structures(tmp_path: Path) -> None:
     assert (ideal.policy, ideal.requests, ideal.evictions, ideal.victims) == ("arc", 13, 0, [])
     assert ideal.hits == prefix.run(load(file, "capture"), capacity_blocks=None).hits
     small = capture.rerun(file, l1_blocks=12)[0]
-    assert small.policy == "lru" and small.hits < ideal.hits
+    assert small.policy == "lru"
+    assert small.hits < ideal.hits
     assert small.evictions > 0
     with pytest.raises(ConfigError, match="use one of: lru, "):
         capture.rerun(file, policy="luck")
