@@ -81,7 +81,7 @@ def test_a_capture_is_a_new_file_and_a_sound_one(tmp_path: Path) -> None:
     file.write_bytes(b"something")
     with pytest.raises(StoreIOError, match="capture"):
         Store.open(None, capture=file)
-    with pytest.raises(FormatError, match=r"no capture of version 1; record one with"):
+    with pytest.raises(FormatError, match=r"no capture of version 2; record one with"):
         list(capture.requests(file))
     with pytest.raises(FormatError):
         capture.replay(file)
