@@ -11,6 +11,7 @@
 #   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
 #   LAB_OUT                where `make sweep` writes; default: lab-out
 #   SWEEP_ARGS             further arguments of the sweep of `make sweep`, such as "--seeds 7,42,91"
+#   EXPERIMENTS            which files `make experiments` runs; default: all of experiments/
 #   PEERS_VENV             where `make bench-peers` installs what kvlab is compared with; default: .venv-peers
 
 SHELL := /bin/sh
@@ -32,6 +33,7 @@ FUZZ_TARGETS := record_header segment index_rows export_frame costs
 PEERS_ARGS ?=
 LAB_OUT ?= lab-out
 SWEEP_ARGS ?=
+EXPERIMENTS ?= $(sort $(wildcard experiments/*.toml))
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
 BIN := $(VENV)/bin
@@ -100,6 +102,17 @@ plots: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Draw the plots and reports o
 findings: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Make artifacts/ anew: what docs/policy-lab.md tells (KVLAB_TRACES=FOLDER)
 	$(BIN)/python scripts/lab_pages.py
 	$(BIN)/python scripts/lab_traces.py
+
+.PHONY: experiments
+experiments: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run experiments/ and make reports/ and charts/ anew (EXPERIMENTS=FILE for one)
+	@set -e; for file in $(EXPERIMENTS); do \
+		echo "kvlab: $$file"; \
+		$(BIN)/python -m kvlab bench --config $$file; \
+	done
+
+.PHONY: workloads
+workloads: $(VENV)/.stamp-built  ## Make workloads/ anew from its headers, after a change of a generator
+	$(BIN)/python scripts/make_workloads.py
 
 .PHONY: torture
 torture:  ## Kill a process that works on a store, 1,000 times, and check every block (TORTURE_ARGS="--cycles 100 --seed 2")

@@ -43,7 +43,8 @@ def test_help_lists_every_command_with_its_line() -> None:
         assert f"  {name} " in result.stdout
 
 
-@pytest.mark.parametrize("name", sorted(set(cli.COMMANDS) - {"sim"}))  # a group, see test_sim_cli
+# Groups are tested with their commands: test_sim_cli, test_workload_cli.
+@pytest.mark.parametrize("name", sorted(set(cli.COMMANDS) - {"sim", "workload"}))
 def test_every_command_exists_and_has_json(name: str) -> None:
     result = kvlab_command(name, "--help")
     assert result.returncode == 0, result.stderr
@@ -69,7 +70,13 @@ def test_a_kvlab_error_is_one_line_on_stderr_and_exit_1() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["import kvlab", "import kvlab.cli", "import kvlab.cli.demo", "import kvlab.cli.size"],
+    [
+        "import kvlab",
+        "import kvlab.cli",
+        "import kvlab.cli.demo",
+        "import kvlab.cli.size",
+        "import kvlab.workload.generators, kvlab.workload.importers",
+    ],
 )
 def test_nothing_heavy_is_imported(code: str) -> None:
     check = f"{code}; import sys; print([m for m in {HEAVY!r} if m in sys.modules])"

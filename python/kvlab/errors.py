@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = [
     "CapacityError",
     "ConfigError",
+    "EndpointError",
     "EngineClosingError",
     "ForkedProcessError",
     "FormatError",
@@ -92,7 +93,7 @@ class FormatError(KvlabError):
 
 
 class TraceFormatError(KvlabError, ValueError):
-    """A trace that is not what its format says; the message names file, line and field."""
+    """A trace or workload that is not what its format says; names file, line and field."""
 
 
 class StoreIOError(KvlabError, OSError):
@@ -101,6 +102,18 @@ class StoreIOError(KvlabError, OSError):
 
 class StoreTimeoutError(KvlabError, TimeoutError):
     """A wait that ended before what it waited for."""
+
+
+class EndpointError(KvlabError):
+    """A server that is down, slow, refuses a request, or answers what is not to be understood.
+
+    Attributes:
+        kind: `connect`, `timeout`, `status`, `garbage` or `broken`, for counting.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ModelUnavailableError(KvlabError):

@@ -23,19 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["LazyGroup", "app", "main"]
 
 COMMANDS: Mapping[str, str] = {
+    "bench": "Run a workload in one mode or several: times, throughput, reuse.",
     "clear": "Delete what a store holds.",
     "codec-bench": "What int8 on disk saves, and what it does to a model's answers.",
+    "compare": "Set reports of `kvlab bench` side by side.",
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
     "explain": "Why a prompt hits or misses a store.",
     "export": "Write a namespace of a store to one file.",
     "gc": "Drop what is expired or damaged in a store.",
     "import": "Take over what another store exported.",
     "inspect": "What is in a store.",
+    "report": "A page with charts of reports of `kvlab bench`.",
     "serve": "Serve a model over HTTP as OpenAI does, with the cache in it.",
     "sim": "The policy lab: traces replayed under other policies and sizes.",
     "size": "How large a KV cache is, and where it outgrows the weights.",
     "verify": "Read everything in a store and check every byte.",
     "version": "What is installed.",
+    "workload": "What agents and people send: generate, import, look at and replay it.",
 }
 """Every sub-command with the line that `kvlab --help` shows for it."""
 

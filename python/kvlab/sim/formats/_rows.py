@@ -73,6 +73,9 @@ class Row:
     def __contains__(self, field: str) -> bool:
         return self._fields.get(field) is not None
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
     def error(self, field: str, problem: str) -> TraceFormatError:
         """An error at a field of this row."""
         return TraceFormatError(f"{self.path}, line {self.line}, {self.prefix}{field}: {problem}")

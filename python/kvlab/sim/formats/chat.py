@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from kvlab.errors import ConfigError, InvalidArgumentError, ModelUnavailableError
 from kvlab.sim.formats._chain import chain_ids
 from kvlab.sim.formats._info import Source, TraceInfo
+from kvlab.sim.formats._messages import body, content, is_call, time_ms
 from kvlab.sim.formats._order import by_time
 from kvlab.sim.formats._rows import Row, json_rows
 from kvlab.sim.request import Request
@@ -17,12 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 __all__ = ["Tokenize", "read", "tokenizer"]
 
 Tokenize = Callable[[str], Sequence[int]]
 
 _PIECE = 4
-_TIMES = ("timestamp", "created", "created_at", "time")
 
 
 def tokenizer(name: str) -> Tokenize:
@@ -60,14 +63,20 @@ def tokenizer(name: str) -> Tokenize:
 
 def _pieces(text: str) -> Sequence[int]:
     """Every 4 characters as a number: 21 bits of a character's code, mixed down to 32."""
-    codes = [ord(letter) for letter in text]
-    tokens = []
-    for start in range(0, len(codes), _PIECE):
-        value = 0
-        for code in codes[start : start + _PIECE]:
-            value = value * 0x110000 + code
-        tokens.append(value % 0xFFFFFFFB)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    whole = len(codes) // _PIECE * _PIECE
+    tokens: list[int] = _mixed(codes[:whole].reshape(-1, _PIECE)).tolist()
+    if whole < len(codes):
+        tokens.extend(_mixed(codes[whole:].reshape(1, -1)).tolist())
     return tokens
+
+
+def _mixed(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A number for each row; no step passes 2**53."""
+    value = np.zeros(len(codes), dtype=np.uint64)
+    for column in codes.T:
+        value = (value * np.uint64(0x110000) + column) % np.uint64(0xFFFFFFFB)
+    return value
 
 
 def read(
@@ -116,11 +125,10 @@ def _requests(path: Path, info: TraceInfo, encode: Tokenize, *, whole: bool) -> 
     clock = -1000.0
     timeless = 0
     for number, row in enumerate(json_rows(path), 1):
-        body = row.row("body", row.value("body")) if "body" in row else row
-        messages = list(body.rows("messages"))
-        time = next((name for name in _TIMES if name in row), None)
+        messages = list(body(row).rows("messages"))
+        time = time_ms(row)
         timeless += time is None
-        clock = clock + 1000 if time is None else row.number(time) * 1000
+        clock = clock + 1000 if time is None else time
         name = next((row.text(key) for key in ("session_id", "id", "user") if key in row), None)
         session = name or (f"row {number}" if whole else None)
         ends = _calls(messages) if whole else [len(messages)]
@@ -147,30 +155,9 @@ def _requests(path: Path, info: TraceInfo, encode: Tokenize, *, whole: bool) -> 
 
 
 def _calls(messages: list[Row]) -> list[int]:
-    """Where the model was called: at every message of the assistant that is no demonstration."""
-    return [
-        index
-        for index, message in enumerate(messages)
-        if message.text("role") == "assistant" and "is_demo" not in message
-    ]
+    """Where the model was called."""
+    return [index for index, message in enumerate(messages) if is_call(message)]
 
 
 def _text(message: Row) -> str:
-    parts = [f"<|{message.text('role')}|>"]
-    if "name" in message:
-        parts.append(message.text("name"))
-    if "tool_calls" in message:
-        parts.append(json.dumps(message.value("tool_calls"), sort_keys=True))
-    if "content" in message:
-        content = message.value("content")
-        parts.append(content if isinstance(content, str) else _parts(message, content))
-    return "\n".join(parts) + "\n"
-
-
-def _parts(message: Row, content: Any) -> str:
-    """Content in parts, of which only text and the names of the others count."""
-    if not isinstance(content, list):
-        raise message.error("content", "is neither text nor a list of parts")
-    whole = json.dumps(content, sort_keys=True)
-    texts = [part.text("text") if "text" in part else whole for part in message.rows("content")]
-    return "\n".join(texts)
+    return "\n".join([f"<|{message.text('role')}|>", *content(message)]) + "\n"

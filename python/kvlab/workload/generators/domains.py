@@ -1,0 +1,313 @@
+"""Fields of work that generated prompts are about: words that fit into sentences of `prose`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DOMAINS", "Domain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The words of a field of work.
+
+    Attributes:
+        service: Who the assistant works for, with its article.
+        things: What people ask about: nouns without article.
+        issues: What goes wrong: nouns with their article.
+        actions: What is done about it: verbs in their base form with their objects.
+        facts: Whole sentences with {number}, {other} and {thing}.
+    """
+
+    service: str
+    things: tuple[str, ...]
+    issues: tuple[str, ...]
+    actions: tuple[str, ...]
+    facts: tuple[str, ...]
+
+
+DOMAINS: tuple[Domain, ...] = (
+    Domain(
+        "an online shop for camping gear",
+        (
+            "sleeping bag",
+            "gas stove",
+            "two-person tent",
+            "head torch",
+            "water filter",
+            "hiking pole",
+            "camping mat",
+            "rain cover",
+            "cool box",
+            "trail backpack",
+            "folding chair",
+            "tarpaulin",
+        ),
+        (
+            "a torn seam",
+            "a missing part",
+            "a late parcel",
+            "a broken zip",
+            "a wrong size",
+            "a leaking valve",
+            "a double charge",
+            "a damaged box",
+            "a bent pole",
+        ),
+        (
+            "look up the order",
+            "offer a repair kit",
+            "ask for a photo of the damage",
+            "check the stock of the nearest shop",
+            "send a return label",
+            "refund the postage",
+            "compare the serial number with the recall list",
+            "suggest a model of the same size",
+            "note the batch number",
+            "arrange a new delivery",
+        ),
+        (
+            "Every {thing} has a warranty of {number} months from the day of delivery.",
+            "A {thing} can be sent back within {number} days if it was not used outdoors.",
+            "Spare parts for the {thing} are kept for {other} years.",
+            "Parcels above {number} kilograms go by freight and take {other} working days longer.",
+            "The fabric of the {thing} is tested at a water column of {number} hundred millimetres.",
+        ),
+    ),
+    Domain(
+        "a provider of cloud hosting",
+        (
+            "load balancer",
+            "object bucket",
+            "build runner",
+            "managed database",
+            "log stream",
+            "static address",
+            "backup plan",
+            "container registry",
+            "private network",
+            "worker node",
+            "certificate",
+            "message queue",
+        ),
+        (
+            "a failed deployment",
+            "a full disk",
+            "an expired token",
+            "a slow query",
+            "a rejected connection",
+            "a missed backup",
+            "a timeout at start-up",
+            "a surprising bill",
+            "a wrong region",
+        ),
+        (
+            "read the events of the last hour",
+            "restart one instance at a time",
+            "compare the quota with the usage",
+            "roll back to the last release",
+            "rotate the access key",
+            "raise the health check's timeout",
+            "open a priority ticket",
+            "look at the status page",
+            "export the audit log",
+            "ask for the request id",
+        ),
+        (
+            "A {thing} may hold {number} rules; more need a support plan of level {other}.",
+            "Events of a {thing} are kept for {number} days and can be exported as JSON.",
+            "A {thing} is moved to another host with a pause of at most {other} seconds.",
+            "Billing of a {thing} is by the minute, with a minimum of {number} minutes.",
+            "Each project has a quota of {number} for every {thing}, raised within {other} hours.",
+        ),
+    ),
+    Domain(
+        "a public library with nine branches",
+        (
+            "reader's card",
+            "reading room",
+            "audio book",
+            "interlibrary loan",
+            "study desk",
+            "local newspaper archive",
+            "language course",
+            "scanner",
+            "map collection",
+            "music score",
+            "children's corner",
+            "lending box",
+        ),
+        (
+            "an overdue loan",
+            "a lost card",
+            "a full waiting list",
+            "a damaged cover",
+            "a missing volume",
+            "a closed branch",
+            "a fee in dispute",
+            "an unreadable scan",
+            "a blocked account",
+        ),
+        (
+            "check the shelf mark",
+            "renew the loan",
+            "put the title on hold",
+            "search the catalogue of the other branches",
+            "explain the fee table",
+            "book a place for the morning",
+            "ask the archive by form",
+            "reset the pin at the front desk",
+            "offer the digital edition",
+            "note the reader's preferred branch",
+        ),
+        (
+            "The {thing} may be used for {number} days and renewed {other} times.",
+            "The {thing} is open until {other} in the evening on {number} days of the month.",
+            "A hold on the {thing} is kept for {number} days at the branch that was chosen.",
+            "For the {thing} a deposit of {other} is asked, which comes back with the return.",
+            "Branches exchange the {thing} by van every {number} hours on working days.",
+        ),
+    ),
+    Domain(
+        "an electricity supplier",
+        (
+            "smart meter",
+            "night tariff",
+            "solar feed-in",
+            "monthly instalment",
+            "heat pump plan",
+            "wall box",
+            "final bill",
+            "moving form",
+            "direct debit",
+            "green certificate",
+            "price guarantee",
+            "meter cabinet",
+        ),
+        (
+            "an estimated reading",
+            "a doubled instalment",
+            "a change of tenant",
+            "a power cut",
+            "a rejected payment",
+            "a wrong meter number",
+            "an unexpected surcharge",
+            "a late final bill",
+            "a missing credit",
+        ),
+        (
+            "compare the reading with last year's",
+            "ask for a photo of the display",
+            "recalculate the instalment",
+            "check the date of the contract",
+            "pass the case to the network operator",
+            "send the moving form",
+            "explain each line of the bill",
+            "offer payment in parts",
+            "correct the meter number",
+            "note the credit for the next bill",
+        ),
+        (
+            "The {thing} can be changed {number} days before the end of a month.",
+            "A reading for the {thing} is taken every {other} months, and estimated in between.",
+            "The {thing} costs {number} a year and may be cancelled after {other} months.",
+            "With the {thing}, hours between {other} and six in the morning cost {number} percent less.",
+            "A bill for the {thing} is corrected within {number} working days.",
+        ),
+    ),
+    Domain(
+        "a railway company with regional and night trains",
+        (
+            "seat reservation",
+            "bicycle ticket",
+            "night train berth",
+            "group fare",
+            "season pass",
+            "connection",
+            "dining car",
+            "luggage service",
+            "platform lift",
+            "youth discount",
+            "return ticket",
+            "travel voucher",
+        ),
+        (
+            "a missed connection",
+            "a cancelled train",
+            "a double booking",
+            "a lost umbrella",
+            "a wrong travel date",
+            "a crowded coach",
+            "a broken lift",
+            "a refund that is late",
+            "a ticket that does not load",
+        ),
+        (
+            "look for the next connection",
+            "move the reservation",
+            "confirm the delay in writing",
+            "ask for the booking code",
+            "file a claim for the fare",
+            "call the station ahead",
+            "check the rules of the fare",
+            "offer a seat in another coach",
+            "send the ticket again as a file",
+            "report the fault to the depot",
+        ),
+        (
+            "A {thing} can be changed free of charge until {number} hours before departure.",
+            "After {number} minutes of delay a quarter of the fare of the {thing} is paid back.",
+            "The {thing} is sold up to {number} days ahead, and {other} days ahead abroad.",
+            "On regional lines the {thing} costs {other}, whatever the distance.",
+            "Each coach has room for {other} with a {thing}; further ones need the next train.",
+        ),
+    ),
+    Domain(
+        "a workshop for bicycles and cargo bikes",
+        (
+            "rear hub",
+            "disc brake",
+            "drive belt",
+            "battery pack",
+            "child seat",
+            "dynamo light",
+            "gear shifter",
+            "cargo platform",
+            "spoke set",
+            "steering head",
+            "display unit",
+            "suspension fork",
+        ),
+        (
+            "a grinding noise",
+            "a flat tyre",
+            "a loose bolt",
+            "a worn chain",
+            "a battery that does not charge",
+            "a bent rim",
+            "a soft brake lever",
+            "a stuck seat post",
+            "an error code on the display",
+        ),
+        (
+            "measure the wear with the gauge",
+            "tighten to the torque in the table",
+            "read the fault memory",
+            "order the part from the maker",
+            "true the wheel",
+            "bleed the brake",
+            "book a place on the stand",
+            "update the firmware",
+            "ask for the frame number",
+            "take it for a test ride",
+        ),
+        (
+            "The {thing} is serviced every {number} hundred kilometres or {other} months.",
+            "Bolts of the {thing} are tightened to {number} newton metres in {other} steps.",
+            "A new {thing} takes {other} days to arrive and {number} minutes to fit.",
+            "The {thing} is worn when its thickness is below {other} tenths of a millimetre.",
+            "Work on the {thing} is charged in steps of {number} minutes.",
+        ),
+    ),
+)
+"""All of them."""
