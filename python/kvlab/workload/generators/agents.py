@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
-
 from kvlab.errors import InvalidArgumentError
-from kvlab.workload.generators.prose import CODE, OUTPUT, sized
 from kvlab.workload.generators.script import Script, Talk, check, system, user
-
-if TYPE_CHECKING:
-    from kvlab.workload.generators.prose import Prose
 
 __all__ = ["fanout", "planner", "subagent"]
 
@@ -70,16 +63,17 @@ def planner(
     check(plans=plans, steps=steps, system_tokens=system_tokens)
     check(observation_tokens=observation_tokens)
     script = Script(seed, arrival_ms)
-    shared = system(script.keep("system", f"{_PLANNER}\n\n{_tools(script.prose, system_tokens)}"))
+    coding = script.coding
+    shared = system(script.keep("system", f"{_PLANNER}\n\n{coding.tools(system_tokens)}"))
     for number in range(plans):
         talk = Talk(script, f"plan-{number:02}", shared)
-        klass, content = "plan", script.prose.bug()
+        klass, content = "plan", coding.bug()
         for step in range(steps):
-            reply = _call(script.prose) if step < steps - 1 else None
+            reply = coding.call() if step < steps - 1 else None
             gap = script.gap(tool_gap_ms)
             talk.ask(klass, user(content), max_tokens=96, reply=reply, gap_ms=gap)
             klass = "step" if step < steps - 2 else "conclude"
-            content = _result(script.prose, observation_tokens)
+            content = f"Result:\n{coding.output(observation_tokens)}"
     return script
 
 
@@ -119,21 +113,21 @@ def subagent(
     if roles > len(_ROLES):
         raise InvalidArgumentError(f"roles = {roles}: there are {len(_ROLES)} templates")
     script = Script(seed, arrival_ms)
-    prose = script.prose
+    coding = script.coding
     names = tuple(_ROLES)[:roles]
-    shared = system(script.keep("main", f"{_MAIN}\n\n{_tools(prose, system_tokens)}"))
+    shared = system(script.keep("main", f"{_MAIN}\n\n{coding.tools(system_tokens)}"))
     templates = {
-        name: system(script.keep(name, f"{_ROLES[name]}\n\n{_tools(prose, role_tokens)}"))
+        name: system(script.keep(name, f"{_ROLES[name]}\n\n{coding.tools(role_tokens)}"))
         for name in names
     }
     weights = [1.0 / (place + 1) for place in range(len(names))]
     for number in range(sessions):
         main = Talk(script, f"main-{number:02}", shared)
-        content = prose.bug()
+        content = coding.bug()
         ended: tuple[str, ...] = ()
         for call in range(delegations):
             role = script.rng.choices(names, weights)[0]
-            order = f"Ask the {role}: {prose.thought()} {prose.thought()}"
+            order = f"To the {role}: {coding.order()}, and {coding.order()}."
             gap = script.gap(tool_gap_ms)
             asked = main.ask(
                 "main", user(content), max_tokens=96, reply=order, gap_ms=gap, waits_for=ended
@@ -142,11 +136,11 @@ def subagent(
             sub = Talk(script, name, templates[role], start=asked)
             task = user(f"{order}\nReport in a few sentences.")
             for step in range(steps):
-                said = _call(prose) if step < steps - 1 else None
+                said = coding.call() if step < steps - 1 else None
                 sub.ask(role, task, max_tokens=96, reply=said, gap_ms=script.gap(tool_gap_ms))
-                task = user(_result(prose, observation_tokens))
+                task = user(f"Result:\n{coding.output(observation_tokens)}")
             ended = (sub.last,)
-            content = f"Report of the {role}:\n{sized(60, prose.thought, chars_per_token=CODE)}"
+            content = f"Report of the {role}:\n{coding.thoughts(60)}"
         main.ask("main", user(content), max_tokens=96, gap_ms=0.0, waits_for=ended)
     return script
 
@@ -182,54 +176,29 @@ def fanout(
     check(contexts=contexts, agents=agents, steps=steps, system_tokens=system_tokens)
     check(context_tokens=context_tokens, observation_tokens=observation_tokens)
     script = Script(seed, arrival_ms)
-    prose = script.prose
-    shared = system(script.keep("system", f"{_PLANNER}\n\n{_tools(prose, system_tokens)}"))
+    coding = script.coding
+    shared = system(script.keep("system", f"{_PLANNER}\n\n{coding.tools(system_tokens)}"))
     for number in range(contexts):
         root = Talk(script, f"context-{number:02}", shared)
-        material = _output(prose, context_tokens)
-        question = f"{prose.bug()}\n\nWhat we have so far:\n{material}"
-        plan = sized(60, prose.thought, chars_per_token=CODE)
+        material = coding.output(context_tokens)
+        question = f"{coding.bug()}\n\nWhat we have so far:\n{material}"
+        plan = coding.thoughts(60)
         parent = root.ask("context", user(question), max_tokens=96, reply=plan)
         ended = []
         for agent in range(agents):
             fork = Talk(script, f"context-{number:02}-agent-{agent}", start=parent, fork=True)
-            content = f"You are agent {agent + 1} of {agents}. Your part: {prose.thought()}"
+            content = f"You are agent {agent + 1} of {agents}. Your part: {coding.order()}."
             gap = 0.0
             for step in range(steps):
-                said = _call(prose) if step < steps - 1 else None
+                said = coding.call() if step < steps - 1 else None
                 fork.ask("agent", user(content), max_tokens=96, reply=said, gap_ms=gap)
-                gap, content = script.gap(tool_gap_ms), _result(prose, observation_tokens)
+                gap, content = (
+                    script.gap(tool_gap_ms),
+                    f"Result:\n{coding.output(observation_tokens)}",
+                )
             ended.append(fork.last)
-        reports = "\n".join(f"Agent {at + 1}: {prose.thought()}" for at in range(agents))
+        reports = "\n".join(f"Agent {at + 1}: {coding.thought()}" for at in range(agents))
         root.ask(
             "join", user(f"Reports:\n{reports}\nDecide."), max_tokens=96, waits_for=tuple(ended)
         )
     return script
-
-
-def _tools(prose: Prose, tokens: int) -> str:
-    """Descriptions of tools, as JSON, and rules for a coding agent."""
-
-    def tool() -> str:
-        name = prose.name()
-        about = f"Calls {name}. {prose.thought()}"
-        arguments = {"path": "string", prose.name(): "integer", prose.name(): "boolean"}
-        return json.dumps({"name": name, "description": about, "arguments": arguments})
-
-    return "Tools:\n" + sized(tokens, tool, "\n", chars_per_token=CODE)
-
-
-def _call(prose: Prose) -> str:
-    """What an agent says: a thought and a call of a tool."""
-    call = {"tool": prose.name(), "arguments": {"path": f"src/{prose.name()}.py"}}
-    return f"{prose.thought()}\n{json.dumps(call)}"
-
-
-def _result(prose: Prose, tokens: int) -> str:
-    """What a tool gave."""
-    return f"Result:\n{_output(prose, tokens)}"
-
-
-def _output(prose: Prose, tokens: int) -> str:
-    """Lines that tools print."""
-    return sized(tokens, prose.line_of_output, "\n", chars_per_token=OUTPUT)

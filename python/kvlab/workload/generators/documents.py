@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from kvlab.errors import InvalidArgumentError
 from kvlab.workload.generators.domains import DOMAINS
-from kvlab.workload.generators.prose import CODE, sized
+from kvlab.workload.generators.prose import sized
 from kvlab.workload.generators.script import Script, Talk, check, system, user
-
-if TYPE_CHECKING:
-    from kvlab.workload.generators.prose import Prose
 
 __all__ = ["rag", "structured"]
 
@@ -22,16 +18,6 @@ _SQL = (
 _CODE = (
     "You write one Python function for the interface below. Answer with the function alone, in a "
     "block of code, typed, with a docstring of one line and no other import than the given ones."
-)
-_TYPES = ("integer not null", "text", "timestamp not null", "numeric(12, 2)", "boolean", "date")
-_AGGREGATES = (
-    "the number of {noun} a day",
-    "the sum of {noun} for each {noun2}",
-    "the {number} largest {noun}",
-    "all {noun} without {noun2}",
-    "the share of {noun} that have {noun2}",
-    "the median of {noun} in the last {number} days",
-    "{noun} that changed more than {number} times",
 )
 
 
@@ -60,23 +46,19 @@ def structured(
     check(requests=requests, templates=templates, template_tokens=template_tokens)
     check(output_tokens=output_tokens)
     script = Script(seed, arrival_ms)
-    prose = script.prose
+    coding = script.coding
     kinds = []
     for number in range(templates):
-        klass = "sql" if number % 2 == 0 else "code"
-        piece = partial(_table, script) if klass == "sql" else partial(_signature, prose)
-        head = _SQL if klass == "sql" else _CODE
-        text = f"{head}\n\n{sized(template_tokens, piece, chr(10), chars_per_token=CODE)}"
-        kinds.append((klass, system(script.keep(f"{klass}-{number}", text))))
+        klass, head, body = (
+            ("sql", _SQL, coding.tables(template_tokens))
+            if number % 2 == 0
+            else ("code", _CODE, coding.functions(template_tokens))
+        )
+        kinds.append((klass, system(script.keep(f"{klass}-{number}", f"{head}\n\n{body}"))))
     for number in range(requests):
         klass, template = script.rng.choice(kinds)
-        wanted = script.rng.choice(_AGGREGATES).format(
-            noun=prose.name().replace("_", "d "),
-            noun2=prose.name().replace("_", "d "),
-            number=script.rng.randint(2, 90),
-        )
         talk = Talk(script, f"{klass}-{number:03}", template)
-        talk.ask(klass, user(f"Wanted: {wanted}."), max_tokens=output_tokens)
+        talk.ask(klass, user(f"Wanted: {coding.wanted(klass)}."), max_tokens=output_tokens)
     return script
 
 
@@ -144,19 +126,3 @@ def rag(
         talk = Talk(script, f"rag-{number:03}", shared)
         talk.ask(klass, user(f"{found}\n\nQuestion: {asked}"), max_tokens=output_tokens)
     return script
-
-
-def _table(script: Script) -> str:
-    """A table of a database, as it is created."""
-    rng, prose = script.rng, script.prose
-    columns = [f"    {prose.name()} {rng.choice(_TYPES)}" for _ in range(rng.randint(4, 9))]
-    lines = ",\n".join(["    id integer primary key", *columns])
-    return f"create table {prose.name()} (\n{lines}\n);"
-
-
-def _signature(prose: Prose) -> str:
-    """A function that may be called."""
-    return (
-        f"def {prose.name()}({prose.name()}: list[int], limit: int = 10) -> list[int]:\n"
-        f'    """{prose.thought()}"""\n'
-    )

@@ -71,40 +71,6 @@ _ANSWERS = (
     "The rules allow me to {action2} as soon as the {thing} is known.",
 )
 
-_MODULES = (
-    "invoice", "calendar", "parser", "session", "archive", "router", "ledger", "catalogue",
-    "upload", "reminder", "search", "export",
-)  # fmt: skip
-_VERBS = (
-    "merge", "validate", "load", "split", "rename", "flush", "encode", "resolve", "schedule",
-    "compare", "truncate", "normalise",
-)  # fmt: skip
-_NOUNS = (
-    "rows", "dates", "paths", "totals", "headers", "offsets", "entries", "labels", "ranges",
-    "tokens", "columns", "keys",
-)  # fmt: skip
-_FAULTS = (
-    "returns an empty list when the input has one item",
-    "treats midnight as the previous day",
-    "drops the last line of a file without a newline",
-    "raises KeyError for a key that differs in case",
-    "rounds half a cent down",
-    "keeps a file open after an error",
-    "sorts numbers as text",
-    "reads the whole file into memory",
-    "ignores the time zone of the second argument",
-    "runs the callback twice after a retry",
-)
-_THOUGHTS = (
-    "The failure is in {module}: {verb}_{noun} {fault}.",
-    "I will read {module}.py before I change anything.",
-    "The test expects {number} {noun}, and we get {other}.",
-    "A small change in {verb}_{noun} should be enough; callers in {module2} stay as they are.",
-    "Next I run the tests of {module} alone, then all of them.",
-    "The same pattern occurs in {module2}, so it is worth a look, too.",
-    "Before I edit I check who calls {verb}_{noun}.",
-)
-
 
 class Prose:
     """Sentences, chosen by a random generator.
@@ -136,25 +102,6 @@ class Prose:
         """A sentence of an answer."""
         return self._about(self._rng.choice(_ANSWERS), domain)
 
-    def thought(self) -> str:
-        """What a coding agent says between two calls of tools."""
-        return self._code(self._rng.choice(_THOUGHTS))
-
-    def bug(self) -> str:
-        """What a coding agent is asked to do."""
-        return self._code(
-            "In our package, {verb}_{noun} of the module {module} {fault}. Find the cause, write a "
-            "test that fails without the change, and make it pass. Do not change {module2}."
-        )
-
-    def line_of_output(self) -> str:
-        """A line that a tool prints: of a listing, a search, a test or a file."""
-        return self._code(self._rng.choice(_OUTPUT))
-
-    def name(self) -> str:
-        """A name of a function, as in code."""
-        return f"{self._rng.choice(_VERBS)}_{self._rng.choice(_NOUNS)}"
-
     def _about(self, template: str, domain: Domain) -> str:
         action, action2 = self._rng.sample(domain.actions, 2)
         return template.format(
@@ -165,30 +112,6 @@ class Prose:
             number=self._rng.randint(2, 30),
             other=self._rng.randint(2, 12),
         )
-
-    def _code(self, template: str) -> str:
-        module, module2 = self._rng.sample(_MODULES, 2)
-        return template.format(
-            module=module,
-            module2=module2,
-            verb=self._rng.choice(_VERBS),
-            noun=self._rng.choice(_NOUNS),
-            fault=self._rng.choice(_FAULTS),
-            number=self._rng.randint(2, 90),
-            other=self._rng.randint(2, 400),
-        )
-
-
-_OUTPUT = (
-    "src/{module}.py:{other}:    def {verb}_{noun}(self, {noun}, limit={number}):",
-    "src/{module2}.py:{other}:        return self.{module}.{verb}_{noun}(limit={number})",
-    "FAILED tests/test_{module}.py::test_{verb}_{noun} - AssertionError: expected {number}, got {other}",
-    "PASSED tests/test_{module2}.py::test_{verb}_{noun}",
-    "-rw-r--r--  {other} bytes  src/{module}/{noun}.py",
-    "    if len({noun}) > {number}:  # {module} can not take more",
-    "        log.debug('{verb} %d {noun} of {module}', {other})",
-    "    # TODO: {verb}_{noun} {fault}",
-)
 
 
 def sized(

@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import InvalidArgumentError
+from kvlab.workload.generators.coding import Coding
 from kvlab.workload.generators.domains import DOMAINS
 from kvlab.workload.generators.prose import Prose
 from kvlab.workload.schedule import starts
@@ -49,7 +50,8 @@ class Script:
 
     Attributes:
         rng: Makes the choices.
-        prose: Makes the sentences.
+        prose: Makes the sentences about everyday work.
+        coding: Makes what coding agents read and say.
         texts: What goes into the header, for requests to refer to.
 
     Raises:
@@ -61,6 +63,7 @@ class Script:
             raise InvalidArgumentError(f"arrival_ms = {arrival_ms}: use milliseconds from 0 on")
         self.rng = random.Random(seed)  # noqa: S311 - a workload, not a secret
         self.prose = Prose(self.rng)
+        self.coding = Coding(self.rng)
         self.texts: dict[str, str] = {}
         self.requests: list[WorkloadRequest] = []
         self._seed = seed
