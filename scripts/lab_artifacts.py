@@ -1,24 +1,25 @@
 """What the findings of the policy lab are kept as: tables, pictures and how they were made.
 
-The same run gives the same config.json, results.json and CSV files, byte for byte; versions and the
-day stand in metadata.json. Floats are kept to 5 significant digits.
+The same run on the same versions gives the same files, byte for byte; versions stand in metadata.json.
+Floats of rows are kept to 4 significant digits.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab.sim.experiments.artifacts import environment
+from kvlab.sim.experiments.plots import COLOURS
 from kvlab.sim.experiments.table import (
     SIMULATED,
     Row,
-    Value,
     columns_of,
+    is_metric,
+    is_spread,
+    packed,
     summarise,
     to_csv,
     to_json,
@@ -29,21 +30,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent / "artifacts"
-ORACLE = "#222222"
-COLOURS = (
-    "#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c",
-    "#ccb974", "#64b5cd",
-)  # fmt: skip
+PICTURE_COLOURS = 48
+"""Of a picture's palette: lines, bars and smoothed letters need no more."""
 
 
-def trimmed(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
-    """The rows with some of their columns, floats to 5 significant digits."""
-    kept = list(columns)
-    return [{name: _short(row[name]) for name in kept if name in row} for row in rows]
+def chosen(rows: Sequence[Row], columns: Sequence[str]) -> list[Row]:
+    """The rows with some of their columns."""
+    return [{name: row[name] for name in columns if name in row} for row in rows]
 
 
-def _short(value: Value) -> Value:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+def shortened(rows: Sequence[Row], digits: int) -> list[Row]:
+    """The rows with floats of some significant digits."""
+    return [
+        {
+            name: float(f"{value:.{digits}g}") if isinstance(value, float) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
 
 
 def write(
@@ -64,8 +68,9 @@ def write(
         title: What it is called.
         config: All that the results depend on.
         rows: One a replay. Those that differ in the seed are summed up: means and spreads are kept.
-        tables: Further tables: written to NAME.csv, and into results.json.
-        spreads: The metrics whose standard deviation is kept.
+        tables: Further tables: written to NAME.csv, and into results.json; floats to 6 digits.
+        spreads: The metrics whose standard deviation is kept. They are those of results.csv; what else rows
+            have stands in results.json.
         over: The columns that rows of one mean differ in.
         pictures: By name.
     """
@@ -74,22 +79,21 @@ def write(
     summary = summarise(rows, over)
     kept = [
         column
-        for column in dict.fromkeys(column for row in summary for column in row)
-        if column != "seed" and (not column.endswith("_sd") or column[:-3] in spreads)
+        for column in columns_of(summary)
+        if column != "seed" and (not is_spread(column) or column.removesuffix("_sd") in spreads)
     ]
-    short = trimmed(summary, kept)
-    extra = {key: trimmed(table, list(table[0])) for key, table in (tables or {}).items()}
+    short = shortened(chosen(summary, kept), 4)
+    main = [name for name in kept if not is_metric(name) or name in spreads]
+    extra = {key: shortened(table, 6) for key, table in (tables or {}).items()}
+    results = {"kind": SIMULATED, "title": title, "config": dict(config), **extra, "rows": short}
     files = {
         "config.json": to_json(dict(config)),
-        "results.json": _results(title, config, extra, short),
-        "results.csv": to_csv([{"origin": SIMULATED, **row} for row in short]),
-        "metadata.json": to_json(
-            {"environment": environment(), "finished": datetime.now(UTC).date().isoformat()}
-        ),
+        "results.json": to_json(packed(results)),
+        "metadata.json": to_json({"environment": environment()}),
     }
     files |= {
         f"{key}.csv": to_csv([{"origin": SIMULATED, **row} for row in table])
-        for key, table in extra.items()
+        for key, table in {**extra, "results": chosen(short, main)}.items()
     }
     for file, text in files.items():
         (directory / file).write_text(text, encoding="utf-8", newline="\n")
@@ -98,23 +102,15 @@ def write(
     print(f"wrote {directory.name}: {len(rows)} replays")
 
 
-def _results(
-    title: str, config: Mapping[str, Any], tables: Mapping[str, list[Row]], rows: Sequence[Row]
-) -> str:
-    """One object; the rows as lists, a line each, since there are many of them."""
-    head = {"kind": SIMULATED, "title": title, "config": dict(config), **tables}
-    columns = columns_of(rows)
-    lines = ",\n  ".join(json.dumps([row.get(name) for name in columns]) for row in rows)
-    tail = f' "columns": {json.dumps(columns)},\n "rows": [\n  {lines}\n ]\n}}\n'
-    return to_json(head).removesuffix("\n}\n") + ",\n" + tail
-
-
 def _png(figure: Figure) -> bytes:
+    """A picture with a palette: a third of the bytes of one with all colours."""
     from matplotlib import pyplot as plt
+    from PIL import Image
 
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=80, metadata={"Software": None})
+    drawn, out = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=80)
     plt.close(figure)
+    Image.open(drawn).convert("RGB").quantize(PICTURE_COLOURS).save(out, "png", optimize=True)
     return out.getvalue()
 
 

@@ -10,9 +10,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from lab_artifacts import COLOURS, bars, change, legend, number, panels, trimmed, write
+from lab_artifacts import bars, change, chosen, legend, number, panels, write
 
 from kvlab.sim.experiments import pages
+from kvlab.sim.experiments.plots import COLOURS
 from kvlab.sim.experiments.studies import DEFAULT_SWEEP
 from kvlab.sim.experiments.table import Row, summarise
 from kvlab.sim.page import WorkloadSpec, expand_workload
@@ -164,7 +165,7 @@ def default_sweep() -> None:
     same = swept(exact, WORKLOADS, [*six, *MODERN], [None], "usual")
     wide = swept(exact, WORKLOADS, [*six, *MODERN], SEEDS, "1-5")
     cells = Cells([*rows, *same, *wide])
-    kept = trimmed([*rows, *wide, *bound_rows(wide)], COLUMNS)
+    kept = chosen([*rows, *wide, *bound_rows(wide)], COLUMNS)
 
     shown = ("regret_aware", "predictive", *MODERN)
     figure, axes = panels("Mean latency against lru = 1, five seeds, exact engine", 2, width=6.2)
@@ -236,7 +237,7 @@ def arms(weights: Sequence[int], horizons: Sequence[int]) -> list[PolicySpec]:
 
 def regret_ablation() -> None:
     """Weight and horizon of regret, with the score that is left at weight 0."""
-    names = ("medium", "constrained")
+    names = ("medium", "tight")
     base = ["lru", "cost_aware"]
     none = PolicySpec("regret_aware", {"weight": 0}, "regret_aware w=0")
     specs = [none, *arms((*WEIGHTS, 48), HORIZONS)]
@@ -312,7 +313,7 @@ def regret_ablation() -> None:
             "weights": [0, *WEIGHTS, 48], "horizons": HORIZONS, "baselines": base,
             "seeds": {"compat and exact": seeds, "exact": MORE_SEEDS},
         },
-        rows=trimmed([*rows, *wide], (*COLUMNS[:11], "weight", "horizon")),
+        rows=chosen([*rows, *wide], (*COLUMNS[:11], "weight", "horizon")),
         tables={"against_weight_0": paired},
         spreads=SPREADS,
         pictures={"weight_and_horizon": figure},
@@ -378,7 +379,7 @@ def quantisation() -> None:
             "tiers": ["small", "constrained"], "schemes": PLANS, "workloads": workloads,
             "policies": policies, "seeds": SEEDS, "prefetch": False, "engine": "exact",
         },
-        rows=trimmed(rows, ("scheme", *COLUMNS[2:11])),
+        rows=chosen(rows, ("scheme", *COLUMNS[2:11])),
         tables={"by_scheme": table},
         spreads=SPREADS,
         pictures={"bytes_against_latency": figure},
@@ -447,7 +448,7 @@ def prefetch() -> None:
             "tiers": "small", "scheme": "fp16", "policy": "predictive", "workloads": WORKLOADS,
             "compute_ms": [0.0, 0.1, 1.0], "seeds": SEEDS, "engine": "exact",
         },
-        rows=trimmed(rows, ("prefetch", "compute_ms", *COLUMNS[3:])),
+        rows=chosen(rows, ("prefetch", "compute_ms", *COLUMNS[3:])),
         tables={"on_against_off": table},
         spreads=SPREADS,
         pictures={"latency": figure},
@@ -514,7 +515,7 @@ def cxl_like() -> None:
             "scheme": "fp16", "prefetch": False, "workloads": DEFAULT_SWEEP.workloads, "policies": policies,
             "seeds": SEEDS, "engine": "exact",
         },
-        rows=trimmed(rows, COLUMNS[2:11]),
+        rows=chosen(rows, COLUMNS[2:11]),
         tables={"by_workload": table},
         spreads=SPREADS,
         pictures={"latency": figure},

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import pytest
 from kv_pattern import LAYOUT, serve
 from kvlab import Store, cli
 from kvlab.cli.sim import COMMANDS
+from kvlab.sim.cost_file import ASSUMED, save
+from kvlab.sim.experiments.table import packed, read_results, to_json
 
 TRACES = Path(__file__).parent / "fixtures" / "traces"
+ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 MOONCAKE = ["--trace", str(TRACES / "mooncake.jsonl"), "--format", "mooncake"]
 WEKA = ["--trace", str(TRACES / "weka.jsonl"), "--format", "weka"]
 AZURE = ["--trace", str(TRACES / "azure.csv"), "--format", "azure"]
@@ -162,6 +166,11 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
+def values(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row has; a file says null where it has nothing."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
 RAGPULSE = ["--trace", str(TRACES / "ragpulse.jsonl"), "--format", "ragpulse"]
 REPEATED = [
     ["sweep", *WEKA, "--policies", "lru,sieve", "--capacities", "5%,20%,inf"],
@@ -189,7 +198,14 @@ def test_the_same_run_leaves_the_same_bytes_and_names_no_machine(
     assert one.keys() >= {
         "config.json", "results.json", "results.csv", "summary.csv", "metadata.json", "report.html",
     }  # fmt: skip
-    assert sim(*command, "--workers", 2, "--json")[1] == one["results.json"].decode()
+    text = sim(*command, "--workers", 2, "--json")[1]
+    printed = json.loads(text)
+    assert to_json(packed(printed)) == one["results.json"].decode()
+    results, rows = read_results(tmp_path)
+    assert {**printed, "summary": None, "rows": None} == {**results, "summary": None, "rows": None}
+    assert [values(row) for row in printed["rows"]] == [values(row) for row in rows]
+    (tmp_path / "printed").write_text(text, encoding="utf-8")
+    assert as_json(sim, "compare", tmp_path, tmp_path / "printed")["deltas"] == []
     text = b"".join(one.values()).decode()
     for private in (str(tmp_path), str(TRACES.parent), str(Path.home()), socket.gethostname()):
         assert not re.search(rf"(?<!\w){re.escape(private)}(?!\w)", text), private
@@ -198,9 +214,8 @@ def test_the_same_run_leaves_the_same_bytes_and_names_no_machine(
         for name, content in one.items()
         if name.endswith((".csv", ".svg", ".html"))
     )
-    results = json.loads(one["results.json"])
     assert results["kind"] == "simulated"
-    assert all("percent_of_oracle" in row for row in results["rows"])
+    assert all("percent_of_oracle" in row for row in printed["rows"])
     check_page(one["report.html"].decode())
 
 
@@ -237,6 +252,69 @@ def test_shares_of_traces_of_several_seeds_are_one_size(sim: Run) -> None:
     for row in results["summary"]:
         assert row["capacity"] == "10%"
         assert min(sizes) < row["capacity_blocks"] < max(sizes)
+
+
+EVERY_ROW = {
+    "hit_ratio", "misses", "mean_latency_ms", "bytes_moved", "demand_bytes", "prefetch_bytes", "useful_prefetches",
+    "wasted_prefetches", "useful_prefetch_ratio", "evictions", "percent_of_oracle", "tier_hit_rates.l1",
+    "peak_bytes.l1",
+}  # fmt: skip
+
+
+def test_a_sweep_of_requests_predicts_times_and_counts_tiers(sim: Run, tmp_path: Path) -> None:
+    sweep = ["sweep", *AGENTS, "--capacities", "5%,20%"]
+    one = as_json(sim, *sweep, "--policies", "lru,sieve,lru_root_first,oracle_cost")
+    three = as_json(
+        sim, *sweep, "--policies", "lru,sieve", "--l2-blocks", "5%", "--l3-blocks", "inf"
+    )
+    alone = {"lru_root_first", "oracle_cost", "belady", "belady_bypass"}
+    for row in one["rows"]:
+        assert row["misses"] == row["block_refs"] - row["hits"]
+        assert (row.keys() >= EVERY_ROW) == (row["policy"] not in alone)
+        assert 0 < row["percent_of_oracle_cost"] <= 100
+        run = as_json(
+            sim,
+            "run",
+            *AGENTS,
+            "--policy",
+            row["policy"],
+            "--capacity-blocks",
+            row["capacity_blocks"],
+        )
+        assert (row["hits"], row["evictions"]) == (run["hits"], run["evictions"])
+    lower = {row["policy"]: row for row in three["rows"] if row["capacity"] == "20%"}
+    upper = {row["policy"]: row for row in one["rows"] if row["capacity"] == "20%"}
+    for name in ("lru", "sieve"):
+        rates = [lower[name][f"tier_hit_rates.{tier}"] for tier in ("l1", "l2", "l3")]
+        assert sum(rates) == pytest.approx(lower[name]["hit_ratio"])
+        assert min(rates) > 0
+        assert lower[name]["mean_latency_ms"] < upper[name]["mean_latency_ms"]
+        assert lower[name]["peak_bytes.l3"] > lower[name]["peak_bytes.l2"] > 0
+        # What L3 holds is all there is to find.
+        assert lower[name]["percent_of_oracle"] == pytest.approx(100)
+    assert "assumed, not measured" in three["findings"][-1]
+
+    costs = tmp_path / "costs.json"
+    save(
+        replace(
+            ASSUMED, source="twice", costs=replace(ASSUMED.costs, prefill=(4e-2, 2.4e-3, 8e-7))
+        ),
+        costs,
+    )
+    slower = as_json(sim, *sweep, "--policies", "lru,sieve", "--costs", costs)
+    assert slower["config"]["costs"]["source"] == "twice"
+    for row in slower["rows"]:
+        if row["policy"] in upper and row["capacity"] == "20%" and row["policy"] not in alone:
+            assert row["mean_latency_ms"] > 1.5 * upper[row["policy"]]["mean_latency_ms"]
+
+
+def test_the_artifacts_are_read_by_compare(sim: Run) -> None:
+    directories = sorted(path.parent for path in ARTIFACTS.glob("*/results.json"))
+    assert len(directories) == 6
+    for path in directories:
+        found = as_json(sim, "compare", path, path)
+        assert found["rows"] > 20, path
+        assert not found["deltas"]
 
 
 def test_smaller_numbers_hit_more_and_some_layers_less_than_all(sim: Run) -> None:
@@ -385,6 +463,11 @@ WRONG: list[tuple[list[str], str]] = [
     (["sweep", "--mode", "page", "--seeds", "-1"], "--seeds -1: give whole numbers"),
     (["sweep", "--mode", "page", "--engine", "fast"], "--engine fast: use one of: exact, compat"),
     (["sweep", "--mode", "page", *MOONCAKE], "mode page takes --workloads"),
+    (["sweep", *MOONCAKE, "--mode", "flat", "--costs", "x.json"], "--l3-blocks and --costs are for mode prefix"),
+    (["sweep", "--mode", "page", "--l2-blocks", "5"], "--l3-blocks and --costs are for mode prefix"),
+    (["sweep", *MOONCAKE, "--costs", "nowhere.json"], "--costs nowhere.json: No such file"),
+    (["sweep", *MOONCAKE, "--l2-blocks", "-1"], "capacity of -1"),
+    (["sweep", *MOONCAKE, "--policies", "lru_root_first", "--l2-blocks", "5"], "has no form for L2 and L3"),
     (["mrc", *MOONCAKE, "--rate", "2"], "above 0 and at most 1, got 2"),
     (["mrc", *MOONCAKE, "--mode", "page"], "--mode page: use one of: prefix, flat"),
     (["ablate", "--grid", "weight"], "--grid weight: write it as"),

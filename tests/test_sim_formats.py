@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvlab.errors import ConfigError, InvalidArgumentError, TraceFormatError
-from kvlab.sim import Request, formats
+from kvlab.sim import Request, formats, prefix
 from kvlab.sim.formats._chain import chain_ids
 from kvlab.sim.runs import Runs
 from kvlab.sim.trace import find, load
@@ -223,9 +223,40 @@ def test_request_logs_as_json(tmp_path: Path) -> None:
     (request,) = source
     assert list(request.blocks) == chain_ids(tokens, 64)
     assert any("1 requests have their text only" in note for note in source.info.notes)
-    path = write(tmp_path, {"arrival_time": 3.5, "prompt_token_ids": tokens, "output_tokens": 4})
-    (request,) = formats.read(path, "vllm_log", block_tokens=100)
-    assert (len(request.blocks), request.output_tokens) == (1, 4)
+    row = {"arrival_time": 3.5, "prompt_token_ids": tokens, "output_tokens": 4, "lora_name": "sql"}
+    (request,) = formats.read(write(tmp_path, row), "vllm_log", block_tokens=100)
+    assert (len(request.blocks), request.output_tokens, request.category) == (1, 4, "sql")
+
+
+@pytest.mark.parametrize(
+    ("name", "categories"),
+    [
+        ("bailian", ("text", "file", "search")),
+        ("weka", ("tool_use", "end_turn", "subagent tool_use")),
+        ("ragpulse", ("rag", "web")),
+    ],
+)
+def test_what_a_format_says_of_a_requests_kind_is_kept(
+    name: str, categories: tuple[str, ...]
+) -> None:
+    assert load(TRACES / f"{name}.jsonl", name).categories == categories
+
+
+def test_categories_reach_the_policy_that_asks_for_them(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for turn in range(300):
+        # Chats come back after ten other requests, API calls never.
+        chat = turn % 2 == 0
+        ids = [turn // 2 % 5 * 4 + n if chat else 10_000 + turn * 4 + n for n in range(4)]
+        rows.append(
+            {"chat_id": turn, "timestamp": turn, "input_length": 64, "hash_ids": ids,
+             "type": "chat" if chat else "api"}
+        )  # fmt: skip
+    hits = []
+    for each in (rows, [{**row, "type": ""} for row in rows]):
+        trace = load(write(tmp_path, *each), "bailian")
+        hits.append(prefix.run(trace, policy="workload-aware", capacity_blocks=28).hits)
+    assert hits[0] > 2 * hits[1]
 
 
 def test_sglang_log(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import libcachesim
 from kvcache_sim.plan import build_execution_plan
@@ -34,6 +35,35 @@ FLAT: dict[str, tuple[Callable[..., libcachesim.Cache], str]] = {
 """By policy: libcachesim's, and why counts may differ; nothing where they must be equal."""
 PREFIX = {"fifo_root_first": "fifo", "lru": "lru", "belady_bypass": "optimal"}
 NEVER = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Count:
+    """Hits of one policy at one size, here and there.
+
+    Attributes:
+        what: Trace, size, mode and policy.
+        own: Hits here.
+        theirs: Hits there.
+        differs: Why they may differ; nothing where they must be equal.
+    """
+
+    what: str
+    own: int
+    theirs: int
+    differs: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Whether they are equal where they must be."""
+        return self.own == self.theirs or bool(self.differs)
+
+    def __str__(self) -> str:
+        if self.own == self.theirs:
+            return f"ok    {self.what}: {self.own}"
+        note = f"differs ({self.differs})" if self.differs else "NOT EQUAL"
+        mark = "     " if self.differs else "NOT  "
+        return f"{mark} {self.what}: {self.own}, {self.theirs} there: {note}"
 
 
 def flat_hits(make: Callable[..., libcachesim.Cache], blocks: Sequence[int], capacity: int) -> int:
@@ -99,20 +129,17 @@ def filled(trace: Trace, prompts: Sequence[Sequence[int]], capacity: int) -> Tra
     return Trace.from_requests(requests, trace.info)
 
 
-def compare(trace: Trace, sizes: Iterable[int]) -> bool:
-    """Prints the counts of a trace; false if one is not what it should be."""
+def counts(trace: Trace, sizes: Iterable[int]) -> Iterator[Count]:
+    """Hits of a trace, of all policies that both have, at each size."""
     prompts = [trace.core.blocks(index) for index in range(len(trace))]
     blocks = [block for prompt in prompts for block in prompt]
     longest = max(map(len, prompts))
-    fine = True
     for size in sizes:
         where = f"{trace.info.name}, {size} blocks"
         for policy, (make, differs) in FLAT.items():
-            if policy not in prefix.policies("flat"):
-                continue
             own = prefix.run(trace, policy=policy, capacity_blocks=size, mode="flat").hits
             theirs = flat_hits(make, blocks, size)
-            fine &= _line(f"{where}, flat {policy}", own, theirs, differs)
+            yield Count(f"{where}, flat {policy}", own, theirs, differs)
         behind = filled(trace, prompts, size)
         for policy, name in PREFIX.items():
             own = prefix.run(behind, policy=policy, capacity_blocks=size).hits
@@ -123,27 +150,26 @@ def compare(trace: Trace, sizes: Iterable[int]) -> bool:
                     if longest > size and name != "fifo"
                     else ""
                 )
-                fine &= _line(f"{where}, prefix {policy}", own, found, differs)
-    return fine
-
-
-def _line(what: str, own: int, theirs: int, differs: str) -> bool:
-    if own == theirs:
-        print(f"ok    {what}: {own}")
-        return True
-    note = f"differs ({differs})" if differs else "NOT EQUAL"
-    print(f"{'     ' if differs else 'NOT  '} {what}: {own}, {theirs} there: {note}")
-    return bool(differs)
+                yield Count(f"{where}, prefix {policy}", own, found, differs)
 
 
 def main() -> int:
     """Compares all; 1 if a count is not what it should be."""
     fine = True
     for seed in range(4):
-        fine &= compare(made_up(seed), (20, 40, 150))
+        fine &= shown(counts(made_up(seed), (20, 40, 150)))
     if os.environ.get("KVLAB_TRACES"):
-        fine &= compare(load("mooncake_conversation", "mooncake"), (1827, 9139, 45697))
+        fine &= shown(counts(load("mooncake_conversation", "mooncake"), (1827, 9139, 45697)))
     return 0 if fine else 1
+
+
+def shown(found: Iterable[Count]) -> bool:
+    """Prints counts; false if one is not what it should be."""
+    fine = True
+    for count in found:
+        print(count)
+        fine &= count.fine
+    return fine
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from kvlab._progress import Update
     from kvlab.sim.cost_file import CostModel
     from kvlab.sim.experiments.artifacts import Artifacts
+    from kvlab.sim.experiments.hierarchy import Below
     from kvlab.sim.trace import Trace
 
 __all__ = [
     "TraceArguments",
+    "below_of",
     "check_policies",
     "counting",
     "finish",
@@ -31,8 +33,10 @@ __all__ = [
     "load_costs",
     "load_trace",
     "numbers",
+    "one_of_your_own",
     "out_option",
     "print_table",
+    "tier_options",
     "trace_options",
     "workers_option",
     "writing",
@@ -68,6 +72,51 @@ def trace_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def tier_options(command: Command) -> Command:
+    """What is below L1, and what times are predicted by; mode prefix."""
+    for option in (
+        click.option(
+            "--servers",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Requests that are computed at once.",
+        ),
+        click.option(
+            "--costs",
+            type=click.Path(path_type=Path),
+            help="From `kvlab sim calibrate`, for predicted times; mode prefix. [default: assumed]",
+        ),
+        click.option("--l3-blocks", "l3", help="Blocks of a third tier, likewise; mode prefix."),
+        click.option(
+            "--l2-blocks",
+            "l2",
+            help="Blocks of a second tier, a share such as 5%, inf, or 0; mode prefix.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def below_of(
+    trace: Trace, l2: str | None, l3: str | None, costs: Path | None, servers: int
+) -> Below:
+    """What the options of `tier_options` say of a trace.
+
+    Raises:
+        ConfigError: the costs are none.
+        InvalidArgumentError: a size that cannot be, or a file that cannot be read.
+    """
+    from kvlab.sim.cost_file import with_concurrency
+    from kvlab.sim.experiments.hierarchy import Below
+    from kvlab.sim.experiments.requests import sizes_of
+
+    second, third = (
+        0 if text in {None, "0"} else sizes_of(trace, [str(text)])[0] for text in (l2, l3)
+    )
+    return Below(second, third, with_concurrency(load_costs(costs), servers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +301,23 @@ def check_policies(names: Sequence[str], mode: str) -> list[str]:
     from kvlab.sim.catalogue import live_policies, request_policies
 
     every = request_policies(mode)
+    for name in names:
+        one_of_your_own(name, mode)
     if list(names) == ["live"]:
         return live_policies()
     return known("--policies", names, every)
+
+
+def one_of_your_own(policy: str, mode: str) -> None:
+    """Refuses a policy in a Python file outside of page mode.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    from kvlab.sim.policy_file import is_policy_file
+
+    if mode != "page" and is_policy_file(policy):
+        raise ConfigError(f"policy {policy}: a policy of your own runs in --mode page, not {mode}")
 
 
 def load_costs(path: Path | None) -> CostModel:

@@ -26,7 +26,7 @@ __all__ = ["sim_ablate"]
     help="Values of a parameter; repeated for more of them.",
 )
 @click.option(
-    "--scenarios", multiple=True, default=("medium,constrained",), show_default=True, help="Names."
+    "--scenarios", multiple=True, default=("medium,tight",), show_default=True, help="Names."
 )
 @click.option(
     "--workloads",

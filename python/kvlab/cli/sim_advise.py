@@ -116,7 +116,7 @@ def sim_advise(
         seconds=time.perf_counter() - start,
     )  # fmt: skip
     columns = (
-        "policy", "l1_blocks", "l2_blocks", "l3_blocks", "token_hit_ratio", "percent_of_oracle", "predicted_service_ms",
+        "policy", "l1_blocks", "l2_blocks", "l3_blocks", "token_hit_ratio", "percent_of_oracle", "mean_latency_ms",
         "predicted_saved_percent", "predicted_ttft_p99_ms", "bytes_moved",
     )  # fmt: skip
     finish(done, out, as_json=as_json, columns=columns)

@@ -13,17 +13,25 @@ __all__ = ["sim_plots"]
 
 
 @click.command("plots")
-@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("results", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for report.html and plots/. [default: that of the results]",
+)
 @json_option
-def sim_plots(*, directory: Path, as_json: bool) -> None:
-    """Draw plots and report.html from the results in DIRECTORY, as --out of another command left them.
+def sim_plots(*, results: Path, out: Path | None, as_json: bool) -> None:
+    """Draw plots and report.html from RESULTS: a results.json, or the directory that --out of a command wrote.
 
     Needs matplotlib for the plots; without, the report has its tables only.
     """
     from kvlab.sim.experiments.artifacts import draw, read
 
-    with writing("DIRECTORY", directory):
-        files = draw(read(directory), directory)
+    with writing("RESULTS", results):
+        artifacts = read(results)
+    directory = out or (results if results.is_dir() else results.parent)
+    with writing("--out", directory):
+        files = draw(artifacts, directory)
     if as_json:
         print_json({"files": files})
     else:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from kvlab.cli._common import json_option
-from kvlab.cli._sim import TraceArguments, counting, load_costs, load_trace, trace_options
+from kvlab.cli._sim import (
+    TraceArguments,
+    below_of,
+    counting,
+    load_trace,
+    one_of_your_own,
+    tier_options,
+    trace_options,
+)
 from kvlab.errors import ConfigError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -23,7 +31,12 @@ _MODES = ("prefix", "page", "flat")
 @trace_options
 @click.option("--seed", type=click.IntRange(min=0), help="Of a workload. [default: its usual one]")
 @click.option("--mode", default="prefix", show_default=True, help="prefix, page or flat.")
-@click.option("--policy", default="lru", show_default=True, help="See `kvlab sim policies`.")
+@click.option(
+    "--policy",
+    default="lru",
+    show_default=True,
+    help="See `kvlab sim policies`; in mode page also of your own: FILE.py:CLASS.",
+)
 @click.option(
     "--capacity-blocks",
     "capacity",
@@ -31,20 +44,7 @@ _MODES = ("prefix", "page", "flat")
     show_default=True,
     help="Blocks that fit (into L1), a share of the distinct ones such as 5%, or inf.",
 )
-@click.option("--l2-blocks", "l2", help="Blocks of a second tier, likewise, or 0; mode prefix.")
-@click.option("--l3-blocks", "l3", help="Blocks of a third tier, likewise; mode prefix.")
-@click.option(
-    "--costs",
-    type=click.Path(path_type=Path),
-    help="From `kvlab sim calibrate`: predicts times; mode prefix.",
-)
-@click.option(
-    "--servers",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Requests that are computed at once.",
-)
+@tier_options
 @click.option("--oracle", is_flag=True, help="Say which part of the oracle's hits that is.")
 @click.option(
     "--scenario", help="Mode page: tiers by name, for a page workload or a trace of format page."
@@ -74,6 +74,7 @@ def sim_run(
     """
     if mode not in _MODES:
         raise ConfigError(f"--mode {mode}: use one of: {', '.join(_MODES)}")
+    one_of_your_own(policy, mode)
     arguments = TraceArguments(trace, format_, workload, options)
     tiered = l2 is not None or l3 is not None or costs is not None
     if mode != "prefix" and tiered:
@@ -93,8 +94,8 @@ def sim_run(
             seed=seed,
         )
     else:
-        model = load_costs(costs)
         loaded = load_trace(arguments, seed)
+        below = below_of(loaded, l2, l3, costs, servers)
         from kvlab.sim.experiments.requests import run_tiers, sizes_of
 
         (size,) = sizes_of(loaded, [capacity])
@@ -107,10 +108,7 @@ def sim_run(
                 loaded, policy, size, mode="prefix" if mode == "prefix" else "flat", oracle=oracle
             )
         if tiered:
-            second, third = (
-                0 if text in {None, "0"} else sizes_of(loaded, [str(text)])[0] for text in (l2, l3)
-            )
-            result["tiers"] = run_tiers(loaded, policy, (size, second, third), model, servers)
+            result["tiers"] = run_tiers(loaded, policy, size, below)
         result["notes"] = loaded.info.notes
     _show(result, as_json=as_json)
 

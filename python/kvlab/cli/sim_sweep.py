@@ -11,6 +11,7 @@ import click
 from kvlab.cli._common import json_option
 from kvlab.cli._sim import (
     TraceArguments,
+    below_of,
     check_policies,
     counting,
     finish,
@@ -19,6 +20,7 @@ from kvlab.cli._sim import (
     load_trace,
     numbers,
     out_option,
+    tier_options,
     trace_options,
     workers_option,
 )
@@ -34,7 +36,8 @@ __all__ = ["sim_sweep"]
 
 _REQUEST_COLUMNS = (
     "trace", "mode", "policy", "capacity", "capacity_blocks", "n", "hit_ratio", "token_hit_ratio", "percent_of_oracle",
-    "recomputed_tokens", "evictions",
+    "percent_of_oracle_cost", "misses", "recomputed_tokens", "mean_latency_ms", "predicted_ttft_p99_ms",
+    "tier_hit_rates.l1", "tier_hit_rates.l2", "tier_hit_rates.l3", "bytes_moved", "evictions",
 )  # fmt: skip
 _PAGE_COLUMNS = (
     "scenario", "workload", "policy", "n", "hit_rate", "percent_of_oracle", "misses", "mean_latency_ms",
@@ -48,7 +51,8 @@ _PAGE_COLUMNS = (
 @click.option(
     "--policies",
     multiple=True,
-    help="Names, all, or live; in mode page also with parameters: regret_aware:weight=0,horizon=8. "
+    help="Names, all, or live; in mode page also with parameters: regret_aware:weight=0,horizon=8, "
+    "or of your own: FILE.py:CLASS. "
     "[default: live; in mode page kv-hierarchy-lab's six]",
 )
 @click.option(
@@ -58,6 +62,7 @@ _PAGE_COLUMNS = (
     show_default=True,
     help="Blocks, shares of the distinct ones, or inf; mode prefix and flat.",
 )
+@tier_options
 @click.option("--scenarios", multiple=True, help="Of mode page. [default: the first five]")
 @click.option(
     "--workloads",
@@ -86,6 +91,10 @@ def sim_sweep(
     mode: str,
     policies: tuple[str, ...],
     capacities: tuple[str, ...],
+    l2: str | None,
+    l3: str | None,
+    costs: Path | None,
+    servers: int,
     scenarios: tuple[str, ...],
     workloads: tuple[str, ...],
     seeds: tuple[str, ...],
@@ -101,6 +110,10 @@ def sim_sweep(
     """
     start = time.perf_counter()
     draws = numbers("--seeds", seeds)
+    if mode != "prefix" and (l2 is not None or l3 is not None or costs is not None):
+        raise InvalidArgumentError(
+            f"--mode {mode}: --l2-blocks, --l3-blocks and --costs are for mode prefix"
+        )
     if mode == "page":
         if trace is not None or workload is not None:
             raise InvalidArgumentError("--trace and --workload: mode page takes --workloads")
@@ -125,6 +138,9 @@ def sim_sweep(
             mode,
             policies=items(policies),
             capacities=items(capacities),
+            tiers=(l2, l3),
+            costs=costs,
+            servers=servers,
             seeds=draws,
             workers=workers,
         )
@@ -152,9 +168,13 @@ def _requests(
     *,
     policies: list[str],
     capacities: list[str],
+    tiers: tuple[str | None, str | None],
+    costs: Path | None,
+    servers: int,
     seeds: list[int],
     workers: int | None,
 ) -> Artifacts:
+    from kvlab.sim import cost_file
     from kvlab.sim.experiments import requests
     from kvlab.sim.experiments.artifacts import Artifacts
     from kvlab.sim.experiments.studies import request_figures, request_findings
@@ -167,6 +187,7 @@ def _requests(
     for seed in draws:
         trace = load_trace(arguments, seed)
         sizes = requests.sizes_of(trace, capacities)
+        below = below_of(trace, *tiers, costs, servers) if mode == "prefix" else None
         total = len(sizes) * len(requests.wanted(names))
         with counting(f"replaying {trace.info.name}", total) as update:
             found = requests.sweep(
@@ -174,6 +195,7 @@ def _requests(
                 policies=names,
                 capacities=sizes,
                 mode="prefix" if mode == "prefix" else "flat",
+                below=below,
                 workers=workers,
                 progress=update,
             )
@@ -188,12 +210,24 @@ def _requests(
         "command": "sweep", **arguments.config(), "mode": mode, "policies": names,
         "capacities": capacities, "seeds": seeds,
     }  # fmt: skip
+    findings = request_findings(rows)
+    if below is not None:
+        model = below.model
+        config |= {
+            "l2": tiers[0],
+            "l3": tiers[1],
+            "servers": servers,
+            "costs": cost_file.as_dict(model),
+        }
+        findings.append(
+            f"Times are predicted by costs that are {model.describe()}; {model.costs.token_bytes:,} KV bytes a token."
+        )
     return Artifacts(
         title=f"{arguments.name}: policies by size, {mode} mode",
         config=config,
         rows=rows,
         figures=request_figures(rows),
-        findings=request_findings(rows),
+        findings=findings,
     )
 
 
@@ -219,11 +253,10 @@ def _pages(
     scenes = [scene.with_engine("compat" if engine == "compat" else "exact") for scene in scenes]
     if quants:
         scenes = [pages.quantised(scene, text) for scene in scenes for text in quants]
-    specs = [PolicySpec.parse(name) for name in policies or DEFAULT_SWEEP.policies]
     if policies == ["all"]:
-        specs = [PolicySpec(name) for name in every]
-    for spec in specs:
-        known("--policies", [spec.name], every)
+        policies = every
+    specs = [pages.read_policy(text) for text in policies or DEFAULT_SWEEP.policies]
+    known("--policies", [spec.name for spec in specs if isinstance(spec, PolicySpec)], every)
     names = workloads or list(DEFAULT_SWEEP.workloads)
     total = len(scenes) * len(specs) * len(names) * max(1, len(seeds))
     with counting("replaying page workloads", total) as update:
@@ -237,7 +270,8 @@ def _pages(
         )
     config = {
         "command": "sweep", "mode": "page", "engine": engine, "scenarios": [scene.name for scene in scenes],
-        "workloads": names, "policies": [spec.label or spec.name for spec in specs], "seeds": seeds,
+        "workloads": names, "seeds": seeds,
+        "policies": [spec.label if isinstance(spec, PolicySpec) else spec.text for spec in specs],
     }  # fmt: skip
     return Artifacts(
         title="Page policies by scenario and workload",

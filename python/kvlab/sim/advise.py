@@ -18,8 +18,14 @@ import numpy as np
 from kvlab import _core
 from kvlab.errors import InvalidArgumentError
 from kvlab.sim import tiers
+from kvlab.sim.experiments.hierarchy import (
+    block_bytes,
+    cold_seconds,
+    service_seconds,
+    tier_columns,
+)
 from kvlab.sim.experiments.parallel import run_all
-from kvlab.sim.experiments.requests import need_blocks, oracle_hits
+from kvlab.sim.experiments.requests import oracle_hits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,6 +146,7 @@ class _Lab:
     ) -> None:
         self.trace = trace
         self.model = model
+        self.cold = float(cold_seconds(trace, model.costs).sum())
         self.tried: dict[tuple[str, tuple[int, int, int]], _Tried] = {}
         self._best: dict[int, int] = {}
         self._workers = workers
@@ -166,8 +173,7 @@ class _Lab:
         l1, l2, l3 = blocks
         hierarchy = tiers.Tiers(l1, l2, l3, policy=policy, costs=self.model.costs)
         replay = tiers.run(self.trace, hierarchy)
-        service = np.asarray(replay.first_token) - np.asarray(replay.queued)
-        return _Tried(policy, blocks, replay, service)
+        return _Tried(policy, blocks, replay, service_seconds(replay))
 
 
 def replays_needed(policies: Sequence[str], *, disk: bool) -> int:
@@ -204,11 +210,11 @@ def advise(
     """
     if resamples < 100:
         raise InvalidArgumentError(f"resamples = {resamples}: use at least 100")
-    block_bytes = _block_bytes(trace, model)
-    memory, disk = budget.memory // block_bytes, budget.disk // block_bytes
+    size = block_bytes(trace, model.costs)
+    memory, disk = budget.memory // size, budget.disk // size
     if memory < 1:
         raise InvalidArgumentError(
-            f"a memory budget of {budget.memory} bytes holds no block of {block_bytes} bytes: give more"
+            f"a memory budget of {budget.memory} bytes holds no block of {size} bytes: give more"
         )
     lab = _Lab(trace, model, workers, progress)
     names = list(dict.fromkeys((*policies, "lru")))
@@ -238,24 +244,16 @@ def advise(
     pick = _sizes(lab, chosen, memory, disk, reason)
     same = lab.replay([("lru", pick.blocks)])[0]
     progress(replays_needed(policies, disk=disk > 0))
-    sizes = dict(
-        zip(("l1", "l2", "l3"), (blocks * block_bytes for blocks in pick.blocks), strict=True)
-    )
+    sizes = dict(zip(("l1", "l2", "l3"), (blocks * size for blocks in pick.blocks), strict=True))
     return Advice(
         policy=chosen,
         sizes=sizes,
-        block_bytes=block_bytes,
+        block_bytes=size,
         expected=_expected(lab, pick, same),
         confidence=confidence,
         reason=reason,
         rows=[_row(lab, each) for each in lab.tried.values()],
     )
-
-
-def _block_bytes(trace: Trace, model: CostModel) -> int:
-    need_blocks(trace)
-    tokens = trace.info.block_tokens or max(1, round(trace.tokens / trace.block_refs))
-    return tokens * model.costs.token_bytes
 
 
 def _split(memory: int, share: float, disk: int) -> tuple[int, int, int]:
@@ -265,7 +263,7 @@ def _split(memory: int, share: float, disk: int) -> tuple[int, int, int]:
 
 def _sizes(lab: _Lab, policy: str, memory: int, disk: int, reason: list[str]) -> _Tried:
     """The smallest L1, then the smallest L3, that save nearly as much as the best."""
-    cold = float(_cold(lab).sum())
+    cold = lab.cold
     pick = _smallest(
         lab.replay([(policy, _split(memory, share, disk)) for share in L1_SHARES]), cold, 0
     )
@@ -285,13 +283,6 @@ def _smallest(tried: Sequence[_Tried], cold: float, tier: int) -> _Tried:
     enough = max(saved) - NEAR * abs(max(saved))
     good = [each for each, saving in zip(tried, saved, strict=True) if saving >= enough]
     return min(good, key=lambda each: each.blocks[tier])
-
-
-def _cold(lab: _Lab) -> NDArray[np.float64]:
-    """Predicted seconds of each request if nothing were cached."""
-    fixed, each, context = lab.model.costs.prefill
-    tokens = np.frombuffer(_core.sim_columns(lab.trace.core)[0], np.uint32).astype(np.float64)
-    return np.where(tokens > 0, fixed + each * tokens + context * tokens * tokens / 2, 0.0)
 
 
 def _judge(trace: Trace, best: _Tried, rival: _Tried, resamples: int, seed: int) -> Confidence:
@@ -329,7 +320,7 @@ def _judge(trace: Trace, best: _Tried, rival: _Tried, resamples: int, seed: int)
 
 
 def _expected(lab: _Lab, pick: _Tried, lru: _Tried) -> dict[str, float]:
-    cold = float(_cold(lab).sum())
+    cold = lab.cold
     seconds = float(pick.service.sum())
     requests = max(1, len(lab.trace))
     tokens = lab.trace.tokens
@@ -351,12 +342,8 @@ def _expected(lab: _Lab, pick: _Tried, lru: _Tried) -> dict[str, float]:
 
 
 def _row(lab: _Lab, tried: _Tried) -> Row:
-    replay = tried.replay
     l1, l2, l3 = tried.blocks
-    tokens = lab.trace.tokens
-    first_token = np.asarray(replay.first_token)
-    middle, last = np.percentile(first_token, (50, 99)) if len(first_token) else (0.0, 0.0)
-    cold = float(_cold(lab).sum())
+    cold, seconds = lab.cold, float(tried.service.sum())
     best = lab.best(sum(tried.blocks))
     return {
         "trace": lab.trace.info.name,
@@ -364,20 +351,7 @@ def _row(lab: _Lab, tried: _Tried) -> Row:
         "l1_blocks": l1,
         "l2_blocks": l2,
         "l3_blocks": l3,
-        "hit_ratio": replay.hit_ratio,
-        "token_hit_ratio": (tokens - replay.recomputed_tokens) / tokens if tokens else 0.0,
-        "percent_of_oracle": 100.0 * (sum(replay.hits) / best) if best else 100.0,
-        "tier_hit_rates.l1": replay.hits[0] / max(1, replay.block_refs),
-        "tier_hit_rates.l2": replay.hits[1] / max(1, replay.block_refs),
-        "tier_hit_rates.l3": replay.hits[2] / max(1, replay.block_refs),
-        "hit_tokens": tokens - replay.recomputed_tokens,
-        "recomputed_tokens": replay.recomputed_tokens,
-        "predicted_service_ms": 1000 * float(tried.service.mean()) if len(tried.service) else 0.0,
-        "predicted_saved_percent": 100 * (cold - float(tried.service.sum())) / cold
-        if cold
-        else 0.0,
-        "predicted_ttft_p50_ms": 1000 * float(middle),
-        "predicted_ttft_p99_ms": 1000 * float(last),
-        "bytes_moved": sum(replay.bytes_read) + sum(replay.bytes_written),
-        "evictions": sum(replay.evictions),
+        **tier_columns(lab.trace, tried.replay, tried.blocks, lab.model.costs),
+        "percent_of_oracle": 100.0 * (sum(tried.replay.hits) / best) if best else 100.0,
+        "predicted_saved_percent": 100 * (cold - seconds) / cold if cold else 0.0,
     }

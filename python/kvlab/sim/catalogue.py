@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvlab import _core
-from kvlab.sim.experiments.requests import FORESEEING
+from kvlab.sim.experiments.requests import BAD_EXAMPLES, FORESEEING
 
 __all__ = ["Policy", "live_policies", "policies", "request_policies"]
-
-BAD_EXAMPLES = ("lru_root_first", "fifo_root_first")
 
 
 @dataclass(frozen=True, slots=True)

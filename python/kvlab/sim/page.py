@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from kvlab import _core
 from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim.policy import PolicyBase
+from kvlab.sim.policy_file import PolicyFile
 from kvlab.sim.scenarios import PolicySpec, Scenario, scenario
 from kvlab.sim.schemes import SCHEMES
 from kvlab.sim.workloads import PAGE_WORKLOADS
@@ -25,6 +26,7 @@ __all__ = [
     "PolicyChoice",
     "WorkloadSpec",
     "expand_workload",
+    "run_choice",
     "simulate",
     "sweep",
 ]
@@ -297,7 +299,7 @@ def _run(
     plan: Sequence[_Run], jobs: int | None, progress: Callable[[int, int], object] | None
 ) -> Iterable[PageRow]:
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        runs = [pool.submit(_one, *run) for run in plan]
+        runs = [pool.submit(run_choice, *run) for run in plan]
         try:
             for done, run in enumerate(runs, start=1):
                 yield run.result()
@@ -307,7 +309,17 @@ def _run(
             pool.shutdown(cancel_futures=True)
 
 
-def _one(workload: PageWorkload, scene: Scenario, policy: PolicyChoice) -> PageRow:
-    if not isinstance(policy, str | PolicySpec):
-        return simulate(workload, scene, policy())
-    return simulate(workload, scene, policy)
+def run_choice(workload: PageWorkload, scene: Scenario, policy: PolicyChoice) -> PageRow:
+    """`simulate` with a policy that is made for this run, if it is one of your own.
+
+    Raises:
+        ConfigError: as `simulate`.
+        InvalidArgumentError: as `simulate`; for a policy from a file also what a hook raised.
+        Exception: what any other policy of your own raised.
+    """
+    if isinstance(policy, str | PolicySpec):
+        return simulate(workload, scene, policy)
+    if isinstance(policy, PolicyFile):
+        with policy.explaining():
+            return simulate(workload, scene, policy())
+    return simulate(workload, scene, policy())

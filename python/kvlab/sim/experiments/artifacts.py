@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 from kvlab import __version__, build_info
 from kvlab.errors import TraceFormatError
 from kvlab.sim.experiments import html, plots, studies
-from kvlab.sim.experiments.table import SIMULATED, Row, read_results, summarise, to_csv, to_json
+from kvlab.sim.experiments.table import (
+    SIMULATED,
+    SIZED_BY_SEED,
+    Row,
+    packed,
+    read_results,
+    summarise,
+    to_csv,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +65,7 @@ class Artifacts:
         """The columns that rows of one group differ in: seeds, and what follows from a seed."""
         drawn = self.config.get("command") == "sweep" and len(self.config.get("seeds", [])) > 1
         requests = self.config.get("mode") != "page"
-        return ("seed", "capacity_blocks") if drawn and requests else ("seed",)
+        return SIZED_BY_SEED if drawn and requests else ("seed",)
 
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
@@ -90,17 +99,20 @@ def environment() -> dict[str, Any]:
     }
 
 
-def read(directory: Path) -> Artifacts:
+def read(path: Path) -> Artifacts:
     """What `write` wrote, with its figures made anew.
+
+    Args:
+        path: The directory, or its results.json.
 
     Raises:
         TraceFormatError: there are no results of an experiment.
         OSError: they cannot be read.
     """
-    content, rows = read_results(directory)
+    content, rows = read_results(path)
     config = content.get("config")
     if not isinstance(config, dict):
-        raise TraceFormatError(f"{directory / 'results.json'}, config: is no object")
+        raise TraceFormatError(f"{path}, config: is no object")
     known = {"kind", "title", "config", "findings", "summary", "rows"}
     return Artifacts(
         title=str(content.get("title", "")),
@@ -153,7 +165,7 @@ def write(artifacts: Artifacts, directory: Path) -> list[str]:
     labelled: list[Row] = [{"origin": SIMULATED, **row} for row in artifacts.rows]
     files = {
         "config.json": to_json(artifacts.config),
-        "results.json": to_json(results),
+        "results.json": to_json(packed(results)),
         "results.csv": to_csv(labelled),
         "summary.csv": to_csv([{"origin": SIMULATED, **row} for row in summary]),
         "metadata.json": to_json(

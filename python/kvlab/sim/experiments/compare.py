@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kvlab.errors import ConfigError, InvalidArgumentError
-from kvlab.sim.experiments.table import METRICS, Row, Value, columns_of, is_metric
+from kvlab.sim.experiments.table import METRICS, Row, Value, columns_of, is_metric, is_spread
 
 __all__ = ["Comparison", "Delta", "compare"]
 
@@ -145,7 +145,7 @@ def _keyed(rows: Sequence[Row], which: str) -> dict[tuple[tuple[str, Value], ...
         chosen = (
             (name, value)
             for name, value in row.items()
-            if not is_metric(name) and name not in _SAID_ELSEWHERE and value is not None
+            if not (is_metric(name) or is_spread(name) or name in _SAID_ELSEWHERE or value is None)
         )
         key = tuple(sorted(chosen))
         if key in keyed:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim import page, prefix
-from kvlab.sim.experiments.requests import need_blocks
+from kvlab.sim.experiments.hierarchy import need_blocks
 from kvlab.sim.experiments.table import SIMULATED
 from kvlab.sim.formats import TraceInfo
-from kvlab.sim.page import WorkloadSpec
+from kvlab.sim.page import PolicyChoice, WorkloadSpec
 from kvlab.sim.page_trace import read_page_trace
+from kvlab.sim.policy_file import PolicyFile, is_policy_file
 from kvlab.sim.request import Request
 from kvlab.sim.scenarios import PolicySpec, Scenario, TierSpec, page_policies
 from kvlab.sim.scenarios import scenario as find_scenario
@@ -32,6 +33,7 @@ __all__ = [
     "ablate",
     "most_hits",
     "quantised",
+    "read_policy",
     "read_workload",
     "rows_of",
     "run_requests",
@@ -79,7 +81,7 @@ def rows_of(
 
 def sweep(
     *,
-    policies: Sequence[str | PolicySpec],
+    policies: Sequence[PolicyChoice],
     scenarios: Sequence[Scenario],
     workloads: Sequence[str | WorkloadSpec],
     seeds: Sequence[int | None] = (None,),
@@ -90,8 +92,15 @@ def sweep(
 
     Raises:
         ConfigError: an unknown name or parameter.
-        InvalidArgumentError: nothing to run, fewer than 1 worker, a tier or page that cannot be.
+        InvalidArgumentError: nothing to run, two policies of one name, fewer than 1 worker, a tier or page
+            that cannot be.
     """
+    names = [_name(policy) for policy in policies]
+    twice = next((name for at, name in enumerate(names) if name and name in names[:at]), None)
+    if twice is not None:
+        raise InvalidArgumentError(
+            f"two policies are called {twice}: give each once, and a class a `name` of its own"
+        )
     found = page.sweep(
         policies=policies,
         scenarios=scenarios,
@@ -105,6 +114,15 @@ def sweep(
         pages = page.expand_workload(workload, scene, seed)
         bounds[scene.name, pages.name, pages.seed] = most_hits(pages, scene)
     return rows_of(found, bounds)
+
+
+def _name(policy: PolicyChoice) -> str:
+    """What results call it; empty where only a run of it tells."""
+    if isinstance(policy, PolicySpec):
+        return policy.label or policy.name
+    if isinstance(policy, PolicyFile):
+        return policy.name
+    return policy if isinstance(policy, str) else ""
 
 
 def ablate(
@@ -159,6 +177,16 @@ def ablate(
     return [row | dict(params_of.get(str(row["policy"]), {})) for row in rows]
 
 
+def read_policy(text: str) -> PolicySpec | PolicyFile:
+    """A page policy by name, perhaps with parameters, or of your own: `path/to/file.py:ClassName`.
+
+    Raises:
+        ConfigError: a parameter that is not understood, or a file without such a class.
+        InvalidArgumentError: there is no such file, or what it runs raises.
+    """
+    return PolicyFile(text) if is_policy_file(text) else PolicySpec.parse(text)
+
+
 def read_workload(text: str) -> WorkloadSpec:
     """A page workload with parameters behind colons: `rag_burst`, or `rag_burst:num_pages=96:length=320`.
 
@@ -184,7 +212,7 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
 
     Args:
         trace: What to replay.
-        policy: Of page mode, perhaps with parameters: `regret_aware:weight=0`.
+        policy: See `read_policy`.
         capacity_blocks: Pages in the first tier, at least 1; None for all.
 
     Raises:
@@ -192,6 +220,7 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
         InvalidArgumentError: a trace without blocks.
     """
     need_blocks(trace)
+    chosen = read_policy(policy)
     rows = array("I")
     for request in range(len(trace)):
         rows.extend(trace.core.blocks(request))
@@ -201,7 +230,7 @@ def run_requests(trace: Trace, *, policy: str, capacity_blocks: int | None) -> d
     fast, last = TierSpec("fast", capacity, 0.0, 0.0, 1.0), TierSpec("all", blocks, 0.0, 0.0, 1.0)
     scene = Scenario("blocks", (fast, last))
     start = time.perf_counter()
-    row = page.simulate(PageWorkload(trace.info.name, pages, rows), scene, PolicySpec.parse(policy))
+    row = page.run_choice(PageWorkload(trace.info.name, pages, rows), scene, chosen)
     seconds = time.perf_counter() - start
     hits = row.accesses - row.misses
     hit_tokens = trace.tokens * hits // trace.block_refs
@@ -249,7 +278,7 @@ def run_scenario(
             raise InvalidArgumentError(f"{trace}: {error.strerror or error}") from error
     else:
         pages = page.expand_workload(str(workload), scene, seed)
-    row = page.simulate(pages, scene, PolicySpec.parse(policy))
+    row = page.run_choice(pages, scene, read_policy(policy))
     (flat,) = rows_of([row], {(row.scenario, row.workload, row.seed): most_hits(pages, scene)})
     return {"kind": SIMULATED, **flat}
 

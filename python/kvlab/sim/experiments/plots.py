@@ -13,14 +13,14 @@ from kvlab.sim.experiments.table import SIMULATED, Row, Value, label
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Figure", "draw", "draw_all"]
+__all__ = ["COLOURS", "ORACLE", "Figure", "draw", "draw_all"]
 
-_COLOURS = (
+COLOURS = (
     "#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c",
     "#ccb974", "#64b5cd",
 )  # fmt: skip
 _MARKERS = "os^vDPX*<>"
-_ORACLE = "#222222"
+ORACLE = "#222222"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def draw(figure: Figure) -> str:
         )
         series = _distinct(figure.rows, figure.series)
         colours = {
-            name: _ORACLE if str(name).startswith("belady") else _COLOURS[at % len(_COLOURS)]
+            name: ORACLE if str(name).startswith("belady") else COLOURS[at % len(COLOURS)]
             for at, name in enumerate(series)
         }
         for place, panel in enumerate(panels):
@@ -127,7 +127,7 @@ def _lines(axis: Axes, figure: Figure, rows: Sequence[Row], colours: dict[Value,
             marker=_MARKERS[at % len(_MARKERS)],
             markersize=3.5,
             linewidth=1.4,
-            linestyle="--" if colour == _ORACLE else "-",
+            linestyle="--" if colour == ORACLE else "-",
             capsize=2,
         )
     if figure.log_x:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import ConfigError, InvalidArgumentError
 from kvlab.sim import prefix, tiers
-from kvlab.sim.cost_file import with_concurrency
+from kvlab.sim.experiments.hierarchy import Below, need_blocks, tier_columns
 from kvlab.sim.experiments.parallel import run_all
 from kvlab.sim.formats import TraceInfo
 from kvlab.sim.trace import Trace
@@ -16,16 +16,15 @@ from kvlab.sim.workloads import REQUEST_WORKLOADS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from kvlab.sim.cost_file import CostModel
     from kvlab.sim.experiments.table import Row
 
 __all__ = [
+    "BAD_EXAMPLES",
     "FORESEEING",
     "ORACLES",
     "auto_rate",
     "curves",
     "generate",
-    "need_blocks",
     "oracle_hits",
     "row_of",
     "run_tiers",
@@ -40,6 +39,9 @@ ORACLES = ("belady", "belady_bypass")
 
 FORESEEING = (*ORACLES, "oracle_cost")
 """All that know the future; `oracle_cost` weighs what a block costs, so it need not find most blocks."""
+
+BAD_EXAMPLES = ("lru_root_first", "fifo_root_first")
+"""They age a prompt from its root. Like the oracles they run in one tier only."""
 
 _SAMPLE_BLOCKS = 20_000
 """Distinct blocks that a sampled curve keeps at least, if there are so many."""
@@ -69,18 +71,6 @@ def generate(name: str, *, seed: int | None = None, **params: Any) -> Trace:
     size = int(params.get("block_tokens", generator.params["block_tokens"]))
     info = TraceInfo(name=name, block_tokens=size, notes=[f"generated from seed {used}"])
     return Trace.from_requests(requests, info)
-
-
-def need_blocks(trace: Trace) -> None:
-    """Refuses a trace without blocks.
-
-    Raises:
-        InvalidArgumentError: it has arrivals and lengths only.
-    """
-    if not trace.block_refs:
-        raise InvalidArgumentError(
-            f"{trace.info.name} has no blocks: there is nothing that could hit; take a trace with block ids"
-        )
 
 
 def sizes_of(trace: Trace, texts: Iterable[str]) -> list[int | None]:
@@ -118,46 +108,34 @@ def oracle_hits(trace: Trace, capacity: int | None, mode: prefix.Mode) -> int:
     )
 
 
-def row_of(trace: Trace, replay: prefix.Replay, best: int | None) -> Row:
-    """A replay as a row, without what depends on the clock.
-
-    Args:
-        trace: What was replayed.
-        replay: What was counted.
-        best: Hits of the oracle at that size, if that is known.
-    """
+def row_of(trace: Trace, replay: prefix.Replay) -> Row:
+    """A replay as a row, without what depends on the clock."""
     row: Row = {"trace": trace.info.name, **replay.as_dict()}
     del row["seconds"], row["events_per_second"]
-    if best is not None:
-        row["oracle_hits"] = best
-        row["percent_of_oracle"] = 100.0 * (replay.hits / best) if best else 100.0
+    row["misses"] = replay.block_refs - replay.hits
     return row
 
 
-def run_tiers(
-    trace: Trace,
-    policy: str,
-    blocks: tuple[int | None, int | None, int | None],
-    model: CostModel,
-    servers: int = 1,
-) -> dict[str, Any]:
+def _of_oracle(hits: int, best: int) -> Row:
+    return {"oracle_hits": best, "percent_of_oracle": 100.0 * (hits / best) if best else 100.0}
+
+
+def run_tiers(trace: Trace, policy: str, capacity: int | None, below: Below) -> dict[str, Any]:
     """A replay over three tiers with predicted times, ready for JSON.
 
     Args:
         trace: What to replay.
         policy: Of all tiers.
-        blocks: Capacities of L1, L2, L3; None for a tier that holds all.
-        model: What things cost.
-        servers: Requests that are computed at once.
+        capacity: Blocks of L1; None for all.
+        below: The other tiers, and what things cost.
 
     Raises:
         ConfigError: an unknown policy.
         InvalidArgumentError: a capacity or cost that cannot be, or a trace without blocks.
     """
-    costs = with_concurrency(model, servers).costs
-    l1, l2, l3 = blocks
-    replay = tiers.run(trace, tiers.Tiers(l1, l2, l3, policy=policy, costs=costs))
-    return {"costs": model.describe(), "blocks": list(blocks), **replay.as_dict()}
+    blocks = (capacity, below.l2, below.l3)
+    replay = tiers.run(trace, tiers.Tiers(*blocks, policy=policy, costs=below.model.costs))
+    return {"costs": below.model.describe(), "blocks": list(blocks), **replay.as_dict()}
 
 
 def sweep(
@@ -166,39 +144,108 @@ def sweep(
     policies: Sequence[str],
     capacities: Sequence[int | None],
     mode: prefix.Mode = "prefix",
+    below: Below | None = None,
     workers: int | None = None,
     progress: Callable[[int], None] = lambda _done: None,
 ) -> list[Row]:
     """Replays a trace under each policy at each size, beside the oracle.
 
+    With `oracle_cost` among the policies rows have `percent_of_oracle_cost` too. With `below` they have
+    what `tier_columns` tells as well; with an L2 or L3 they count what the three tiers do together, and the
+    oracles are given the blocks of all tiers in one.
+
     Args:
         trace: What to replay.
         policies: Of `kvlab.sim.prefix.policies(mode)`; oracles are added where they are missing.
-        capacities: In blocks; None for a cache that holds all.
+        capacities: In blocks, of L1; None for a cache that holds all.
         mode: What a hit is.
+        below: What is below L1 and what times are predicted by, in prefix mode; None for counts only.
         workers: Threads.
-        progress: Called with the replays done, of `len(cells(...))`.
+        progress: Called with the replays done, of `len(capacities) * len(wanted(policies))`.
 
     Returns:
         A row a size and policy, sizes first.
 
     Raises:
-        ConfigError: an unknown policy or mode.
+        ConfigError: an unknown policy or mode, or one that cannot run below L1.
         InvalidArgumentError: a capacity below 1, or a trace without blocks.
     """
+    if below is not None and mode != "prefix":
+        raise InvalidArgumentError(
+            f"mode = {mode}: times and lower tiers are predicted in prefix mode"
+        )
     names = wanted(policies)
+    if below is not None and not below.empty:
+        for name in policies:
+            if name in BAD_EXAMPLES:
+                raise ConfigError(f"policy = {name}: has no form for L2 and L3; leave it out")
     cells = [
-        partial(prefix.run, trace, policy=name, capacity_blocks=capacity, mode=mode)
+        partial(_cell, trace, name, capacity, mode, below)
         for capacity in capacities
         for name in names
     ]
-    replays = run_all(cells, workers=workers, progress=progress)
-    rows: list[Row] = []
-    for start in range(0, len(replays), len(names)):
-        group = replays[start : start + len(names)]
-        best = max(replay.hits for replay in group if replay.policy in ORACLES)
-        rows.extend(row_of(trace, replay, best) for replay in group)
+    rows = run_all(cells, workers=workers, progress=progress)
+    for start in range(0, len(rows), len(names)):
+        group = rows[start : start + len(names)]
+        best = max(int(str(row["hits"])) for row in group if row["policy"] in ORACLES)
+        for row in group:
+            row.update(_of_oracle(int(str(row["hits"])), best))
+        if "oracle_cost" in names:
+            _add_cost(group)
     return rows
+
+
+def _add_cost(group: Sequence[Row]) -> None:
+    """What the cheapest replay that knows the future recomputes, in per cent of what each recomputes."""
+    costs = {str(row["policy"]): row.get("recomputed_cost") for row in group}
+    least = min(float(str(costs[name])) for name in FORESEEING)
+    for row in group:
+        cost = row.get("recomputed_cost")
+        if isinstance(cost, float):
+            row["percent_of_oracle_cost"] = 100.0 * least / cost if cost else 100.0
+
+
+def _cell(
+    trace: Trace,
+    policy: str,
+    capacity: int | None,
+    mode: prefix.Mode,
+    below: Below | None,
+) -> Row:
+    """One replay as a row."""
+    timed: Row = {}
+    if below is not None and policy not in (*FORESEEING, *BAD_EXAMPLES):
+        timed = _in_tiers(trace, policy, capacity, below)
+        if not below.empty:
+            return timed
+    size = capacity if below is None else below.together(capacity)
+    counted = row_of(trace, prefix.run(trace, policy=policy, capacity_blocks=size, mode=mode))
+    # Counts are the replay's: a server computes the last token of a prompt even if all was found.
+    return timed | counted | _sizes(capacity, below)
+
+
+def _sizes(capacity: int | None, below: Below | None) -> Row:
+    lower: Row = {}
+    if below is not None and not below.empty:
+        lower = {"l2_blocks": below.l2, "l3_blocks": below.l3}
+    return {"capacity_blocks": capacity, **lower}
+
+
+def _in_tiers(trace: Trace, policy: str, capacity: int | None, below: Below) -> Row:
+    blocks = (capacity, below.l2, below.l3)
+    costs = below.model.costs
+    replay = tiers.run(trace, tiers.Tiers(*blocks, policy=policy, costs=costs))
+    row: Row = {
+        "trace": trace.info.name,
+        "mode": "prefix",
+        "policy": policy,
+        **_sizes(capacity, below),
+        "requests": replay.requests,
+        "block_refs": replay.block_refs,
+        "unique_blocks": trace.unique_blocks,
+        "tokens": replay.tokens,
+    }
+    return row | tier_columns(trace, replay, blocks, costs)
 
 
 def wanted(policies: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from kvlab.errors import ConfigError
 from kvlab.sim.experiments.plots import Figure
 from kvlab.sim.experiments.requests import FORESEEING
-from kvlab.sim.experiments.table import Row, Value, summarise
+from kvlab.sim.experiments.table import SIZED_BY_SEED, Row, Value, summarise
 
 __all__ = [
     "DEFAULT_SWEEP",
@@ -63,9 +63,9 @@ DEFAULT_SWEEP = Sweep(
 
 
 def request_figures(rows: Sequence[Row]) -> list[Figure]:
-    """Hit ratio, percent of the oracle and evictions against the size."""
+    """Hit ratio, percent of the oracle, evictions, and where they are predicted latency and bytes, by size."""
     drawn = any(row.get("seed") is not None for row in rows)
-    summary = summarise(rows, ("seed", "capacity_blocks") if drawn else ("seed",))
+    summary = summarise(rows, SIZED_BY_SEED if drawn else ("seed",))
     for row in summary:
         # A cache that holds all stands where everything fits.
         if row.get("capacity_blocks") is None:
@@ -86,6 +86,20 @@ def request_figures(rows: Sequence[Row]) -> list[Figure]:
         first,
         replace(first, name=oracle, title="Part of the oracle's hits", y=oracle),
         replace(first, name="evictions", title="Evictions by size", y="evictions"),
+        replace(
+            first, name="latency", title="Predicted latency by size", y="mean_latency_ms", note=""
+        ),
+        replace(first, name="bytes_moved", title="Bytes moved by size", y="bytes_moved", note=""),
+        replace(
+            first,
+            name="latency_against_bytes",
+            title="Predicted latency against bytes moved",
+            kind="scatter",
+            x="bytes_moved",
+            y="mean_latency_ms",
+            log_x=False,
+            note="",
+        ),
     ]
 
 
@@ -272,7 +286,7 @@ def advice_figures(rows: Sequence[Row]) -> list[Figure]:
         name="latency_against_bytes",
         title="Predicted time of a request against bytes moved",
         x="bytes_moved",
-        y="predicted_service_ms",
+        y="mean_latency_ms",
     )
     return [saved, both]
 

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "SIMULATED",
+    "SIZED_BY_SEED",
     "Metric",
     "Row",
     "Value",
     "columns_of",
     "is_metric",
+    "is_spread",
     "label",
+    "packed",
     "read_results",
     "summarise",
     "to_csv",
@@ -36,6 +39,10 @@ Row = dict[str, Value]
 
 SIMULATED = "simulated"
 """What every table says of its rows: hits and bytes are counted exactly, times come from a model."""
+
+
+SIZED_BY_SEED = ("seed", "capacity_blocks", "l2_blocks", "l3_blocks")
+"""Columns that differ within a mean where sizes are shares of traces that are drawn by a seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,8 @@ METRICS: Mapping[str, Metric] = {
     "oracle_hits": Metric("hits of the oracle", None),
     "recomputed_tokens": Metric("recomputed tokens", False),
     "recomputed_cost": Metric("recomputed cost", False),
+    "percent_of_oracle_cost": Metric("oracle's cost, % of its own", True),
+    "left_alone_blocks": Metric("found, but computed again", None),
     "misses": Metric("misses", False),
     "cold_misses": Metric("cold misses", None),
     "evictions": Metric("evictions", None),
@@ -73,8 +82,8 @@ METRICS: Mapping[str, Metric] = {
     "tokens": Metric("prompt tokens", None),
     "accesses": Metric("accesses", None),
     "mean_latency_ms": Metric("mean latency, ms", False),
-    "predicted_service_ms": Metric("predicted ms a request", False),
     "predicted_saved_percent": Metric("predicted % saved", True),
+    "predicted_ttft_mean_ms": Metric("predicted TTFT, mean, ms", False),
     "predicted_ttft_p50_ms": Metric("predicted TTFT p50, ms", False),
     "predicted_ttft_p99_ms": Metric("predicted TTFT p99, ms", False),
     "bytes_moved": Metric("bytes moved", False),
@@ -102,6 +111,11 @@ def is_metric(column: str) -> bool:
     return column in METRICS or column.startswith(_PER_TIER)
 
 
+def is_spread(column: str) -> bool:
+    """Whether a column holds the standard deviation of a metric."""
+    return column.endswith("_sd") and is_metric(column.removesuffix("_sd"))
+
+
 def label(column: str) -> str:
     """What a table calls a column."""
     known = METRICS.get(column)
@@ -116,23 +130,63 @@ def columns_of(rows: Iterable[Mapping[str, Value]]) -> list[str]:
 def to_json(value: object) -> str:
     """JSON of one form only, rows of tables on a line each: the same value gives the same bytes."""
     if not isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-    parts = []
-    for key, inner in value.items():
-        table = (
-            isinstance(inner, list) and bool(inner) and all(isinstance(row, dict) for row in inner)
-        )
-        if table:
-            lines = ",\n  ".join(
-                json.dumps(row, ensure_ascii=False, allow_nan=False) for row in inner
-            )
-            text = f"[\n  {lines}\n ]"
-        else:
-            text = json.dumps(inner, indent=1, ensure_ascii=False, allow_nan=False).replace(
-                "\n", "\n "
-            )
-        parts.append(f" {json.dumps(key)}: {text}")
+        return _compact(value) + "\n"
+    parts = [f" {json.dumps(key)}: {_member(inner)}" for key, inner in value.items()]
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _member(value: Any) -> str:
+    if _is_table(value):
+        return _lines(value)
+    if _is_packed(value):
+        return f'{{"columns": {_compact(value["columns"])}, "rows": {_lines(value["rows"])}}}'
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).replace("\n", "\n ")
+
+
+def _lines(rows: Sequence[object]) -> str:
+    return "[\n  " + ",\n  ".join(map(_compact, rows)) + "\n ]"
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _is_packed(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"columns", "rows"}
+
+
+def packed(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results with each table as `{"columns": [...], "rows": [[...], ...]}`: how they stand in files.
+
+    `read_results` gives the rows back; what a row does not have is null.
+    """
+    out: dict[str, Any] = {}
+    for key, value in results.items():
+        if _is_table(value):
+            columns = columns_of(value)
+            rows = [[row.get(name) for name in columns] for row in value]
+            out[key] = {"columns": columns, "rows": rows}
+        else:
+            out[key] = value
+    return out
+
+
+def _unpacked(where: str, table: Any) -> Any:
+    if not _is_packed(table):
+        return table
+    columns, rows = table["columns"], table["rows"]
+    if not isinstance(columns, list) or not isinstance(rows, list):
+        raise TraceFormatError(f"{where}: columns and rows are no lists")
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise TraceFormatError(
+                f"{where}, rows[{number}]: is no list of {len(columns)} values, one a column"
+            )
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def to_csv(rows: Sequence[Mapping[str, Value]]) -> str:
@@ -145,10 +199,10 @@ def to_csv(rows: Sequence[Mapping[str, Value]]) -> str:
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[Row]]:
-    """Reads what a command wrote or printed: the object itself and its rows.
+    """Reads what a command wrote or printed: the object itself, its tables as lists of rows, and its rows.
 
     Args:
-        path: A results.json, the JSON that a command printed, or the directory of a run.
+        path: A results.json, the JSON that a command printed, or the directory of a run or of artifacts.
 
     Raises:
         TraceFormatError: it is no such file; names what is wrong.
@@ -161,6 +215,7 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[Row]]:
         raise TraceFormatError(f"{file}: is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise TraceFormatError(f"{file}: is no object, expected results of kvlab sim")
+    content = {key: _unpacked(f"{file}, {key}", value) for key, value in content.items()}
     rows = content.get("rows", [content])
     if not isinstance(rows, list) or not rows:
         raise TraceFormatError(f"{file}, rows: is no list with something in it")

@@ -92,7 +92,8 @@ def read(
     a row as `<|role|>`, name and calls of tools, content: not a model's own template, but alike
     where they are alike.
     A time in seconds is read from `timestamp`, `created`, `created_at` or `time`; rows without one
-    arrive a second after the row before. Only full blocks have ids.
+    arrive a second after the row before. A request's category is the row's `category`, or else the role of
+    its last message, which tells tool loops from human turns. Only full blocks have ids.
 
     Args:
         path: JSON lines, plain or gzip.
@@ -131,6 +132,7 @@ def _requests(path: Path, info: TraceInfo, encode: Tokenize, *, whole: bool) -> 
         clock = clock + 1000 if time is None else time
         name = next((row.text(key) for key in ("session_id", "id", "user") if key in row), None)
         session = name or (f"row {number}" if whole else None)
+        category = row.text("category", "")
         ends = _calls(messages) if whole else [len(messages)]
         tokens: list[int] = []
         done = 0
@@ -145,7 +147,7 @@ def _requests(path: Path, info: TraceInfo, encode: Tokenize, *, whole: bool) -> 
                 tokens=len(tokens),
                 output_tokens=len(answer),
                 session=session,
-                category=messages[end - 1].text("role") if end else "",
+                category=category or (messages[end - 1].text("role") if end else ""),
             )
     if timeless:
         info.notes.append(

@@ -29,6 +29,7 @@ _SGLANG = re.compile(
     r"input_ids=(?P<tokens>\[[^\]]*\])"
 )
 _TOKENS = ("prompt_token_ids", "input_ids", "token_ids")
+_CATEGORIES = ("category", "lora_name", "lora_path")
 _TIMES = ("arrival_time", "timestamp", "time", "ts")
 
 
@@ -37,7 +38,8 @@ def read_vllm(path: Path, *, block_tokens: int = 16) -> Source:
 
     A log line is `... MM-DD hh:mm:ss ... Received request ID: ... prompt_token_ids: [...]`; lines that
     tell of anything else are passed over. A JSON row has `prompt_token_ids` (or `input_ids`,
-    `token_ids`) and a time: `arrival_time` or `timestamp`, in seconds or as a date.
+    `token_ids`) and a time: `arrival_time` or `timestamp`, in seconds or as a date; perhaps `session_id`,
+    and as its category `category`, `lora_name` or `lora_path`.
 
     Args:
         path: Plain or gzip.
@@ -98,6 +100,7 @@ def _requests(path: Path, info: TraceInfo, line: re.Pattern[str], date: str) -> 
             tokens=len(tokens),
             output_tokens=row.integer("output_tokens", 0),
             session=row.text("session_id") if "session_id" in row else None,
+            category=next((row.text(name) for name in _CATEGORIES if name in row), ""),
         )
     if not requests:
         raise TraceFormatError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -151,6 +151,6 @@ def build_pages(
     return pages
 
 
-def trace_of(pages: Sequence[int]) -> array[int]:
+def trace_of(pages: Iterable[int]) -> array[int]:
     """Page numbers in a row of 32 bits each."""
     return array("I", pages)

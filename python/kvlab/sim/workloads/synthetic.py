@@ -6,10 +6,12 @@ The patterns are https://github.com/manishklach/kv-hierarchy-lab's (MIT).
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 
 from kvlab.errors import InvalidArgumentError
 from kvlab.sim.schemes import SchemePlan
-from kvlab.sim.workloads.pages import Page, PageWorkload, build_pages, trace_of
+from kvlab.sim.workloads.pages import PageWorkload, build_pages, trace_of
 
 __all__ = [
     "adversarial_burst",
@@ -33,14 +35,15 @@ def chat_continuation(
     """A conversation: a working set of 12 pages, one of which changes every 17 steps."""
     rng = _start(seed, num_pages, length)
     working_set = list(range(min(12, num_pages)))
-    trace = []
-    for step in range(length):
+
+    def page(step: int) -> int:
         if step % 17 == 0:
-            page = rng.randrange(num_pages)
-            working_set[rng.randrange(len(working_set))] = page
-        trace.append(rng.choice(working_set[-8:]))
-    pages = build_pages(num_pages, 2048, scheme, seed)
-    return _workload("chat_continuation", pages, trace, seed)
+            fresh = rng.randrange(num_pages)
+            working_set[rng.randrange(len(working_set))] = fresh
+        return rng.choice(working_set[-8:])
+
+    trace = map(page, range(length))
+    return _made("chat_continuation", trace, num_pages, 2048, scheme=scheme, seed=seed)
 
 
 def rag_burst(
@@ -53,12 +56,9 @@ def rag_burst(
     """Retrieval: rounds of 14 uses of 16 hot pages and 6 of the others; whole rounds of 20 only."""
     rng = _start(seed, num_pages, length, least=22)
     hot, others = range(16), range(16, num_pages)
-    trace: list[int] = []
-    for _ in range(length // 20):
-        trace.extend(rng.choices(hot, k=14))
-        trace.extend(rng.sample(others, k=6))
-    pages = build_pages(num_pages, 2304, scheme, seed)
-    return _workload("rag_burst", pages, trace, seed)
+    rounds = (rng.choices(hot, k=14) + rng.sample(others, k=6) for _ in range(length // 20))
+    trace = chain.from_iterable(rounds)
+    return _made("rag_burst", trace, num_pages, 2304, scheme=scheme, seed=seed)
 
 
 def periodic_reuse(
@@ -74,9 +74,8 @@ def periodic_reuse(
     if period < 1:
         message = f"period = {period}; use at least 1"
         raise InvalidArgumentError(message)
-    trace = [(step % period) * 3 % num_pages for step in range(length)]
-    pages = build_pages(num_pages, 2048, scheme, seed)
-    return _workload("periodic_reuse", pages, trace, seed)
+    trace = ((step % period) * 3 % num_pages for step in range(length))
+    return _made("periodic_reuse", trace, num_pages, 2048, scheme=scheme, seed=seed)
 
 
 def long_tail_mix(
@@ -90,14 +89,11 @@ def long_tail_mix(
     rng = _start(seed, num_pages, length, least=11)
     hot, tail = range(10), range(10, num_pages)
     weights = [1.0 / (rank + 1) for rank in range(len(tail))]
-    trace = []
-    for _ in range(length):
-        if rng.random() < 0.7:
-            trace.append(rng.choice(hot))
-        else:
-            trace.append(rng.choices(tail, weights=weights, k=1)[0])
-    pages = build_pages(num_pages, 2048, scheme, seed)
-    return _workload("long_tail_mix", pages, trace, seed)
+    trace = (
+        rng.choice(hot) if rng.random() < 0.7 else rng.choices(tail, weights=weights, k=1)[0]
+        for _ in range(length)
+    )
+    return _made("long_tail_mix", trace, num_pages, 2048, scheme=scheme, seed=seed)
 
 
 def prefetch_friendly(
@@ -109,9 +105,8 @@ def prefetch_friendly(
 ) -> PageWorkload:
     """All pages in order, again and again: what follows is always known."""
     _start(seed, num_pages, length)
-    trace = [step % num_pages for step in range(length)]
-    pages = build_pages(num_pages, 2048, scheme, seed)
-    return _workload("prefetch_friendly", pages, trace, seed)
+    trace = (step % num_pages for step in range(length))
+    return _made("prefetch_friendly", trace, num_pages, 2048, scheme=scheme, seed=seed)
 
 
 def adversarial_burst(
@@ -130,15 +125,17 @@ def adversarial_burst(
     third = num_pages // 3
     early, middle = range(third), range(third, 2 * num_pages // 3)
     late = range(2 * num_pages // 3, num_pages)
-    trace: list[int] = []
-    while len(trace) < length:
-        anchor = rng.sample(early, k=min(burst_size, len(early)))
-        trace.extend(anchor)
-        trace.extend(rng.sample(middle, k=min(burst_size, len(middle))))
-        trace.extend(anchor[: max(1, min(burst_size // 2, len(anchor)))])
-        trace.extend(rng.sample(late, k=min(burst_size, len(late))))
-    pages = build_pages(num_pages, 2112, scheme, seed)
-    return _workload("adversarial_burst", pages, trace[:length], seed)
+
+    def bursts() -> Iterator[int]:
+        while True:
+            anchor = rng.sample(early, k=min(burst_size, len(early)))
+            yield from anchor
+            yield from rng.sample(middle, k=min(burst_size, len(middle)))
+            yield from anchor[: max(1, min(burst_size // 2, len(anchor)))]
+            yield from rng.sample(late, k=min(burst_size, len(late)))
+
+    trace = islice(bursts(), length)
+    return _made("adversarial_burst", trace, num_pages, 2112, scheme=scheme, seed=seed)
 
 
 def mixed_locality(
@@ -151,17 +148,15 @@ def mixed_locality(
     """Phases of 60 steps: a hot set, then 20 pages of the tail, then every fifth page."""
     rng = _start(seed, num_pages, length, least=13)
     hot, tail = range(12), range(12, num_pages)
-    trace = []
-    for step in range(length):
+
+    def page(step: int) -> int:
         phase = (step // 60) % 3
-        if phase == 0:
-            trace.append(rng.choice(hot))
-        elif phase == 1:
-            trace.append(rng.choice(tail[:20]))
-        else:
-            trace.append((step * 5) % num_pages)
-    pages = build_pages(num_pages, 2176, scheme, seed)
-    return _workload("mixed_locality", pages, trace, seed)
+        if phase == 2:
+            return (step * 5) % num_pages
+        return rng.choice(tail[:20] if phase else hot)
+
+    trace = map(page, range(length))
+    return _made("mixed_locality", trace, num_pages, 2176, scheme=scheme, seed=seed)
 
 
 def adversarial_prefetch(
@@ -174,12 +169,9 @@ def adversarial_prefetch(
     """Jumps between the lower and the upper half of the pages: what followed before tells nothing."""
     rng = _start(seed, num_pages, length, least=2)
     half = num_pages // 2
-    trace = []
-    for step in range(length):
-        low, high = (0, half) if step % 2 == 0 else (half, num_pages)
-        trace.append(rng.randrange(low, high))
-    pages = build_pages(num_pages, 2048, scheme, seed)
-    return _workload("adversarial_prefetch", pages, trace, seed)
+    halves = (0, half), (half, num_pages)
+    trace = (rng.randrange(*halves[step % 2]) for step in range(length))
+    return _made("adversarial_prefetch", trace, num_pages, 2048, scheme=scheme, seed=seed)
 
 
 def _start(seed: int, num_pages: int, length: int, *, least: int = 1) -> random.Random:
@@ -192,5 +184,15 @@ def _start(seed: int, num_pages: int, length: int, *, least: int = 1) -> random.
     return random.Random(seed)  # noqa: S311 - a workload, not a secret
 
 
-def _workload(name: str, pages: list[Page], trace: list[int], seed: int) -> PageWorkload:
+def _made(
+    name: str,
+    trace: Iterable[int],
+    num_pages: int,
+    base_scalars: int,
+    *,
+    scheme: str | SchemePlan,
+    seed: int,
+) -> PageWorkload:
+    """The workload of the pages that are drawn; their sizes come from a `random.Random(seed)` of their own."""
+    pages = build_pages(num_pages, base_scalars, scheme, seed)
     return PageWorkload(name=name, pages=pages, trace=trace_of(trace), seed=seed)
