@@ -24,7 +24,7 @@ from kvlab.serve.engine import (
 )
 from kvlab.serve.engine.engine import Engine
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 

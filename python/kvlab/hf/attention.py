@@ -61,7 +61,7 @@ def _mask(
     return mask
 
 
-def _attention(
+def _attention(  # noqa: PLR0917 - transformers' signature
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,

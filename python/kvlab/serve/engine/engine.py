@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +19,7 @@ from kvlab.errors import (
     PromptTooLongError,
     QueueFullError,
 )
+from kvlab.hf.attention import use_chunked_attention
 from kvlab.serve.engine.kv import CachedKv, KvSource, PlainKv
 from kvlab.serve.engine.request import (
     Cancelled,
@@ -64,7 +66,8 @@ class Engine:
         """Begin; nothing is restored until a request asks for it.
 
         Args:
-            model: A decoder-only model on the CPU, in eval mode; nobody else may use it now.
+            model: A decoder-only model on the CPU, in eval mode; nobody else may use it now. Its
+                attention is switched to one that makes chunks cheap (see `kvlab.hf.attention`).
             tokenizer: Of the model.
             store: What is reused comes from here; None to reuse nothing. It stays the caller's, to be
                 closed after the engine.
@@ -77,6 +80,7 @@ class Engine:
         self.options = options or EngineOptions()
         self._store = store
         self._tokenizer = tokenizer
+        use_chunked_attention(model)
         self._kv: KvSource = (
             PlainKv(model, self.options) if store is None else CachedKv(model, store, self.options)
         )
@@ -208,7 +212,7 @@ class Engine:
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close."""
         self.close()
@@ -337,8 +341,6 @@ class Engine:
                 try:
                     logits = sequence.kv.decode(sequence.generated[-1])
                 except CapacityError:
-                    if len(self._active) == 1:
-                        raise
                     self._preempt(sequence)
                     continue
                 self._token(sequence, logits)
@@ -358,7 +360,11 @@ class Engine:
             self._end(sequence, Finished(sequence.id, reason, sequence.usage(), sequence.timings()))
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Let one that finds no memory to grow wait for the others; what it has is kept in the cache."""
+        """Let one that finds no memory to grow begin again behind what it has, which the cache keeps.
+
+        Growing needs room for both buffers, beginning again for the larger one alone; it comes first
+        when there is room beside the others.
+        """
         self._kv.retire(sequence.kv)
         sequence.steps = None
         sequence.phase = "waiting"
@@ -394,13 +400,15 @@ class Engine:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a model can raise anything
-            _log.warning("request %s failed", sequence.id, exc_info=True)
-            # Without the traceback, whose frames hold the request's memory.
-            known = error.with_traceback(None) if isinstance(error, KvlabError) else None
-            self._end(
-                sequence,
-                Failed(sequence.id, known or GenerationError(f"{type(error).__name__}: {error}")),
-            )
+            # Nobody is to keep the traceback itself: its frames hold the request's memory.
+            if isinstance(error, KvlabError):
+                _log.warning("request %s failed: %s", sequence.id, error)
+                failure = error.with_traceback(None)
+            else:
+                text = "".join(traceback.format_exception(error))
+                _log.error("request %s failed: %s", sequence.id, text)
+                failure = GenerationError(f"{type(error).__name__}: {error}")
+            self._end(sequence, Failed(sequence.id, failure))
 
     def _send(self, sequence: Sequence, event: Event) -> None:
         try:
