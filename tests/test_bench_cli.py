@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,22 @@ def test_answers_are_the_same_in_every_mode(sessions: Path, tiny: tuple[Any, Any
         done=done,
     )
     assert said["generate"] == said["prefix_reuse"] == said["baseline"]
+
+
+def test_scripts_of_the_familiar_names(sessions: Path, tmp_path: Path) -> None:
+    def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    for mode, out in (("baseline", one), ("prefix-reuse", two)):
+        ran = script("run_workload", "--workload", sessions, "--mode", mode, "--report", out)
+        assert ran.returncode == 0, ran.stderr
+    compared = script("compare_results", "--baseline", one, "--candidate", two)
+    assert "estimated: baseline -> prefix_reuse" in compared.stdout
+    asked = script("run_live_workload", "--workload", sessions, "--model", "m")
+    assert asked.returncode == 1
+    assert "give the server's --endpoint" in asked.stderr
 
 
 def test_our_own_server_is_started_and_restarted(

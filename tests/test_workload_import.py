@@ -180,7 +180,7 @@ rows = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(rows, max_size=3), st.sampled_from([*FORMATS]), st.booleans())
 def test_any_rows_are_read_or_named(rows: list[object], format: str, lines: bool) -> None:  # noqa: A002
     text = "\n".join(map(json.dumps, rows)) if lines else json.dumps(rows)

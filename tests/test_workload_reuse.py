@@ -49,7 +49,7 @@ def in_common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(workloads(), st.integers(1, 5), st.booleans(), st.data())
 def test_it_is_the_longest_prefix_of_anything_earlier_in_whole_blocks(
     workload: Workload, block: int, answered: bool, data: st.DataObject

@@ -29,8 +29,9 @@ def reading(reports: Sequence[Report]) -> list[str]:
 def _alone(report: Report) -> str:
     content = report.content
     kind = "estimates" if report.estimated else "measurements"
+    rounds = "one round" if content["rounds"] == 1 else f"{content['rounds']} rounds"
     return (
-        f"{report.name}: {content['completed']} requests in {content['rounds']} rounds ({kind}), median TTFT "
+        f"{report.name}: {content['completed']} requests in {rounds} ({kind}), median TTFT "
         f"{_ms(content.get('median_ttft_ms'))}, 95th percentile {_ms(content.get('p95_ttft_ms'))}, "
         f"{_number(content.get('output_throughput'))} output tokens a second."
     )
@@ -124,7 +125,7 @@ def _doubts(report: Report) -> list[str]:
             f"{report.name}: {len(check['disagreements'])} of {check['checked']} claims of cached tokens do not "
             "agree with the time to the first token; the report's cache_check lists them."
         )
-    elif check["checked"]:
+    elif check["checked"] and not report.estimated:
         out.append(
             f"{report.name}: all {check['checked']} claims of cached tokens that can be told apart agree with the "
             f"time to the first token (cold: {check['basis']})."
