@@ -39,14 +39,16 @@ class Experiment:
     def ttft(self, mode: str, **which: str) -> float | None:
         """The median time to the first token in ms of a class, of a half, or of all."""
         rows = [row for row in self.samples.get(mode, ()) if which.items() <= row.items()]
-        return median(row["ttft_ms"] for row in rows) if rows else None
+        times: list[float] = [row["ttft_ms"] for row in rows]
+        return median(times) if times else None
 
     def cached(self, mode: str, **which: str) -> float | None:
         """The part of the prompt tokens that came from the cache; None where nobody says."""
         rows = [row for row in self.samples.get(mode, ()) if which.items() <= row.items()]
         if not rows or any(row["cached_tokens"] is None for row in rows):
             return None
-        return sum(row["cached_tokens"] for row in rows) / sum(row["input_tokens"] for row in rows)
+        cached: int = sum(row["cached_tokens"] for row in rows)
+        return cached / sum(row["input_tokens"] for row in rows)
 
     def classes(self) -> list[dict[str, str]]:
         """What rows of its table are about: each class, and behind several of them all."""

@@ -34,7 +34,10 @@ def byte_tokenizer(words: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return cast(Any, PreTrainedTokenizerFast)(tokenizer_object=tokenizer)
+    wrapped: PreTrainedTokenizerFast = cast(Any, PreTrainedTokenizerFast)(
+        tokenizer_object=tokenizer
+    )
+    return wrapped
 
 
 def byte_ids(text: str) -> list[int]:

@@ -298,7 +298,7 @@ def test_answers_are_the_same_in_every_mode(sessions: Path, tiny: tuple[Any, Any
 
 def test_scripts_of_the_familiar_names(sessions: Path, tmp_path: Path) -> None:
     def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, ROOT / "scripts" / f"{name}.py", *map(str, arguments)]
+        command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     one, two = tmp_path / "one.json", tmp_path / "two.json"

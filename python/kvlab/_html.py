@@ -74,9 +74,7 @@ def figure(name: str, svg: str, title: str, tag: str, note: str = "") -> str:
     drawing = drawing.replace("fill: #ffffff", "fill: none")
     for mark in ('id="', "url(#", 'href="#'):
         drawing = drawing.replace(mark, f"{mark}{name}-")
-    drawing = drawing.replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(title)}, {tag}" ', 1
-    )
+    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}, {tag}" ', 1)
     caption = f"{escape(title)} ({tag})." + (f" {escape(note)}" if note else "")
     return f"<figure><div>{drawing}</div><figcaption>{caption}</figcaption></figure>"
 

@@ -42,7 +42,7 @@ def use_chunked_attention(model: PreTrainedModel) -> bool:
 
 
 def _mask(
-    *args: Any,
+    *,
     mask_function: Any = causal_mask_function,
     attention_mask: Tensor | None = None,
     allow_is_causal_skip: bool = True,
@@ -52,7 +52,6 @@ def _mask(
     if mask_function is causal_mask_function and attention_mask is None and allow_is_causal_skip:
         return None
     mask: Tensor | None = sdpa_mask(
-        *args,
         mask_function=mask_function,
         attention_mask=attention_mask,
         allow_is_causal_skip=allow_is_causal_skip,

@@ -21,6 +21,7 @@ _SAID = (
     "Milliseconds come from a cost model. Nothing here was measured on a serving system.</p>"
 )
 
+
 def page(artifacts: Artifacts, summary: Sequence[Row], drawn: Sequence[tuple[Figure, str]]) -> str:
     """The page of an experiment."""
     parts = [_SAID]
