@@ -17,6 +17,7 @@ httpx = pytest.importorskip("httpx", reason="the 'serve' extra is not installed"
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvlab.serve.engine import EngineOptions
 from serve_api_support import CONTEXT, MODEL, Running, running
 
 if TYPE_CHECKING:
@@ -300,6 +301,37 @@ def test_a_mode_without_disk_keeps_what_it_has(tmp_path: Path, mode: str) -> Non
             last = client.chat.completions.create(messages=turns("again"), **GREEDY)
     assert (cached(last)["l1"] > 0) == (mode != "baseline")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_server_answers_from_the_store_of_the_last_one(tmp_path: Path, *, damaged: bool) -> None:
+    answers = []
+    engine = EngineOptions(restore="always")
+    for _ in range(2):
+        with (
+            running(tmp_path, engine=engine) as server,
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client,
+        ):
+            answers.append(client.chat.completions.create(messages=turns("again"), **GREEDY))
+        if damaged:
+            damage_every_record(tmp_path / "store")
+    first, second = answers
+    assert second.choices[0].message.content == first.choices[0].message.content
+    assert sum(cached(first).values()) == 0
+    whole = (first.usage.prompt_tokens - 1) // 16 * 16
+    assert cached(second)["l3"] == (0 if damaged else whole)
+
+
+def damage_every_record(store: Path) -> None:
+    """Inverts the first payload bytes of every run."""
+    for segment in store.glob("*.seg"):
+        content = bytearray(segment.read_bytes())
+        for found in re.finditer(b"KVLABRUN", bytes(content)):
+            payload = slice(
+                found.start() + 4096, found.start() + 4160
+            )  # behind a header of one page
+            content[payload] = bytes(255 - byte for byte in content[payload])
+        segment.write_bytes(content)
 
 
 def test_the_example_of_the_readme_works(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvlab import ConfigError, GenerationError
-from kvlab.serve.api import stream
+from kvlab.serve.api import body, stream
 from kvlab.serve.api.keys import KeyRing, combined
 from kvlab.serve.engine import EngineOptions
 from serve_api_support import Running, running, until
@@ -75,15 +75,21 @@ def check_nothing_is_held(server: Running) -> None:
     until(free)
 
 
-def open_stream(server: Running, body: dict[str, Any], receive_buffer: int = 4096) -> socket.socket:
-    """Sends a request and reads nothing."""
-    content = json.dumps(body | {"stream": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n"
+def connect(server: Running) -> socket.socket:
+    """A connection that takes little before it is read from."""
     made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     made.settimeout(30)
     host, port = server.url.removeprefix("http://").split(":")
     made.connect((host, int(port)))
+    return made
+
+
+def open_stream(server: Running, asked: dict[str, Any]) -> socket.socket:
+    """Sends a request and reads nothing."""
+    content = json.dumps(asked | {"stream": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n"
+    made = connect(server)
     made.sendall(
         head.encode() + b"Content-Type: application/json\r\nConnection: close\r\n\r\n" + content
     )
@@ -165,6 +171,16 @@ def test_a_body_that_is_too_large_is_refused(http: Any, *, declared: bool) -> No
     )
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "body_too_large"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "READ_SECONDS", 0.05)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with connect(server) as made:
+        made.sendall(head + b'Content-Length: 100\r\nConnection: close\r\n\r\n{"model": ')
+        assert made.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_name_that_is_not_this_machine_s_is_refused(server: Running) -> None:
@@ -264,8 +280,8 @@ def test_a_key_opens_and_a_browser_can_send_it(guarded: Running) -> None:
 
 def test_those_who_hold_different_keys_share_no_cache(guarded: Running) -> None:
     def ask(key: str, salt: str | None = None) -> int:
-        body = SHORT | {"prompt": "the same for all " * 4, "cache_salt": salt}
-        answer = httpx.post(f"{guarded.url}/v1/completions", json=body, headers=bearer(key))
+        asked = SHORT | {"prompt": "the same for all " * 4, "cache_salt": salt}
+        answer = httpx.post(f"{guarded.url}/v1/completions", json=asked, headers=bearer(key))
         cached: int = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
         return cached
 
