@@ -48,7 +48,8 @@ class Experiment:
         if not rows or any(row["cached_tokens"] is None for row in rows):
             return None
         cached: int = sum(row["cached_tokens"] for row in rows)
-        return cached / sum(row["input_tokens"] for row in rows)
+        prompts: int = sum(row["input_tokens"] for row in rows)
+        return cached / prompts
 
     def classes(self) -> list[dict[str, str]]:
         """What rows of its table are about: each class, and behind several of them all."""
