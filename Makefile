@@ -104,11 +104,12 @@ findings: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Make artifacts/ anew: wha
 	$(BIN)/python scripts/lab_traces.py
 
 .PHONY: experiments
-experiments: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run experiments/ and make reports/ and charts/ anew (EXPERIMENTS=FILE for one)
+experiments: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run experiments/ and make reports/, charts/ and the brief anew (EXPERIMENTS=FILE for one)
 	@set -e; for file in $(EXPERIMENTS); do \
 		echo "kvlab: $$file"; \
 		$(BIN)/python -m kvlab bench --config $$file; \
 	done
+	$(BIN)/python scripts/brief.py
 
 .PHONY: workloads
 workloads: $(VENV)/.stamp-built  ## Make workloads/ anew from its headers, after a change of a generator
