@@ -1,7 +1,8 @@
 //! Accesses a second of page mode, at 4,000 pages over the default tiers with prefetch: each policy on three patterns.
 //!
-//! `cargo bench -p kvlab-core --bench sim_page`. One thread; a run makes its tiers, its policy and all tables anew. Processor
-//! time is what counts, so that the arms can be compared on a busy machine.
+//! `cargo bench -p kvlab-core --bench sim_page [-- WORD...]`, where words are the patterns and policies to measure. One thread;
+//! a run makes its tiers, its policy and all tables anew. Processor time is what counts, so that the arms can be compared on a
+//! busy machine.
 
 #![expect(clippy::expect_used, reason = "a bench may fail loudly")]
 #![expect(clippy::print_stdout, reason = "a bench says what it measured")]
@@ -100,13 +101,25 @@ fn main() {
         .map(|tier| tier.capacity_bytes)
         .collect();
     let traces = patterns.map(|(name, trace)| (name, workload(&mut random, trace)));
-    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); traces.len() * policy::NAMES.len()];
-    let mut evictions = vec![0; rates.len()];
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |known: &[&str], name: &str| {
+        let mut given = words.iter().filter(|word| known.contains(&word.as_str()));
+        given.clone().next().is_none() || given.any(|word| word == name)
+    };
+    let mut arms = Vec::new();
+    for (trace, workload) in &traces {
+        for (policy, ..) in policy::NAMES {
+            if wanted(&patterns.map(|(name, _)| name), trace)
+                && wanted(&policy::NAMES.map(|(name, ..)| name), policy)
+            {
+                arms.push((trace, workload, policy));
+            }
+        }
+    }
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); arms.len()];
+    let mut evictions = vec![0; arms.len()];
     for round in 0..=ROUNDS {
-        let arms = traces
-            .iter()
-            .flat_map(|trace| policy::NAMES.map(|(name, ..)| (trace, name)));
-        for (arm, ((_, workload), name)) in arms.enumerate() {
+        for (arm, &(_, workload, name)) in arms.iter().enumerate() {
             let mut policy = policy::by_name(name, &[], &capacities).expect("a policy");
             let before = computed().expect("a Linux kernel");
             let outcome = simulate(&hierarchy, black_box(workload), policy.as_mut());
@@ -121,10 +134,7 @@ fn main() {
     println!(
         "{PAGES} pages, {ACCESSES} accesses, {ROUNDS} rounds; million accesses a second of processor time"
     );
-    let arms = traces
-        .iter()
-        .flat_map(|(trace, _)| policy::NAMES.map(|(name, ..)| (trace, name)));
-    for (arm, (trace, name)) in arms.enumerate() {
+    for (arm, (trace, _, name)) in arms.into_iter().enumerate() {
         rates[arm].sort_by(f64::total_cmp);
         println!(
             "{trace:10} {name:18} {:7.2} ({:.2} to {:.2}), {:.2} evictions an access",

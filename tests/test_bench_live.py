@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -61,8 +62,7 @@ def test_each_fault_has_its_name_and_the_others_go_on(server: State) -> None:
     run = by_id(played(server, workload(*requests), timeout=0.3))
     for name, (kind, text) in FAULTS.items():
         assert (run[name].status, run[name].error_kind) == ("failed", kind), run[name]
-        with pytest.raises(EndpointError, match=text):
-            raise EndpointError(run[name].error_kind, run[name].error)
+        assert re.search(text, str(run[name].error)), run[name].error
         assert endpoint(server) in run[name].error
     for at in range(6):
         assert run[f"fine {at}"].status == "ok"

@@ -85,7 +85,7 @@ class Server:
         self.now -= 1
         self.ended[asked.id] = loop.time()
         if asked.id in self.failing:
-            raise EndpointError("status", f"{asked.id}: 500")
+            raise EndpointError(f"{asked.id}: 500", kind="status")
         return Answer(text=f"said to {asked.id}", ttft=seconds / 2, e2el=seconds)
 
     def play(self, made: Workload, plan: Plan, **how: Any) -> Played:

@@ -404,7 +404,7 @@ def test_what_a_store_recorded_is_advised_on(sim: Run, tmp_path: Path) -> None:
         cache = store.prefix_cache(LAYOUT)
         for turn in range(6):
             serve(cache, b"n" * 32, list(range(5 * (4 + turn) + 1)))
-    source = ["--trace", file, "--format", "kvlab"]
+    source = ["--trace", file, "--format", "capture"]
     run = as_json(sim, "run", *source)
     assert (run["requests"], run["hits"]) == (6, 4 + 5 + 6 + 7 + 8)
     found = as_json(sim, "advise", *source, "--memory", "1GiB", "--model", "llama-3.1-8b")

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_pattern import LAYOUT, K, serve
-from kvlab import Store, _core
+from kvlab import BlockStore, Store, _core
 from kvlab.errors import ConfigError, InvalidArgumentError
-from kvlab.sim import Request, prefix
+from kvlab.sim import Request, capture, prefix
 from kvlab.sim.formats import TraceInfo
 from kvlab.sim.runs import Runs
 from kvlab.sim.trace import Trace, load
@@ -238,7 +238,49 @@ def test_a_capture_of_a_live_store_is_a_trace(tmp_path: Path) -> None:
         cache = store.prefix_cache(LAYOUT)
         for tokens in [*prompts, prompts[0]]:
             serve(cache, b"n" * 32, tokens)
-    captured = load(file, "kvlab")
+    captured = load(file, "capture")
     run = prefix.run(captured, capacity_blocks=None)
     assert run.hits_by_request.tolist() == [0, 4, 6]
     assert run.hit_tokens == 10 * block
+
+
+def test_a_capture_is_replayed_by_the_live_structures(tmp_path: Path) -> None:
+    file = tmp_path / "capture"
+    prompts = [[*range(4 * K), *range(1000 * n, 1000 * n + (2 + n) * K), 7] for n in range(1, 7)]
+    room = 24 * LAYOUT.token_bytes * K
+    with Store.open(None, l1=room * 2, l2="1MiB", capture=file) as store:
+        cache = store.prefix_cache(LAYOUT)
+        for tokens in prompts * 2:
+            serve(cache, b"n" * 32, tokens)
+        cache.begin(prompts[0], b"n" * 32, category=9).close()
+    with pytest.raises(InvalidArgumentError, match="category = -1"):
+        cache.begin(prompts[0], b"n" * 32, category=-1)
+    orders = capture.replay(file)
+    assert {order.tier for order in orders} == {1, 2}
+    assert all(order.recorded == order.victims for order in orders)
+    assert [order.recorded != [] for order in orders if order.tier == 1] == [True]
+    assert [request.category for request in capture.requests(file)] == [""] * 12 + ["9"]
+
+    ideal = capture.rerun(file, policy="arc", l1_blocks=1000)[0]
+    assert (ideal.policy, ideal.requests, ideal.evictions, ideal.victims) == ("arc", 13, 0, [])
+    assert ideal.hits == prefix.run(load(file, "capture"), capacity_blocks=None).hits
+    small = capture.rerun(file, l1_blocks=12)[0]
+    assert small.policy == "lru" and small.hits < ideal.hits
+    assert small.evictions > 0
+    with pytest.raises(ConfigError, match="use one of: lru, "):
+        capture.rerun(file, policy="luck")
+    with pytest.raises(InvalidArgumentError, match="0 blocks"):
+        capture.rerun(file, l1_blocks=0)
+
+
+def test_a_block_store_is_captured(tmp_path: Path) -> None:
+    file = tmp_path / "capture"
+    keys = [bytes([n]) * 32 for n in range(1, 7)]
+    with BlockStore.open(None, l2=4 * 65_536, capture=file) as store:
+        for key in keys:
+            assert store.put(key, b"bytes")
+        assert store.get_many(keys)[0] is None
+    (order,) = capture.replay(file)
+    assert (order.tier, len(order.victims)) == (2, 2)
+    assert order.recorded == order.victims
+    assert [len(request.blocks) for request in capture.requests(file)] == [6]

@@ -185,7 +185,7 @@ async def settled(client: httpx.AsyncClient, tally: Tally) -> None:
         await asyncio.sleep(0.2)
     check(not busy, f"held or running a minute after the last request: {busy}", tally)
     for name, _, value in found:
-        if name in {"kvlab:corrupt_blocks_total", "kvlab:request_failure_total"}:
+        if name in {"kvlab:corrupt_blocks_total", "kvlab:requests_failed_total"}:
             check(value == 0, f"{name} is {value}", tally)
 
 

@@ -14,6 +14,8 @@ struct State {
     started: Instant,
     /// The time at `started` in unix seconds, as far as is known: only ever corrected upwards.
     base: AtomicU64,
+    /// It stands still: it is what was last [seen](Clock::seen).
+    stands: bool,
 }
 
 impl Default for Clock {
@@ -21,20 +23,37 @@ impl Default for Clock {
         Self(Arc::new(State {
             started: Instant::now(),
             base: AtomicU64::new(0),
+            stands: false,
         }))
     }
 }
 
 impl Clock {
+    /// A clock that is only put forward, by [`seen`](Self::seen).
+    pub(crate) fn standing() -> Self {
+        Self(Arc::new(State {
+            started: Instant::now(),
+            base: AtomicU64::new(0),
+            stands: true,
+        }))
+    }
+
     /// Unix seconds.
     pub fn now(&self) -> u64 {
+        if self.0.stands {
+            return self.seen(0);
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         self.seen(since.map_or(0, |since| since.as_secs()))
     }
 
     /// Notes that it was `time` once: it is not earlier now. Gives back what it is.
     pub fn seen(&self, time: u64) -> u64 {
-        let elapsed = self.0.started.elapsed().as_secs();
+        let elapsed = if self.0.stands {
+            0
+        } else {
+            self.0.started.elapsed().as_secs()
+        };
         let base = time.saturating_sub(elapsed);
         base.max(self.0.base.fetch_max(base, Ordering::Relaxed)) + elapsed
     }

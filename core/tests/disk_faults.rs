@@ -226,6 +226,38 @@ fn a_segment_that_cannot_be_read_now_is_left_for_later() {
     }
 }
 
+#[test]
+fn a_payload_that_cannot_be_read_at_open_is_kept_and_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (files, mut config) = faulty(&directory.path().join("live"), 1);
+    let (tier, _) = DiskTier::open(&config).expect("opened");
+    for seed in 0..4 {
+        assert_eq!(put(&tier, seed), Put::Stored);
+    }
+    // As a process leaves it that is killed, and without its index: every payload is looked at.
+    let killed = directory.path().join("killed");
+    fs::create_dir(&killed).expect("made");
+    fs::set_permissions(&killed, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("changed");
+    for entry in fs::read_dir(&config.path).expect("listed") {
+        let path = entry.expect("listed").path();
+        if path.is_file() && path.file_name().is_some_and(|name| name != "LOCK") {
+            fs::copy(&path, killed.join(path.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    tier.close().expect("closed");
+    config.path = killed;
+    // Behind the page of the segment and that of the first record's header.
+    files.plan(|plan| plan.bad = Some(8192..8193));
+    let (tier, report) = DiskTier::open(&config).expect("opened");
+    assert_eq!((report.runs, report.payloads_unread), (4, 1));
+    assert_eq!(tier.stats().unread_at_open, 1);
+    files.plan(|plan| plan.bad = None);
+    for seed in 0..4 {
+        assert_eq!(check_key(&tier, &run(seed).keys[0]), Some(Ok(())));
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put(u32),

@@ -22,6 +22,7 @@ from kvlab._core import (
 from kvlab.errors import (
     CapacityError,
     ConfigError,
+    EndpointError,
     EngineClosingError,
     ForkedProcessError,
     FormatError,
@@ -48,6 +49,7 @@ __all__ = [
     "BlockStore",
     "CapacityError",
     "ConfigError",
+    "EndpointError",
     "EngineClosingError",
     "ForkedProcessError",
     "FormatError",

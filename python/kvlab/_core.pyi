@@ -637,7 +637,9 @@ class PrefixCache:
             StoreClosedError: the store is closed.
         """
 
-    def begin(self, tokens: _Tokens, namespace: bytes, *, grid: int = 0) -> Request:
+    def begin(
+        self, tokens: _Tokens, namespace: bytes, *, grid: int = 0, category: int = 0
+    ) -> Request:
         """Starts a request: finds the longest cached prefix and locks what L1 has of it.
 
         A hit is whole blocks, ends before the last token (whose logits the caller is after), and is
@@ -647,13 +649,15 @@ class PrefixCache:
             tokens: `[tokens]`, the whole prompt, at least one.
             namespace: 32 bytes that stand for everything that the KV bytes depend on.
             grid: A multiple of the block's tokens; 0 for the block.
+            category: What kind of request it is, 0 to 4294967295: your own number, 0 where that is
+                unknown. A capture records it, and policies of the simulator read it.
 
         Returns:
             The request; close it.
 
         Raises:
             InvalidArgumentError: an empty prompt, a wrong dtype, shape or token id, another
-                namespace or grid.
+                namespace, grid or category.
             StoreClosedError: the store is closed.
             ForkedProcessError: the store is a parent process's.
         """
@@ -1166,8 +1170,12 @@ class BlockStore:
         l3_quota_per_salt: int | str | None = None,
         read_only: bool = False,
         allow_unsafe_directory: bool = False,
+        capture: str | PathLike[str] | None = None,
     ) -> BlockStore:
-        """Opens a block store; arguments and errors are those of `Store.open`."""
+        """Opens a block store; arguments and errors are those of `Store.open`.
+
+        A capture of it has each call that gets blocks as a request of them.
+        """
 
     def put(
         self,
@@ -1521,10 +1529,22 @@ def capture_requests(path: str | PathLike[str]) -> CaptureRequests:
     """
 
 def capture_replay(path: str | PathLike[str]) -> list[dict[str, Any]]:
-    """Gives each policy of a capture the calls that it got live, without the GIL; see `kvlab.sim.capture.replay`.
+    """Drives L1, L2 and the directory of L3 with a capture, without the GIL; see `kvlab.sim.capture.replay`.
 
     Raises:
         ConfigError: the capture names a policy that is not known.
+        FormatError: the file is no capture, or is damaged; the message says where.
+        StoreIOError: it cannot be read.
+    """
+
+def capture_rerun(
+    path: str | PathLike[str], policy: str | None, l1_blocks: int | None
+) -> list[dict[str, Any]]:
+    """Drives the L1 of each cache of a capture anew, without the GIL; see `kvlab.sim.capture.rerun`.
+
+    Raises:
+        ConfigError: a policy that is not known.
+        InvalidArgumentError: 0 blocks.
         FormatError: the file is no capture, or is damaged; the message says where.
         StoreIOError: it cannot be read.
     """

@@ -111,7 +111,7 @@ class EndpointError(KvlabError):
         kind: `connect`, `timeout`, `status`, `garbage` or `broken`, for counting.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, message: str, *, kind: str = "broken") -> None:
         super().__init__(message)
         self.kind = kind
 

@@ -140,8 +140,8 @@ impl PyPrefixCache {
 
     /// Starts a request: the longest cached prefix of whole blocks, at most all but the last token, rounded down to `grid` tokens.
     #[pyo3(
-        signature = (tokens, namespace, *, grid=Int::from(0)),
-        text_signature = "($self, tokens, namespace, *, grid=0)"
+        signature = (tokens, namespace, *, grid=Int::from(0), category=Int::from(0)),
+        text_signature = "($self, tokens, namespace, *, grid=0, category=0)"
     )]
     fn begin(
         &self,
@@ -149,10 +149,16 @@ impl PyPrefixCache {
         tokens: Tokens,
         namespace: &[u8],
         grid: Int,
+        category: Int,
     ) -> PyResult<PyRequest> {
         let grid = grid.get("grid")?;
+        let category = category.get("category")?;
         let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let begin = || self.inner.begin(namespace, tokens.0, grid);
+        let begin = || {
+            let tokens = tokens.0;
+            self.inner
+                .begin_in_category(namespace, tokens, grid, category)
+        };
         // It takes microseconds, unless a prefetch is waited for.
         let request = if self.inner.store().plan_may_wait() {
             py.detach(begin)

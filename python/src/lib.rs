@@ -47,7 +47,7 @@ mod _core {
     #[pymodule_export]
     use crate::radix::{PyPrefixMatch, PyRadixCache};
     #[pymodule_export]
-    use crate::sim::capture::{PyCaptureRequests, capture_replay, capture_requests};
+    use crate::sim::capture::{PyCaptureRequests, capture_replay, capture_requests, capture_rerun};
     #[pymodule_export]
     use crate::sim::catalogue::sim_live_policies;
     #[pymodule_export]

@@ -307,6 +307,7 @@ pub(crate) fn recovery<'py>(
             segments,
             segments_scanned,
             foreign_segments,
+            payloads_unread,
             rows_rebuilt,
             index_rebuilt
         ]

@@ -283,11 +283,11 @@ impl PyBlockStore {
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
         l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
-        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
         l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
-        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False)")]
+        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None)")]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -311,6 +311,7 @@ impl PyBlockStore {
         l3_quota_per_salt: Option<ByteSize>,
         read_only: bool,
         allow_unsafe_directory: bool,
+        capture: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let settings = Settings {
             path: expand(path)?,
@@ -329,7 +330,7 @@ impl PyBlockStore {
             quota: l3_quota_per_salt,
             read_only,
             allow_unsafe_directory,
-            capture: None,
+            capture: expand(capture)?,
         };
         let config = settings.config()?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;

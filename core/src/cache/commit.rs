@@ -10,7 +10,7 @@ use crate::sync::{Condvar, Mutex};
 
 use super::Shared;
 use super::copy::{BlockSpan, buffer_to_block};
-use super::l1::HoldId;
+use super::l1::{Grown, HoldId};
 use super::lend::Lender;
 use super::lend::alike;
 use super::resident;
@@ -286,45 +286,25 @@ impl Shared {
     fn append(self: &Arc<Self>, job: &Job) -> Result<super::l1::Appended> {
         loop {
             let mut l1 = self.l1.lock();
-            let (requested, free) = match l1.append(job.hold, job.tokens.len()) {
-                Err(Error::OutOfBlocks { requested, free }) => (requested, free),
-                other => return other,
-            };
-            let evicted = l1.start_eviction(requested.saturating_sub(free));
-            if !evicted.is_empty() {
-                drop(l1);
-                self.demote(evicted);
-                continue;
-            }
-            if l1.is_draining() {
+            match l1.grow(job.hold, job.tokens.len())? {
+                Grown::Appended(appended) => return Ok(appended),
+                Grown::Evicted(evicted) => {
+                    drop(l1);
+                    self.demote(evicted);
+                }
                 // Blocks that wait for the disk: better a short wait than a prefix cut short.
-                self.blocks_freed
-                    .wait_for(&mut l1, Duration::from_millis(50));
-                continue;
+                Grown::Draining => {
+                    self.blocks_freed
+                        .wait_for(&mut l1, Duration::from_millis(50));
+                }
             }
-            if l1.reclaim_idle()? {
-                continue;
-            }
-            let block_tokens = self.layout.block_tokens();
-            let room = l1.room(job.hold).min(job.tokens.len());
-            l1.count_refused((job.tokens.len() - room).div_ceil(block_tokens));
-            return l1.append(job.hold, room);
         }
     }
 
     /// Evicts up to `blocks` blocks of L1 to the tiers below.
     pub(super) fn evict(self: &Arc<Self>, blocks: usize) -> Result<usize> {
-        let evicted = {
-            let mut l1 = self.l1.lock();
-            let mut evicted = l1.start_eviction(blocks);
-            let mut gone = count(&evicted);
-            while gone < blocks && l1.reclaim_idle()? {
-                evicted.extend(l1.start_eviction(blocks - gone));
-                gone = count(&evicted);
-            }
-            evicted
-        };
-        let gone = count(&evicted);
+        let evicted = self.l1.lock().evict(blocks)?;
+        let gone = evicted.iter().map(|part| part.blocks().len()).sum();
         self.demote(evicted);
         Ok(gone)
     }
@@ -416,8 +396,4 @@ impl Shared {
     pub(super) fn offset(&self, block: BlockId) -> usize {
         self.lender.offset(block)
     }
-}
-
-fn count(evicted: &[Evicted]) -> usize {
-    evicted.iter().map(|part| part.blocks().len()).sum()
 }

@@ -60,6 +60,11 @@ impl KeyIndex {
         chain
     }
 
+    /// The key of a block that is listed.
+    pub(super) fn key_of(&self, block: BlockId) -> Option<BlockKey> {
+        self.by_block.get(&block).copied()
+    }
+
     /// Keys of the blocks that no other listed block follows.
     pub(super) fn ends(&self) -> Vec<BlockKey> {
         let parents = self.by_key.values().map(|entry| entry.parent);

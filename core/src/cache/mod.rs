@@ -35,12 +35,13 @@ use crate::store::{BlockStore, PrefetchTicket};
 use crate::tier::TierId;
 
 use commit::Committer;
-use l1::L1;
+use l1::{Journal, L1};
 use lend::Lender;
 use resident::Residents;
 
 pub use explain::Explanation;
 pub use l1::L1Stats;
+pub(crate) use l1::Replica;
 pub use request::{HitTokens, Request};
 pub(crate) use resident::Contents;
 pub use resident::{Lease, ResidentStats};
@@ -113,10 +114,18 @@ impl PrefixCache {
         }
         let pool = BlockPool::new(blocks as usize, layout.block_bytes())?;
         let arena = Arc::clone(pool.region());
-        let policy = capture::policy(store.capture(), TierId::L1, 0, &config.policy, blocks)?;
+        let (policy, tap) = capture::policy(
+            store.recorder(),
+            TierId::L1,
+            0,
+            &config.policy,
+            blocks,
+            layout.block_tokens(),
+        )?;
         let tree = RadixTree::new(layout.block_tokens(), policy)?;
+        let journal = tap.map(Journal::new);
         let clock = store.clock().clone();
-        let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock)?));
+        let l1 = Arc::new(Mutex::new(L1::new(pool, tree, clock, journal)?));
         let blocks_freed = Arc::new(Condvar::new());
         let lender = Arc::new(Lender {
             l1: Arc::clone(&l1),
@@ -161,8 +170,22 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::InvalidArgument`] for an empty prompt or a grid that is no multiple of the block, [`Error::Closed`].
     pub fn begin(&self, namespace: BlockKey, tokens: Vec<u32>, grid: usize) -> Result<Request> {
+        self.begin_in_category(namespace, tokens, grid, 0)
+    }
+
+    /// As [`Self::begin`], of a request of which the caller says what kind it is: 0 if that is not known. A capture writes it down.
+    ///
+    /// # Errors
+    /// As for [`Self::begin`].
+    pub fn begin_in_category(
+        &self,
+        namespace: BlockKey,
+        tokens: Vec<u32>,
+        grid: usize,
+        category: u32,
+    ) -> Result<Request> {
         self.check_open()?;
-        Request::begin(self, namespace, tokens, grid)
+        Request::begin(self, namespace, tokens, grid, category)
     }
 
     /// A cache buffer for `tokens` tokens. Residents make way for it, and if commits and writes under way hold the memory, it

@@ -113,6 +113,7 @@ impl Request {
         namespace: BlockKey,
         tokens: Vec<u32>,
         grid: usize,
+        category: u32,
     ) -> Result<Self> {
         let shared = &cache.shared;
         let block_tokens = shared.layout.block_tokens();
@@ -132,11 +133,7 @@ impl Request {
         let usable = (tokens.len() - 1) / grid * grid;
         let (hold, held, expiries) = {
             let mut l1 = shared.l1.lock();
-            if let Some(capture) = shared.store.capture() {
-                let names = l1.block_names(&namespace, &tokens[..usable]);
-                capture.request(block_tokens, names.into_iter());
-            }
-            let (hold, held) = l1.begin(namespace, &tokens[..usable])?;
+            let (hold, held) = l1.begin(namespace, &tokens[..usable], category)?;
             (hold, held, l1.expiries(hold))
         };
         let mut request = Self {

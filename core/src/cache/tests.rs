@@ -239,3 +239,34 @@ fn a_resident_is_taken_once_and_only_while_it_is_known() {
     drop(buffer);
     assert_eq!(fixture.cache.stats().residents.sequences, 0);
 }
+
+/// A request of the first part of a longer prompt makes that part newer, and not what follows it.
+#[test]
+fn what_a_request_does_not_use_ages_on() {
+    let fixture = Fixture::new(0);
+    let commit = |tokens: Vec<u32>| {
+        let mut request = fixture.cache.begin(NAMESPACE, tokens.clone(), 0);
+        let request = request.as_mut().expect("a request");
+        let buffer = fixture.lease(tokens.len());
+        request.restore(&buffer).expect("nothing fails");
+        request.commit(tokens, &buffer).expect("taken");
+        assert!(request.wait_committed(LONG));
+    };
+    let (long, other) = (ids(6 * BLOCK), (1000..1096).collect::<Vec<_>>());
+    commit(long.clone());
+    commit(other.clone());
+    drop(fixture.begin(2 * BLOCK + 1));
+    fixture.cache.evict(4).expect("nothing is locked");
+    let in_l1 = |tokens: &[u32]| {
+        let found = fixture.cache.explain(NAMESPACE, tokens);
+        found.expect("open").l1.matched / BLOCK
+    };
+    assert_eq!((in_l1(&long), in_l1(&other)), (2, 6));
+    // The same for a prefetch, which is a use of what it finds in L1.
+    commit(long.clone());
+    commit(other.clone());
+    let prefetched = fixture.cache.prefetch(NAMESPACE, &long[..=2 * BLOCK]);
+    drop(prefetched.expect("open"));
+    fixture.cache.evict(4).expect("nothing is locked");
+    assert_eq!((in_l1(&long), in_l1(&other)), (2, 6));
+}

@@ -1,8 +1,6 @@
 //! Greedy dual size frequency.
 
-use std::collections::BTreeSet;
-
-use super::slots::{Place, Slots};
+use super::order::Order;
 use super::{EntryMeta, EvictionPolicy, Slot};
 
 #[derive(Clone, Copy, Debug)]
@@ -13,17 +11,16 @@ struct Entry {
     /// Cost of recomputing it, a byte.
     value: f64,
     stamp: u64,
-    candidate: bool,
 }
 
 impl Entry {
-    fn rank(&self) -> f64 {
+    fn priority(&self) -> f64 {
         self.age + self.uses as f64 * self.value
     }
 
-    /// Ranks are not negative: their bits are in their own order.
-    fn place(&self, slot: Slot) -> Place<(u64, u64)> {
-        ((self.rank().to_bits(), self.stamp), slot)
+    /// Priorities are not negative: their bits are in their own order.
+    fn rank(&self) -> (u64, u64) {
+        (self.priority().to_bits(), self.stamp)
     }
 }
 
@@ -35,13 +32,12 @@ impl Entry {
 /// In a prefix tree, where only leaves may go, a node's rank need not be above that of those below it: a long prefix that is cheap
 /// to compute outlives its dear continuations all the same. A leaf that gives up its tail keeps its uses.
 ///
-/// Costs O(log n) a call, some 48 bytes an entry and 40 a candidate. No parameters.
+/// Costs O(log n) a call, some 56 bytes an entry and 40 a candidate. No parameters.
 #[derive(Debug, Default)]
 pub struct Gdsf {
     age: f64,
     clock: u64,
-    slots: Slots<Entry>,
-    order: BTreeSet<Place<(u64, u64)>>,
+    entries: Order<Entry, (u64, u64)>,
 }
 
 fn value(meta: EntryMeta) -> f64 {
@@ -53,17 +49,12 @@ fn value(meta: EntryMeta) -> f64 {
 }
 
 impl Gdsf {
-    /// Changes an entry, and its place in the order with it.
+    /// Changes an entry, and its rank with it.
     fn change(&mut self, slot: Slot, change: impl FnOnce(&mut Entry)) {
-        let Some(entry) = self.slots.get_mut(slot) else {
-            return;
-        };
-        let before = entry.place(slot);
-        change(entry);
-        self.order.remove(&before);
-        if entry.candidate {
-            self.order.insert(entry.place(slot));
-        }
+        self.entries.update(slot, |entry| {
+            change(entry);
+            entry.rank()
+        });
     }
 }
 
@@ -75,9 +66,8 @@ impl EvictionPolicy for Gdsf {
             age: self.age,
             value: value(meta),
             stamp: self.clock,
-            candidate: false,
         };
-        self.slots.insert(slot, entry);
+        self.entries.insert(slot, entry, entry.rank());
     }
 
     fn touch(&mut self, slot: Slot) {
@@ -100,13 +90,12 @@ impl EvictionPolicy for Gdsf {
         _tail_ghost: u64,
         tail_meta: EntryMeta,
     ) {
-        if let Some(&entry) = self.slots.get(tail) {
-            let head_entry = Entry {
+        if let Some(&entry) = self.entries.get(tail) {
+            let above = Entry {
                 value: value(head_meta),
-                candidate: false,
                 ..entry
             };
-            self.slots.insert(head, head_entry);
+            self.entries.insert(head, above, above.rank());
         }
         self.change(tail, |entry| entry.value = value(tail_meta));
     }
@@ -116,39 +105,29 @@ impl EvictionPolicy for Gdsf {
     }
 
     fn set_candidate(&mut self, slot: Slot, candidate: bool) {
-        self.change(slot, |entry| entry.candidate = candidate);
+        self.entries.set_candidate(slot, candidate);
     }
 
     fn evicted(&mut self, slot: Slot) {
-        if let Some(entry) = self.slots.get(slot) {
-            self.age = self.age.max(entry.rank());
+        if let Some(entry) = self.entries.remove(slot) {
+            self.age = self.age.max(entry.priority());
         }
-        self.remove(slot);
     }
 
     fn remove(&mut self, slot: Slot) {
-        self.set_candidate(slot, false);
-        self.slots.remove(slot);
+        self.entries.remove(slot);
     }
 
     fn victim(&mut self) -> Option<Slot> {
-        self.order.first().map(|(_, slot)| *slot)
+        self.entries.first()
     }
 
     fn candidates(&self) -> usize {
-        self.order.len()
+        self.entries.candidates()
     }
 
     fn validate(&self) -> Result<(), String> {
-        let candidates = self.slots.iter().filter(|(_, entry)| entry.candidate);
-        let expected = candidates.map(|(slot, entry)| entry.place(slot));
-        let expected = expected.collect::<BTreeSet<_>>();
-        (expected == self.order).then_some(()).ok_or_else(|| {
-            format!(
-                "the order is {:?}, its entries make {expected:?}",
-                self.order
-            )
-        })
+        self.entries.validate()
     }
 }
 

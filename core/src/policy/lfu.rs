@@ -1,24 +1,10 @@
 //! Least frequently used, with and without ageing.
 
-use std::collections::BTreeSet;
-
-use super::slots::{Place, Slots};
+use super::order::Order;
 use super::{EntryMeta, EvictionPolicy, Slot};
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    uses: u64,
-    /// Its uses, and the age of the cache when it was last used.
-    rank: u64,
-    stamp: u64,
-    candidate: bool,
-}
-
-impl Entry {
-    fn place(&self, slot: Slot) -> Place<(u64, u64)> {
-        ((self.rank, self.stamp), slot)
-    }
-}
+/// The uses of an entry and the age of the cache at the last of them, and when that was.
+type Rank = (u64, u64);
 
 /// Evicts the candidate with the lowest rank: its number of uses plus the age of the cache at the last of them; of equals the one
 /// whose last use is oldest. The age is the rank of the latest victim, so that what was used much long ago gives way in time
@@ -27,14 +13,14 @@ impl Entry {
 ///
 /// In a prefix tree a node is used at least as often as those below it; it follows that tails go first.
 ///
-/// Costs O(log n) a call, some 40 bytes an entry and 40 a candidate. No parameters.
+/// Costs O(log n) a call, some 32 bytes an entry and 40 a candidate. No parameters.
 #[derive(Debug)]
 pub struct Lfu {
     ageing: bool,
     age: u64,
     clock: u64,
-    slots: Slots<Entry>,
-    order: BTreeSet<Place<(u64, u64)>>,
+    /// How often each entry was used.
+    uses: Order<u64, Rank>,
 }
 
 impl Lfu {
@@ -44,8 +30,7 @@ impl Lfu {
             ageing: true,
             age: 0,
             clock: 0,
-            slots: Slots::default(),
-            order: BTreeSet::new(),
+            uses: Order::default(),
         }
     }
 
@@ -61,28 +46,16 @@ impl Lfu {
 impl EvictionPolicy for Lfu {
     fn insert(&mut self, slot: Slot, _ghost: u64, _meta: EntryMeta) {
         self.clock += 1;
-        let entry = Entry {
-            uses: 1,
-            rank: self.age + 1,
-            stamp: self.clock,
-            candidate: false,
-        };
-        self.slots.insert(slot, entry);
+        self.uses.insert(slot, 1, (self.age + 1, self.clock));
     }
 
     fn touch(&mut self, slot: Slot) {
         self.clock += 1;
-        let Some(entry) = self.slots.get_mut(slot) else {
-            return;
-        };
-        let before = entry.place(slot);
-        entry.uses += 1;
-        entry.rank = self.age + entry.uses;
-        entry.stamp = self.clock;
-        if entry.candidate {
-            self.order.remove(&before);
-            self.order.insert(entry.place(slot));
-        }
+        let (age, stamp) = (self.age, self.clock);
+        self.uses.update(slot, |uses| {
+            *uses += 1;
+            (age + *uses, stamp)
+        });
     }
 
     fn renew(&mut self, _slot: Slot) {}
@@ -95,60 +68,40 @@ impl EvictionPolicy for Lfu {
         _tail_ghost: u64,
         _tail_meta: EntryMeta,
     ) {
-        if let Some(&entry) = self.slots.get(tail) {
-            let candidate = false;
-            self.slots.insert(head, Entry { candidate, ..entry });
+        if let (Some(&uses), Some(rank)) = (self.uses.get(tail), self.uses.rank(tail)) {
+            self.uses.insert(head, uses, rank);
         }
     }
 
     fn trim(&mut self, _slot: Slot, _ghost: u64, _meta: EntryMeta) {}
 
     fn set_candidate(&mut self, slot: Slot, candidate: bool) {
-        let Some(entry) = self.slots.get_mut(slot) else {
-            return;
-        };
-        entry.candidate = candidate;
-        let place = entry.place(slot);
-        if candidate {
-            self.order.insert(place);
-        } else {
-            self.order.remove(&place);
-        }
+        self.uses.set_candidate(slot, candidate);
     }
 
     fn evicted(&mut self, slot: Slot) {
-        if let Some(entry) = self.slots.get(slot)
+        if let Some((rank, _)) = self.uses.rank(slot)
             && self.ageing
         {
-            self.age = self.age.max(entry.rank);
+            self.age = self.age.max(rank);
         }
         self.remove(slot);
     }
 
     fn remove(&mut self, slot: Slot) {
-        if let Some(entry) = self.slots.remove(slot) {
-            self.order.remove(&entry.place(slot));
-        }
+        self.uses.remove(slot);
     }
 
     fn victim(&mut self) -> Option<Slot> {
-        self.order.first().map(|(_, slot)| *slot)
+        self.uses.first()
     }
 
     fn candidates(&self) -> usize {
-        self.order.len()
+        self.uses.candidates()
     }
 
     fn validate(&self) -> Result<(), String> {
-        let candidates = self.slots.iter().filter(|(_, entry)| entry.candidate);
-        let expected = candidates.map(|(slot, entry)| entry.place(slot));
-        let expected = expected.collect::<BTreeSet<_>>();
-        (expected == self.order).then_some(()).ok_or_else(|| {
-            format!(
-                "the order is {:?}, its entries make {expected:?}",
-                self.order
-            )
-        })
+        self.uses.validate()
     }
 }
 

@@ -31,7 +31,7 @@ struct Candidate {
 /// Evicts the candidate whose last use is oldest. Every use takes a fresh stamp; the candidates stand in a heap ordered by it,
 /// and each entry knows its place there, so that any of them can enter, leave and age in O(log n) however old it is.
 ///
-/// Costs 16 bytes an entry and 16 bytes a candidate.
+/// The textbook's policy. Costs O(log n) a call, 16 bytes an entry and 16 a candidate. No parameters.
 #[derive(Debug, Default)]
 pub struct Lru {
     clock: u64,

@@ -7,9 +7,11 @@
 //! The same blocks have the same ghost whenever they come back, in whatever slot and however the tree is cut into nodes then.
 
 mod gdsf;
+mod ghosts;
 mod lab;
 mod lfu;
 mod lru;
+mod order;
 mod queue;
 mod s3_fifo;
 mod sieve;

@@ -102,6 +102,13 @@ impl<X: Copy, const N: usize> Queues<X, N> {
         }
     }
 
+    /// Moves an entry to the new end of the queue that it is in.
+    pub(super) fn renew(&mut self, slot: Slot) {
+        if let Some(queue) = self.get(slot).map(|entry| entry.queue) {
+            self.send(slot, queue);
+        }
+    }
+
     /// `head` takes a copy of what is known of `tail`, but is no candidate.
     pub(super) fn split(&mut self, head: Slot, head_bytes: u64, tail: Slot, tail_bytes: u64) {
         self.resize(tail, tail_bytes);

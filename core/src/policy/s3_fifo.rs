@@ -1,7 +1,7 @@
 //! S3-FIFO.
 
+use super::ghosts::Ghosts;
 use super::queue::Queues;
-use super::slots::Ghosts;
 use super::{EntryMeta, EvictionPolicy, Slot};
 
 const SMALL: usize = 0;
@@ -35,7 +35,9 @@ struct Own {
 pub struct S3Fifo {
     small_bytes: u64,
     queues: Queues<Own, 2>,
-    ghosts: Ghosts,
+    /// What left the small queue.
+    ghosts: Ghosts<()>,
+    ghost_bytes: u64,
     /// Whether a victim was ever asked for.
     full: bool,
 }
@@ -47,8 +49,18 @@ impl S3Fifo {
         Self {
             small_bytes,
             queues: Queues::default(),
-            ghosts: Ghosts::new(capacity - capacity.div_ceil(SMALL_SHARE)),
+            ghosts: Ghosts::default(),
+            ghost_bytes: capacity - capacity.div_ceil(SMALL_SHARE),
             full: false,
+        }
+    }
+
+    /// Remembers a name. One that alone is too large is not, so that it does not push out all others.
+    fn remember(&mut self, name: u64, bytes: u64) {
+        self.ghosts.take(name);
+        if bytes <= self.ghost_bytes {
+            self.ghosts.add(name, bytes, ());
+            self.ghosts.shrink(self.ghost_bytes);
         }
     }
 
@@ -68,7 +80,7 @@ impl EvictionPolicy for S3Fifo {
 
     fn insert(&mut self, slot: Slot, ghost: u64, meta: EntryMeta) {
         let overflows = !self.full && self.queues.bytes(SMALL) >= self.small_bytes;
-        let queue = if self.ghosts.recall(ghost) || overflows {
+        let queue = if self.ghosts.take(ghost).is_some() || overflows {
             MAIN
         } else {
             SMALL
@@ -105,7 +117,7 @@ impl EvictionPolicy for S3Fifo {
             && entry.queue == SMALL
         {
             let cut = entry.bytes.saturating_sub(meta.bytes);
-            self.ghosts.remember(ghost, cut);
+            self.remember(ghost, cut);
         }
         self.queues.resize(slot, meta.bytes);
     }
@@ -118,7 +130,7 @@ impl EvictionPolicy for S3Fifo {
         if let Some(entry) = self.queues.remove(slot)
             && entry.queue == SMALL
         {
-            self.ghosts.remember(entry.own.ghost, entry.bytes);
+            self.remember(entry.own.ghost, entry.bytes);
         }
     }
 

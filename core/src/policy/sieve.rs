@@ -1,17 +1,8 @@
 //! SIEVE.
 
-use std::collections::BTreeSet;
-
-use super::slots::{Place, Slots};
+use super::order::Order;
+use super::slots::Place;
 use super::{EntryMeta, EvictionPolicy, Slot};
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// When it came in.
-    stamp: u64,
-    visited: bool,
-    candidate: bool,
-}
 
 /// A queue in order of arrival that no use changes: a use marks the entry. A hand goes from old to new: what is marked loses its
 /// mark and stays, the first without one is the victim, and the hand goes on from there; behind the newest it starts again at the
@@ -20,32 +11,26 @@ struct Entry {
 /// In a prefix tree the hand passes over what is no candidate as if it were not there: it keeps place and mark. A head that is
 /// split off an entry takes a copy of both.
 ///
-/// Costs amortised O(log n) a call (a mark that the hand removes was set by a use, which pays for it), some 24 bytes an entry and
+/// Costs amortised O(log n) a call (a mark that the hand removes was set by a use, which pays for it), some 16 bytes an entry and
 /// 24 a candidate. No parameters.
 #[derive(Debug, Default)]
 pub struct Sieve {
     clock: u64,
     /// The hand stands at the first candidate from here on.
     hand: Place<u64>,
-    slots: Slots<Entry>,
-    /// Candidates in order of arrival.
-    queue: BTreeSet<Place<u64>>,
+    /// Whether each entry was visited; candidates in order of arrival.
+    visited: Order<bool, u64>,
 }
 
 impl EvictionPolicy for Sieve {
     fn insert(&mut self, slot: Slot, _ghost: u64, _meta: EntryMeta) {
         self.clock += 1;
-        let entry = Entry {
-            stamp: self.clock,
-            visited: false,
-            candidate: false,
-        };
-        self.slots.insert(slot, entry);
+        self.visited.insert(slot, false, self.clock);
     }
 
     fn touch(&mut self, slot: Slot) {
-        if let Some(entry) = self.slots.get_mut(slot) {
-            entry.visited = true;
+        if let Some(visited) = self.visited.get_mut(slot) {
+            *visited = true;
         }
     }
 
@@ -59,74 +44,48 @@ impl EvictionPolicy for Sieve {
         _tail_ghost: u64,
         _tail_meta: EntryMeta,
     ) {
-        if let Some(&entry) = self.slots.get(tail) {
-            let candidate = false;
-            self.slots.insert(head, Entry { candidate, ..entry });
+        if let (Some(&visited), Some(arrived)) = (self.visited.get(tail), self.visited.rank(tail)) {
+            self.visited.insert(head, visited, arrived);
         }
     }
 
     fn trim(&mut self, _slot: Slot, _ghost: u64, _meta: EntryMeta) {}
 
     fn set_candidate(&mut self, slot: Slot, candidate: bool) {
-        let Some(entry) = self.slots.get_mut(slot) else {
-            return;
-        };
-        entry.candidate = candidate;
-        if candidate {
-            self.queue.insert((entry.stamp, slot));
-        } else {
-            self.queue.remove(&(entry.stamp, slot));
-        }
+        self.visited.set_candidate(slot, candidate);
     }
 
     fn evicted(&mut self, slot: Slot) {
-        if let Some(entry) = self.slots.get(slot)
-            && (entry.stamp, slot) == self.hand
-        {
+        if self.visited.rank(slot).map(|arrived| (arrived, slot)) == Some(self.hand) {
             // Behind the newest, the hand is at the oldest again, whatever comes in meanwhile.
-            let next = self.queue.range((entry.stamp, slot)..).nth(1);
-            self.hand = next.copied().unwrap_or_default();
+            self.hand = self.visited.first_behind(self.hand).unwrap_or_default();
         }
         self.remove(slot);
     }
 
     fn remove(&mut self, slot: Slot) {
-        self.set_candidate(slot, false);
-        self.slots.remove(slot);
+        self.visited.remove(slot);
     }
 
     fn victim(&mut self) -> Option<Slot> {
-        let first = *self.queue.first()?;
-        let mut at = self
-            .queue
-            .range(self.hand..)
-            .next()
-            .copied()
-            .unwrap_or(first);
+        let first = self.visited.first_from(Place::default())?;
+        let mut at = self.visited.first_from(self.hand).unwrap_or(first);
         loop {
             self.hand = at;
-            let entry = self.slots.get_mut(at.1)?;
-            if !std::mem::take(&mut entry.visited) {
+            let visited = self.visited.get_mut(at.1)?;
+            if !std::mem::take(visited) {
                 return Some(at.1);
             }
-            at = self.queue.range(at..).nth(1).copied().unwrap_or(first);
+            at = self.visited.first_behind(at).unwrap_or(first);
         }
     }
 
     fn candidates(&self) -> usize {
-        self.queue.len()
+        self.visited.candidates()
     }
 
     fn validate(&self) -> Result<(), String> {
-        let candidates = self.slots.iter().filter(|(_, entry)| entry.candidate);
-        let expected = candidates.map(|(slot, entry)| (entry.stamp, slot));
-        let expected = expected.collect::<BTreeSet<_>>();
-        (expected == self.queue).then_some(()).ok_or_else(|| {
-            format!(
-                "the queue is {:?}, its entries make {expected:?}",
-                self.queue
-            )
-        })
+        self.visited.validate()
     }
 }
 

@@ -11,6 +11,22 @@ pub(super) const fn protected_share(capacity: u64) -> u64 {
     capacity - capacity / 5
 }
 
+/// An entry that was used becomes protected. The oldest beyond `limit` bytes are on probation again, as if used just now.
+pub(super) fn protect<X: Copy, const N: usize>(queues: &mut Queues<X, N>, slot: Slot, limit: u64) {
+    queues.send(slot, PROTECTED);
+    while queues.bytes(PROTECTED) > limit
+        && let Some(oldest) = queues.oldest(PROTECTED)
+    {
+        queues.send(oldest, PROBATION);
+    }
+}
+
+/// The candidate of both segments that goes first.
+pub(super) fn victim<X: Copy, const N: usize>(queues: &Queues<X, N>) -> Option<Slot> {
+    let on_probation = queues.oldest_candidate(PROBATION);
+    on_probation.or_else(|| queues.oldest_candidate(PROTECTED))
+}
+
 /// Two LRU lists. What is new is on probation; what is used there becomes protected. When what is protected exceeds its share of the
 /// bytes, the least recently used of it is on probation again, as if used just now. The victim is the least recently used candidate
 /// on probation, or, if there is none, of what is protected (Karedla, Love, Wherry, "Caching strategies to improve disk system
@@ -43,18 +59,11 @@ impl EvictionPolicy for Slru {
     }
 
     fn touch(&mut self, slot: Slot) {
-        self.queues.send(slot, PROTECTED);
-        while self.queues.bytes(PROTECTED) > self.protected_bytes
-            && let Some(oldest) = self.queues.oldest(PROTECTED)
-        {
-            self.queues.send(oldest, PROBATION);
-        }
+        protect(&mut self.queues, slot, self.protected_bytes);
     }
 
     fn renew(&mut self, slot: Slot) {
-        if let Some(queue) = self.queues.get(slot).map(|entry| entry.queue) {
-            self.queues.send(slot, queue);
-        }
+        self.queues.renew(slot);
     }
 
     fn split(
@@ -82,8 +91,7 @@ impl EvictionPolicy for Slru {
     }
 
     fn victim(&mut self) -> Option<Slot> {
-        let on_probation = self.queues.oldest_candidate(PROBATION);
-        on_probation.or_else(|| self.queues.oldest_candidate(PROTECTED))
+        victim(&self.queues)
     }
 
     fn candidates(&self) -> usize {

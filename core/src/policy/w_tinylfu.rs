@@ -2,7 +2,7 @@
 
 use super::queue::Queues;
 use super::sketch::Sketch;
-use super::slru::{PROBATION, PROTECTED, protected_share};
+use super::slru::{self, PROBATION, PROTECTED, protected_share};
 use super::{EntryMeta, EvictionPolicy, Slot};
 
 const WINDOW: usize = 2;
@@ -92,18 +92,11 @@ impl EvictionPolicy for WTinyLfu {
         if entry.queue == WINDOW {
             return self.queues.send(slot, WINDOW);
         }
-        self.queues.send(slot, PROTECTED);
-        while self.queues.bytes(PROTECTED) > self.protected_bytes
-            && let Some(oldest) = self.queues.oldest(PROTECTED)
-        {
-            self.queues.send(oldest, PROBATION);
-        }
+        slru::protect(&mut self.queues, slot, self.protected_bytes);
     }
 
     fn renew(&mut self, slot: Slot) {
-        if let Some(queue) = self.queues.get(slot).map(|entry| entry.queue) {
-            self.queues.send(slot, queue);
-        }
+        self.queues.renew(slot);
     }
 
     fn split(
@@ -158,8 +151,7 @@ impl EvictionPolicy for WTinyLfu {
 
     fn victim(&mut self) -> Option<Slot> {
         let window = self.queues.oldest_candidate(WINDOW);
-        let on_probation = self.queues.oldest_candidate(PROBATION);
-        let rest = on_probation.or_else(|| self.queues.oldest_candidate(PROTECTED));
+        let rest = slru::victim(&self.queues);
         match (window, rest) {
             (Some(window), Some(rest)) => {
                 let contends = self.queues.bytes(WINDOW) >= self.window_bytes;

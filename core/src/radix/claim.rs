@@ -8,7 +8,7 @@ use crate::key::BlockKey;
 
 impl RadixTree {
     /// Finds the longest prefix of `tokens` in whole blocks and locks exactly that; gives back how many blocks it has. A node that
-    /// reaches beyond it is split. Counts as no use: [`extend`](Self::extend) does.
+    /// reaches beyond it is split. Counts as no use: [`use_locked`](Self::use_locked) and [`extend`](Self::extend) do.
     pub fn claim(&mut self, namespace: &BlockKey, tokens: &[u32]) -> (LockId, usize) {
         let (node, matched) = self.find(namespace, tokens);
         if matched == 0 {
@@ -19,8 +19,18 @@ impl RadixTree {
         (self.lock_path(lowest), blocks)
     }
 
+    /// Counts a use of a locked path, the root's side last, and of nothing that hangs below it.
+    ///
+    /// # Errors
+    /// [`Error::NotLocked`] if it was given back.
+    pub fn use_locked(&mut self, lock: LockId) -> Result<()> {
+        let lowest = self.locks.get(lock).ok_or(Error::NotLocked)?;
+        self.touch(lowest);
+        Ok(())
+    }
+
     /// Puts in what follows a locked path: `blocks` hold `tokens`, whole blocks. Counts as one use of the path and of what is
-    /// new, the root's side last. With no tokens it is a use of the path only. The lock stays on the path as it was. Gives back the
+    /// new, the root's side last. The lock stays on the path as it was. Gives back the
     /// partial block that the new ones made superfluous, if there was one.
     ///
     /// # Errors
@@ -86,13 +96,13 @@ impl RadixTree {
         wanted - left
     }
 
-    /// Gives up the blocks whose time the policy says is over; returns how many. For an owner as that of
+    /// Gives up the blocks whose time the policy says is over, and tells `gone` the ids of each piece; returns how many. For an owner as that of
     /// [`discard`](Self::discard).
-    pub fn discard_expired(&mut self) -> usize {
+    pub fn discard_expired(&mut self, mut gone: impl FnMut(&[u32])) -> usize {
         let before = self.stats.total_blocks;
         while let Some(index) = self.policy.expired() {
             self.policy.remove(index);
-            self.remove_leaf(index);
+            gone(self.remove_leaf(index).blocks());
         }
         before - self.stats.total_blocks
     }

@@ -32,12 +32,21 @@ fn back(name: u64, block: u64) -> u64 {
     name.wrapping_mul(INVERSE).rotate_right(TURN) ^ block
 }
 
+/// What a block adds to the name of what is before it.
+#[derive(Debug)]
+enum Spelling {
+    /// Its tokens, hashed with secret keys, so that no prompt can be made to share a name with another one.
+    Secret(RandomState),
+    /// Its id, which is its only token.
+    Id,
+    /// Nothing: the name up to and with it is the one that was given for its first token.
+    Given(Vec<u64>),
+}
+
 /// The name at the end of each node.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// Blocks are hashed with secret keys, so that no prompt can be made to share a name with another one; none where a block's tokens
-    /// are its id.
-    secret: Option<RandomState>,
+    spelling: Spelling,
     /// By the node's place in the arena; of a root, the name of its namespace.
     ends: Vec<u64>,
 }
@@ -45,31 +54,57 @@ pub(super) struct Names {
 impl Names {
     /// Names that nobody can foretell.
     pub(super) fn secret() -> Self {
+        Self::spelt(Spelling::Secret(RandomState::new()))
+    }
+
+    fn spelt(spelling: Spelling) -> Self {
         Self {
-            secret: Some(RandomState::new()),
+            spelling,
             ends: Vec::new(),
         }
     }
 
     /// Names that are the same in every run, of blocks of one token that is the block's id.
     pub(super) fn of_ids() -> Self {
-        Self {
-            secret: None,
-            ends: Vec::new(),
+        Self::spelt(Spelling::Id)
+    }
+
+    /// Names that are given by [`Self::give`], of blocks whose first token tells them from all others, wherever they are.
+    pub(super) fn given() -> Self {
+        Self::spelt(Spelling::Given(Vec::new()))
+    }
+
+    /// Says what a prefix is called whose last block begins with `token`: they are given for 0, 1, 2 and so on.
+    pub(super) fn give(&mut self, token: u32, name: u64) {
+        if let Spelling::Given(names) = &mut self.spelling {
+            names.resize(names.len().max(token as usize + 1), 0);
+            names[token as usize] = name;
+        }
+    }
+
+    /// The name that a block makes of the one before it.
+    fn step(&self, name: u64, block: u64) -> u64 {
+        match self.spelling {
+            Spelling::Given(_) => block,
+            _ => step(name, block),
         }
     }
 
     fn block(&self, tokens: &[u32]) -> u64 {
-        match &self.secret {
-            Some(secret) => secret.hash_one(tokens),
-            None => tokens.first().copied().map_or(0, u64::from),
+        let first = tokens.first().copied();
+        match &self.spelling {
+            Spelling::Secret(secret) => secret.hash_one(tokens),
+            Spelling::Id => first.map_or(0, u64::from),
+            Spelling::Given(names) => first
+                .and_then(|token| names.get(token as usize).copied())
+                .unwrap_or(0),
         }
     }
 
     fn root(&self, namespace: &BlockKey) -> u64 {
-        match &self.secret {
-            Some(secret) => secret.hash_one(namespace),
-            None => namespace.short(),
+        match &self.spelling {
+            Spelling::Secret(secret) => secret.hash_one(namespace),
+            Spelling::Id | Spelling::Given(_) => namespace.short(),
         }
     }
 
@@ -82,7 +117,7 @@ impl Names {
     ) -> impl Iterator<Item = u64> {
         let blocks = self.blocks(tokens, block_tokens);
         blocks.scan(self.root(namespace), |name, block| {
-            *name = step(*name, block);
+            *name = self.step(*name, block);
             Some(*name)
         })
     }
@@ -113,7 +148,8 @@ impl Names {
     /// A node came in below one whose end is known.
     pub(super) fn add(&mut self, index: u32, node: &Node, block_tokens: usize) {
         let above = self.ends[node.parent as usize];
-        let end = self.blocks(node.tokens(), block_tokens).fold(above, step);
+        let blocks = self.blocks(node.tokens(), block_tokens);
+        let end = blocks.fold(above, |name, block| self.step(name, block));
         self.set_end(index, end);
     }
 
@@ -121,7 +157,7 @@ impl Names {
     pub(super) fn name(&self, node: &Node, block_tokens: usize) -> u64 {
         let above = self.ends[node.parent as usize];
         let first = self.blocks(node.tokens(), block_tokens).next();
-        first.map_or(above, |block| step(above, block))
+        first.map_or(above, |block| self.step(above, block))
     }
 
     /// The node lost its last blocks, which held `cut`: what these are called.
@@ -129,7 +165,10 @@ impl Names {
         let end = self.ends[index as usize];
         let (mut name, mut end) = (end, end);
         for block in self.blocks(cut, block_tokens).rev() {
-            (name, end) = (end, back(end, block));
+            (name, end) = match self.spelling {
+                Spelling::Given(_) => (block, block),
+                _ => (end, back(end, block)),
+            };
         }
         self.set_end(index, end);
         name
@@ -143,13 +182,18 @@ impl Names {
         nodes: &[u32],
         block_tokens: usize,
     ) -> Result<(), String> {
+        if matches!(self.spelling, Spelling::Given(_)) {
+            // Nothing follows from the end of a node.
+            return Ok(());
+        }
         for &index in nodes {
             let node = &arena[index];
             let expected = if node.is_root() {
                 self.root(namespace)
             } else {
                 let above = self.ends[node.parent as usize];
-                self.blocks(node.tokens(), block_tokens).fold(above, step)
+                let blocks = self.blocks(node.tokens(), block_tokens);
+                blocks.fold(above, |name, block| self.step(name, block))
             };
             if self.ends[index as usize] != expected {
                 return Err(format!("node {index} has a wrong name at its end"));

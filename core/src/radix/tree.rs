@@ -142,6 +142,27 @@ impl RadixTree {
         Ok(tree)
     }
 
+    /// An empty tree over blocks whose first token tells them from all others, and says what the policy calls them: see
+    /// [`name_block`](Self::name_block).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn of_named_blocks(
+        block_tokens: usize,
+        policy: Box<dyn EvictionPolicy>,
+    ) -> Result<Self> {
+        let mut tree = Self::new(block_tokens, policy)?;
+        tree.names = tree.names.map(|_| Names::given());
+        Ok(tree)
+    }
+
+    /// Says what a prefix is called whose last block begins with `token`.
+    pub(crate) fn name_block(&mut self, token: u32, name: u64) {
+        if let Some(names) = &mut self.names {
+            names.give(token, name);
+        }
+    }
+
     /// What the policy would call a node that began with each of a prompt's whole blocks; nothing if it does not ask.
     pub(crate) fn block_names(&self, namespace: &BlockKey, tokens: &[u32]) -> Vec<u64> {
         let names = self.names.iter();
@@ -184,6 +205,12 @@ impl RadixTree {
     pub fn match_prefix(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Match {
         let (node, matched) = self.find(namespace, tokens);
         self.touch(node);
+        self.match_at(*namespace, node, matched)
+    }
+
+    /// As [`match_prefix`](Self::match_prefix), but counts as no use.
+    pub fn peek_prefix(&self, namespace: &BlockKey, tokens: &[u32]) -> Match {
+        let (node, matched) = self.find(namespace, tokens);
         self.match_at(*namespace, node, matched)
     }
 

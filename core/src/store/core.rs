@@ -19,7 +19,7 @@ use crate::cost::CostBook;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{NEVER, RunHeader, Terms};
-use crate::sim::capture::{self, Capture};
+use crate::sim::capture::{self, Recorder};
 use crate::tier::memory::MemoryTier;
 use crate::tier::{DurableTier, PinnedRun, Tier, TierId};
 
@@ -43,7 +43,7 @@ pub(super) struct Core {
     pub(super) above: Uppers,
     pub(super) patience: Patience,
     /// What records requests and orders of eviction.
-    pub(super) capture: Option<Capture>,
+    pub(super) recorder: Option<Recorder>,
     /// Whether a prefetch was ordered that plans wait for.
     pub(super) may_wait: AtomicBool,
 }
@@ -56,19 +56,14 @@ impl Core {
     ) -> Result<Self> {
         let counters = Arc::new(Counters::default());
         let clock = l3.as_ref().map_or_else(Clock::default, |l3| l3.clock());
+        let recorder = config.capture.clone().map(Recorder::Live);
         let l2 = match config.l2_bytes {
             0 => None,
-            bytes => Some(MemoryTier::with_clock(
-                bytes,
-                capture::policy(
-                    config.capture.as_ref(),
-                    TierId::L2,
-                    0,
-                    &config.policy,
-                    bytes,
-                )?,
-                clock.clone(),
-            )?),
+            bytes => {
+                let (policy, tap) =
+                    capture::policy(recorder.as_ref(), TierId::L2, 0, &config.policy, bytes, 0)?;
+                Some(MemoryTier::captured(bytes, policy, clock.clone(), tap)?)
+            }
         };
         let writer = l3
             .clone()
@@ -96,7 +91,7 @@ impl Core {
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),
             patience: Patience::of(config),
-            capture: config.capture.clone(),
+            recorder,
             may_wait: AtomicBool::new(false),
         })
     }
@@ -151,6 +146,14 @@ impl Core {
             .as_ref()
             .is_some_and(|writer| writer.is_pending(key))
             || self.l3.as_ref().is_some_and(|l3| l3.contains(key))
+    }
+
+    /// Opaque blocks are asked for: a request, of blocks of a token each.
+    pub(super) fn note_request(&self, keys: &[BlockKey]) {
+        if let Some(Recorder::Live(capture)) = &self.recorder {
+            let names = keys.iter().map(|key| capture.name(key.short()));
+            capture.request(0, 1, names.collect(), None);
+        }
     }
 
     /// How many leading blocks the write policy wants in L3 by now; counts a use of those from `counted` on.

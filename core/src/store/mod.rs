@@ -41,7 +41,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::memory::{WritableBuffer, lend};
 use crate::run::{RunHeader, RunSource, Terms};
-use crate::sim::capture::Capture;
+use crate::sim::capture::Recorder;
 use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, NamespaceUsage, Put};
 
@@ -376,8 +376,8 @@ impl BlockStore {
     }
 
     /// What records requests and orders of eviction.
-    pub(crate) fn capture(&self) -> Option<&Capture> {
-        self.handle.core.capture.as_ref()
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.handle.core.recorder.as_ref()
     }
 
     /// The clock by which runs expire.
@@ -391,7 +391,9 @@ impl BlockStore {
     /// [`Error::InvalidArgument`] for a block that is part of a model's run, [`Error::Closed`], [`Error::Forked`],
     /// [`Error::Io`] if memory cannot be had.
     pub fn get_bytes(&self, key: &BlockKey) -> Result<Option<Vec<u8>>> {
-        opaque::get(self.core()?, key)
+        let core = self.core()?;
+        core.note_request(std::slice::from_ref(key));
+        opaque::get(core, key)
     }
 
     /// [`BlockStore::get_bytes`] of many blocks at once, in the order of `keys`; each is a miss or damaged for itself. Blocks that
@@ -400,7 +402,9 @@ impl BlockStore {
     /// # Errors
     /// As [`BlockStore::get_bytes`]; nothing was read then.
     pub fn get_many(&self, keys: &[BlockKey]) -> Result<Vec<Option<Vec<u8>>>> {
-        opaque::get_many(self.core()?, keys)
+        let core = self.core()?;
+        core.note_request(keys);
+        opaque::get_many(core, keys)
     }
 
     /// As [`BlockStore::get_many`], into memory of the caller's: each block into the head of the buffer at its place. Gives back
@@ -417,6 +421,7 @@ impl BlockStore {
         buffers: &mut [WritableBuffer<'_>],
     ) -> Result<Vec<Option<usize>>> {
         let core = self.core()?;
+        core.note_request(keys);
         lend(buffers, |regions| opaque::get_into(core, keys, regions))
     }
 
@@ -559,7 +564,7 @@ impl Handle {
         if let Some(l3) = &core.l3 {
             l3.close()?;
         }
-        if let Some(capture) = &core.capture {
+        if let Some(Recorder::Live(capture)) = &core.recorder {
             capture.finish()?;
         }
         if drained {

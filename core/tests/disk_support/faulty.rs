@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) next: BTreeMap<Operation, (u64, Fault)>,
     /// Bytes that may still be written or set aside; a write that is longer is cut, then there is no space.
     pub(crate) budget: Option<u64>,
+    /// Bytes of every file that cannot be read.
+    pub(crate) bad: Option<Range<u64>>,
 }
 
 #[derive(Debug)]
@@ -190,6 +192,12 @@ impl Files for FaultyFiles {
 
     fn read(&self, file: &OpenFile, offset: u64, into: &Vectors<'_>) -> io::Result<usize> {
         let bytes = self.attempt(Operation::Read, Some(file), into.bytes() as u64)?;
+        let state = self.state.lock().expect("unharmed");
+        let bad = state.plan.bad.clone().unwrap_or_default();
+        drop(state);
+        if offset < bad.end && bad.start < offset + bytes {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         SystemFiles.read(file, offset, &into.first(bytes as usize))
     }
 

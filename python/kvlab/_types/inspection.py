@@ -40,6 +40,7 @@ class RecoveryReport(TypedDict):
         segments: Segment files.
         segments_scanned: Segment files that were searched for records.
         foreign_segments: Files with a segment's name that are not this store's; they are left alone.
+        payloads_unread: Runs that were kept though the system could not read their bytes.
         rows_rebuilt: Runs that were found in segments only.
         index_rebuilt: The index was rebuilt from the segments alone.
         index_moved: Where an index that could not be opened was moved; None if it could.
@@ -53,6 +54,7 @@ class RecoveryReport(TypedDict):
     segments: int
     segments_scanned: int
     foreign_segments: int
+    payloads_unread: int
     rows_rebuilt: int
     index_rebuilt: bool
     index_moved: str | None

@@ -169,7 +169,7 @@ class LiveService:
         if not self.model:
             if not names:
                 raise EndpointError(
-                    "garbage", f"{self._base}/models: lists no model; name one with --model"
+                    f"{self._base}/models: lists no model; name one with --model", kind="garbage"
                 )
             self.model = names[0]
         self._before = await self._counters()
@@ -210,7 +210,7 @@ class LiveService:
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise _named(error, url, asked.timeout) from None
         except EndpointError as error:
-            raise EndpointError(error.kind, f"{url}: {error}") from None
+            raise EndpointError(f"{url}: {error}", kind=error.kind) from None
         return received.answer(url)
 
     async def restart(self) -> None:
@@ -240,8 +240,8 @@ class LiveService:
         except (ValueError, KeyError, TypeError, RecursionError):
             text = shorten(response.content)
             raise EndpointError(
-                "garbage",
                 f"{url}: is no list of models, so this is no OpenAI-compatible server: {text}",
+                kind="garbage",
             ) from None
 
     async def _counters(self) -> dict[str, float]:
@@ -274,7 +274,7 @@ class _Received:
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
-                raise EndpointError("garbage", f"a choice is no object: {shorten(str(chunk))}")
+                raise EndpointError(f"a choice is no object: {shorten(str(chunk))}", kind="garbage")
             self._choices = True
             delta = choice.get("delta")
             text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
@@ -297,7 +297,7 @@ class _Received:
             EndpointError: there was no answer in it.
         """
         if not self._choices or not (self._moments or self._finish):
-            raise EndpointError("garbage", f"{url}: the stream had neither text nor an end")
+            raise EndpointError(f"{url}: the stream had neither text nor an end", kind="garbage")
         first = self._moments[0] if self._moments else self._end
         details = self._usage.get("prompt_tokens_details")
         details = details if isinstance(details, dict) else {}
@@ -340,19 +340,21 @@ async def _check(response: httpx.Response, url: str) -> None:
         if len(start) > 4096:
             break
     raise EndpointError(
-        "status", f"{url}: status {response.status_code}: {shorten(start) or 'no body'}"
+        f"{url}: status {response.status_code}: {shorten(start) or 'no body'}", kind="status"
     )
 
 
 def _named(error: Exception, url: str, seconds: float) -> EndpointError:
     said = shorten(str(error)) or type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
-        return EndpointError("connect", f"{url}: cannot be reached ({said}); is the server up?")
+        return EndpointError(
+            f"{url}: cannot be reached ({said}); is the server up?", kind="connect"
+        )
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return EndpointError(
-            "timeout", f"{url}: no whole answer within {seconds:g} s; see --timeout"
+            f"{url}: no whole answer within {seconds:g} s; see --timeout", kind="timeout"
         )
-    return EndpointError("broken", f"{url}: the connection broke: {said}")
+    return EndpointError(f"{url}: the connection broke: {said}", kind="broken")
 
 
 def _count(value: object) -> int | None:

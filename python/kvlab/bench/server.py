@@ -82,13 +82,13 @@ class RestartCommand:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EndpointError(
-                "connect", f"--restart-command {shlex.join(self._command)}: {error}"
+                f"--restart-command {shlex.join(self._command)}: {error}", kind="connect"
             ) from None
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip()[-300:]
             raise EndpointError(
-                "connect",
                 f"--restart-command {shlex.join(self._command)}: exit code {done.returncode}: {said}",
+                kind="connect",
             )
 
     async def stop(self) -> None:
@@ -154,7 +154,7 @@ class StartedServer:
         if process is not None and process.poll() is not None:
             said = self._log.read_text("utf-8", "replace").strip()[-600:]
             raise EndpointError(
-                "garbage", f"the server ended with exit code {process.returncode}: {said}"
+                f"the server ended with exit code {process.returncode}: {said}", kind="garbage"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class StartedServer:
     @property
     def _log(self) -> Path:
         if self._folder is None:
-            raise EndpointError("connect", "the server was not started")
+            raise EndpointError("the server was not started", kind="connect")
         return Path(self._folder.name) / "server.log"
 
     def _launch(self) -> None:
@@ -178,7 +178,7 @@ class StartedServer:
                 )
             except OSError as error:
                 raise EndpointError(
-                    "connect", f"--serve: {command[0]} cannot be started: {error}"
+                    f"--serve: {command[0]} cannot be started: {error}", kind="connect"
                 ) from None
 
     async def _end(self) -> None:

@@ -31,13 +31,13 @@ async def chunks(stream: AsyncIterable[bytes]) -> AsyncIterator[dict[str, Any]]:
         try:
             chunk = json.loads(data)
         except (ValueError, RecursionError):
-            raise EndpointError("garbage", f"an event is no JSON: {shorten(data)}") from None
+            raise EndpointError(f"an event is no JSON: {shorten(data)}", kind="garbage") from None
         if not isinstance(chunk, dict):
-            raise EndpointError("garbage", f"an event is no JSON object: {shorten(data)}")
+            raise EndpointError(f"an event is no JSON object: {shorten(data)}", kind="garbage")
         if chunk.get("error"):
-            raise EndpointError("status", f"the server broke off: {shorten(data)}")
+            raise EndpointError(f"the server broke off: {shorten(data)}", kind="status")
         yield chunk
-    raise EndpointError("broken", "the stream ended before data: [DONE]")
+    raise EndpointError("the stream ended before data: [DONE]", kind="broken")
 
 
 async def _lines(stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -47,7 +47,7 @@ async def _lines(stream: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         for line in whole:
             yield line.rstrip(b"\r")
         if len(rest) > _LONGEST:
-            raise EndpointError("garbage", f"a line does not end: {shorten(rest)}")
+            raise EndpointError(f"a line does not end: {shorten(rest)}", kind="garbage")
     if rest:
         yield rest
 

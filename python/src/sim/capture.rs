@@ -46,7 +46,7 @@ pub(crate) fn capture_requests(path: PathBuf) -> PyResult<PyCaptureRequests> {
     Ok(PyCaptureRequests { requests })
 }
 
-/// Gives each policy of a capture the calls that it got live.
+/// Drives L1, L2 and the directory of L3 with a capture.
 #[pyfunction]
 pub(crate) fn capture_replay(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Bound<'_, PyDict>>> {
     let orders = py.detach(|| capture::replay(&path)).or_raise()?;
@@ -58,4 +58,23 @@ pub(crate) fn capture_replay(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Boun
         Ok(dict)
     });
     orders.collect()
+}
+
+/// Drives the L1 of each cache of a capture under another policy or in another size.
+#[pyfunction]
+pub(crate) fn capture_rerun(
+    py: Python<'_>,
+    path: PathBuf,
+    policy: Option<String>,
+    l1_blocks: Option<u64>,
+) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    let rerun = || capture::rerun(&path, policy.as_deref(), l1_blocks);
+    let reruns = py.detach(rerun).or_raise()?;
+    let reruns = reruns.into_iter().map(|rerun| {
+        let dict = fields!(py, rerun, [blocks, requests, block_refs, hits, evictions]);
+        dict.set_item("policy", rerun.policy)?;
+        dict.set_item("victims", rerun.victims)?;
+        Ok(dict)
+    });
+    reruns.collect()
 }

@@ -4,8 +4,9 @@ use crate::block::{BlockId, SequenceId};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::radix::Match;
+use crate::sim::capture::L1Event;
 
-use super::{Appended, Claim, Hold, HoldId, Keyed, L1};
+use super::{Appended, Claim, Grown, Hold, HoldId, Keyed, L1};
 
 impl L1 {
     /// Matches whole blocks of `tokens`, locks the path and forks a sequence from it. Gives back the hold and the tokens that matched.
@@ -13,8 +14,12 @@ impl L1 {
         &mut self,
         namespace: BlockKey,
         tokens: &[u32],
+        category: u32,
     ) -> Result<(HoldId, usize)> {
-        let (claim, blocks) = self.claim(&namespace, tokens)?;
+        let live = self.live_tokens(&namespace, tokens)?;
+        self.note_request(category, &namespace, tokens, live);
+        let (claim, blocks) = self.claim(&namespace, &tokens[..live])?;
+        self.tree.use_locked(claim.lock)?;
         self.reused_blocks += blocks.len() as u64;
         let id = self.insert_hold(Hold {
             namespace,
@@ -26,11 +31,6 @@ impl L1 {
         Ok((id, blocks.len() * self.block_tokens))
     }
 
-    /// What the policy calls a prompt's whole blocks.
-    pub(in crate::cache) fn block_names(&self, namespace: &BlockKey, tokens: &[u32]) -> Vec<u64> {
-        self.tree.block_names(namespace, tokens)
-    }
-
     fn insert_hold(&mut self, hold: Hold) -> HoldId {
         let id = self.next_hold;
         self.next_hold += 1;
@@ -38,10 +38,9 @@ impl L1 {
         id
     }
 
+    /// Locks the longest prefix in the tree and forks a sequence from it. Counts as no use: that is the request's, once.
     fn claim(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<(Claim, Vec<BlockId>)> {
-        let found = self.live_prefix(namespace, tokens)?;
-        let lock = self.tree.lock(&found)?;
-        // The match itself may name a node that goes further, and may be evicted.
+        let (lock, _) = self.tree.claim(namespace, tokens);
         let path = self.tree.locked(lock)?;
         match self.sequence_over(&path) {
             Ok((sequence, blocks)) => Ok((
@@ -59,22 +58,19 @@ impl L1 {
         }
     }
 
-    /// The longest prefix in the tree whose time is not over. What is over stays until it is evicted or stored again.
-    pub(super) fn live_prefix(&mut self, namespace: &BlockKey, tokens: &[u32]) -> Result<Match> {
-        let found = self.tree.match_prefix(namespace, tokens);
+    /// How many of these tokens may be looked for: those before the first block in the tree whose time is over. What is over stays
+    /// until it is evicted or stored again.
+    pub(super) fn live_tokens(&self, namespace: &BlockKey, tokens: &[u32]) -> Result<usize> {
         if !self.mortal {
-            return Ok(found);
+            return Ok(tokens.len());
         }
+        let found = self.tree.peek_prefix(namespace, tokens);
         let mut blocks = Vec::with_capacity(found.blocks());
         self.tree.blocks_of(&found, &mut blocks)?;
         let now = self.clock.now();
         let over = |block: &u32| self.expiry(*block) <= now;
-        match blocks.iter().position(over) {
-            Some(live) => Ok(self
-                .tree
-                .match_prefix(namespace, &tokens[..live * self.block_tokens])),
-            None => Ok(found),
-        }
+        let first = blocks.iter().position(over);
+        Ok(first.map_or(tokens.len(), |live| live * self.block_tokens))
     }
 
     fn sequence_over(&mut self, path: &Match) -> Result<(SequenceId, Vec<BlockId>)> {
@@ -93,8 +89,27 @@ impl L1 {
         Ok(())
     }
 
+    /// Whether a hold has not ended.
+    pub(super) fn has_hold(&self, id: HoldId) -> bool {
+        self.holds.contains_key(&id)
+    }
+
+    /// Tells the policy that a request comes, and gives up what it says the time of is over.
+    pub(super) fn tell_request(&mut self, now_ms: u64, category: u32) -> Result<()> {
+        self.tree.request(now_ms, category);
+        let mut gone = Vec::new();
+        self.tree
+            .discard_expired(|blocks| gone.extend_from_slice(blocks));
+        for block in gone.into_iter().map(BlockId) {
+            self.index.remove(block);
+            self.pool.release(block)?;
+        }
+        Ok(())
+    }
+
     /// One more user of a hold.
     pub(in crate::cache) fn retain(&mut self, id: HoldId) {
+        self.note(|| L1Event::Retain { hold: id });
         if let Some(hold) = self.holds.get_mut(&id) {
             hold.users += 1;
             if let Some(place) = hold.idle.take() {
@@ -105,6 +120,11 @@ impl L1 {
 
     /// One user fewer; the last one frees sequence and lock.
     pub(in crate::cache) fn release(&mut self, id: HoldId) -> Result<()> {
+        self.note(|| L1Event::Release { hold: id });
+        self.end_use(id)
+    }
+
+    fn end_use(&mut self, id: HoldId) -> Result<()> {
         let Some(hold) = self.holds.get_mut(&id) else {
             return Ok(());
         };
@@ -115,6 +135,7 @@ impl L1 {
         let Some(hold) = self.holds.remove(&id) else {
             return Ok(());
         };
+        self.forget_names(id);
         if let Some(place) = hold.idle {
             self.idle.remove(&place);
         }
@@ -123,6 +144,11 @@ impl L1 {
 
     /// From now on the hold may be given up under pressure, oldest first.
     pub(in crate::cache) fn set_idle(&mut self, id: HoldId) {
+        self.note(|| L1Event::SetIdle { hold: id });
+        self.rest(id);
+    }
+
+    fn rest(&mut self, id: HoldId) {
         if let Some(hold) = self.holds.get_mut(&id)
             && hold.idle.is_none()
         {
@@ -135,6 +161,7 @@ impl L1 {
     /// The blocks of a hold's sequence, which stay as they are until [`Self::end_copy`], even if the hold's request is dropped.
     /// None if they were given up.
     pub(in crate::cache) fn start_copy(&mut self, id: HoldId) -> Option<Vec<BlockId>> {
+        self.note(|| L1Event::StartCopy { hold: id });
         let blocks = self.sequence(id)?.0.to_vec();
         let hold = self.holds.get_mut(&id)?;
         hold.copies += 1;
@@ -143,14 +170,15 @@ impl L1 {
     }
 
     pub(in crate::cache) fn end_copy(&mut self, id: HoldId) -> Result<()> {
+        self.note(|| L1Event::EndCopy { hold: id });
         if let Some(hold) = self.holds.get_mut(&id) {
             hold.copies -= 1;
         }
-        self.release(id)
+        self.end_use(id)
     }
 
     /// Gives up the hold that has been idle longest.
-    pub(in crate::cache) fn reclaim_idle(&mut self) -> Result<bool> {
+    pub(super) fn reclaim_idle(&mut self) -> Result<bool> {
         let free = |id: &HoldId| self.holds.get(id).is_some_and(|hold| hold.copies == 0);
         let Some(place) = self
             .idle
@@ -176,6 +204,7 @@ impl L1 {
 
     /// A second hold on the same blocks, and its tokens. None if the first was given up under pressure.
     pub(in crate::cache) fn fork(&mut self, id: HoldId) -> Result<Option<(HoldId, usize)>> {
+        self.note_fork(id);
         let Some(hold) = self.holds.get(&id) else {
             return Ok(None);
         };
@@ -199,7 +228,7 @@ impl L1 {
             idle: None,
             copies: 0,
         });
-        self.set_idle(id);
+        self.rest(id);
         Ok(Some((id, tokens)))
     }
 
@@ -216,11 +245,13 @@ impl L1 {
             return Ok(());
         };
         let namespace = hold.namespace;
+        let live = self.live_tokens(&namespace, tokens)?;
+        self.note_adopt(id, &namespace, tokens, live);
         let before = self.sequence(id).map(|(_, tokens)| tokens);
         if before.is_some_and(|before| before % self.block_tokens != 0) {
             return Ok(());
         }
-        let (claim, blocks) = self.claim(&namespace, tokens)?;
+        let (claim, blocks) = self.claim(&namespace, &tokens[..live])?;
         if before.is_some_and(|before| before >= blocks.len() * self.block_tokens) {
             return self.give_up(claim);
         }
@@ -231,8 +262,34 @@ impl L1 {
         before.map_or(Ok(()), |claim| self.give_up(claim))
     }
 
+    /// Lengthens the hold's sequence to `tokens` tokens, evicting for it; what does not fit even so is left out.
+    pub(in crate::cache) fn grow(&mut self, id: HoldId, tokens: usize) -> Result<Grown> {
+        self.note(|| L1Event::Append {
+            hold: id,
+            tokens: tokens as u64,
+        });
+        loop {
+            let (requested, free) = match self.append(id, tokens) {
+                Err(Error::OutOfBlocks { requested, free }) => (requested, free),
+                other => return other.map(Grown::Appended),
+            };
+            let evicted = self.start_eviction(requested.saturating_sub(free));
+            if !evicted.is_empty() {
+                return Ok(Grown::Evicted(evicted));
+            }
+            if self.is_draining() {
+                return Ok(Grown::Draining);
+            }
+            if !self.reclaim_idle()? {
+                let room = self.room(id).min(tokens);
+                self.refused_blocks += (tokens - room).div_ceil(self.block_tokens) as u64;
+                return self.append(id, room).map(Grown::Appended);
+            }
+        }
+    }
+
     /// Lengthens the hold's sequence to `tokens` tokens.
-    pub(in crate::cache) fn append(&mut self, id: HoldId, tokens: usize) -> Result<Appended> {
+    fn append(&mut self, id: HoldId, tokens: usize) -> Result<Appended> {
         let Some(claim) = self.holds.get(&id).and_then(|hold| hold.claim.as_ref()) else {
             return Ok(Appended {
                 from: tokens,
@@ -253,7 +310,7 @@ impl L1 {
     }
 
     /// How many tokens the hold's sequence could have with the blocks that are free.
-    pub(in crate::cache) fn room(&self, id: HoldId) -> usize {
+    fn room(&self, id: HoldId) -> usize {
         let Some((blocks, tokens)) = self.sequence(id) else {
             return 0;
         };
@@ -280,6 +337,7 @@ impl L1 {
         keys: &[BlockKey],
         expiries: &[u64],
     ) -> Result<(usize, usize)> {
+        self.note(|| L1Event::Publish { hold: id });
         let Some(hold) = self.holds.get(&id) else {
             return Ok((0, 0));
         };

@@ -1,7 +1,9 @@
 //! What one mutex guards: pool, sequences, tree, and who holds what of them.
 
 mod holds;
+mod journal;
 mod leaving;
+mod replica;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,10 +11,13 @@ use crate::block::{BlockId, BlockPool, PoolStats, SequenceId, SequenceTable};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::key::BlockKey;
-use crate::radix::{Divergence, LockId, Match, RadixTree};
+use crate::radix::{Divergence, Evicted, LockId, Match, RadixTree};
 use crate::run::NEVER;
 
 use super::lend::{KeyIndex, Keyed};
+
+pub(in crate::cache) use journal::Journal;
+pub(crate) use replica::Replica;
 
 /// A request's claim on L1: its sequence, and the lock on the path that the sequence was forked from.
 pub(in crate::cache) type HoldId = u64;
@@ -86,6 +91,8 @@ pub(in crate::cache) struct L1 {
     lent: HashMap<BlockId, u32>,
     /// Blocks whose bytes came out of a lossy codec.
     decoded: HashSet<BlockId>,
+    /// There while it is captured.
+    journal: Option<Journal>,
     reused_blocks: u64,
     evicted_blocks: u64,
     refused_blocks: u64,
@@ -102,8 +109,24 @@ pub(in crate::cache) struct Appended {
     pub(in crate::cache) blocks: Vec<BlockId>,
 }
 
+/// What became of a hold that wants more blocks.
+#[derive(Debug)]
+pub(in crate::cache) enum Grown {
+    /// It has them, or as many as there are.
+    Appended(Appended),
+    /// These went for it, and are free once they arrived below: ask again then.
+    Evicted(Vec<Evicted>),
+    /// Nothing can go just now, but blocks are on their way out.
+    Draining,
+}
+
 impl L1 {
-    pub(in crate::cache) fn new(pool: BlockPool, tree: RadixTree, clock: Clock) -> Result<Self> {
+    pub(in crate::cache) fn new(
+        pool: BlockPool,
+        tree: RadixTree,
+        clock: Clock,
+        journal: Option<Journal>,
+    ) -> Result<Self> {
         let block_tokens = tree.block_tokens();
         Ok(Self {
             sequences: SequenceTable::new(&pool, block_tokens)?,
@@ -121,6 +144,7 @@ impl L1 {
             index: KeyIndex::default(),
             lent: HashMap::new(),
             decoded: HashSet::new(),
+            journal,
             reused_blocks: 0,
             evicted_blocks: 0,
             refused_blocks: 0,
@@ -194,18 +218,20 @@ impl L1 {
         blocks.map(|block| self.decoded.contains(block)).collect()
     }
 
-    pub(in crate::cache) fn count_refused(&mut self, blocks: usize) {
-        self.refused_blocks += blocks as u64;
-    }
-
     /// Tokens of `tokens` that the tree has, in whole blocks, and the key of the last of these. Counts as a use.
     pub(in crate::cache) fn matched(
         &mut self,
         namespace: &BlockKey,
         tokens: &[u32],
     ) -> Result<(usize, BlockKey)> {
-        let found = self.live_prefix(namespace, tokens)?;
-        Ok((found.tokens(), self.tree.path_key(&found)?))
+        let live = self.live_tokens(namespace, tokens)?;
+        self.note_use(namespace, tokens, live);
+        let (lock, _) = self.tree.claim(namespace, &tokens[..live]);
+        self.tree.use_locked(lock)?;
+        let found = self.tree.locked(lock)?;
+        let key = self.tree.path_key(&found)?;
+        self.tree.unlock(lock)?;
+        Ok((found.tokens(), key))
     }
 
     pub(in crate::cache) fn stats(&self) -> L1Stats {

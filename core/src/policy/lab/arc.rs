@@ -1,8 +1,8 @@
 //! ARC: adaptive replacement.
 
-use super::ghosts::Ghosts;
 use super::ranked::Ranking;
 use super::ranks::{Held, Ranks, Stamps, weight};
+use crate::policy::ghosts::Ghosts;
 use crate::policy::{EntryMeta, Slot};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,7 +154,7 @@ impl Ranking for Arc {
 
     fn validate(&self, ranks: &Ranks<Place, (List, [u64; 1])>) -> Result<(), String> {
         for (list, weight) in [(List::Once, self.once), (List::Often, self.often)] {
-            let held = ranks.held().filter(|held| held.history.list == list);
+            let held = ranks.entries().filter(|held| held.history.list == list);
             let counted: u64 = held.map(Held::weight).sum();
             if counted != weight {
                 return Err(format!("list {list:?} weighs {counted}, not {weight}"));

@@ -4,7 +4,7 @@ use super::ranked::Ranking;
 use super::ranks::{Held, Stamps};
 use crate::policy::EntryMeta;
 
-/// Evicts what came first, used since or not: the baseline that takes no notice of uses. O(log n) a call.
+/// The textbook's queue: evicts what came first, used since or not, the baseline that takes no notice of uses. O(log n) a call.
 ///
 /// An entry's age is when it came; both parts of one that is split came when it did, and the lower part goes first.
 #[derive(Debug, Default)]

@@ -1,8 +1,8 @@
 //! `LeCaR`: regret decides between LRU and LFU.
 
 use super::draw::Draw;
-use super::ghosts::Ghosts;
 use super::ranks::{Held, Ranks, Stamps, weight};
+use crate::policy::ghosts::Ghosts;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot};
 
 /// How much a regret moves the weights; the authors' choice.
@@ -256,7 +256,7 @@ impl EvictionPolicy for LeCaR {
     fn validate(&self) -> Result<(), String> {
         self.by_age.validate()?;
         self.by_count.validate()?;
-        let entries = self.by_age.held().count();
+        let entries = self.by_age.entries().count();
         if entries != self.entries || self.by_count.candidates() != self.by_age.candidates() {
             return Err(format!(
                 "{entries} entries, counted {}; {} candidates by age, {} by count",

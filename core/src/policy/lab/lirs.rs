@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::ghosts::Ghosts;
 use super::ranks::{Held, Ranks, Stamps, weight};
+use crate::policy::ghosts::Ghosts;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -356,10 +356,10 @@ impl EvictionPolicy for Lirs {
     fn validate(&self) -> Result<(), String> {
         self.ranks.validate()?;
         self.ghosts.validate()?;
-        let low = self.ranks.held();
+        let low = self.ranks.entries();
         let low = low.filter(|held| held.history.status == Status::Low);
         let low: u64 = low.map(Held::weight).sum();
-        let stacked = self.ranks.held().filter(|held| held.history.stacked);
+        let stacked = self.ranks.entries().filter(|held| held.history.stacked);
         let (members, weight) = stacked.fold((0, 0), |(count, weight), held| {
             (count + 1, weight + held.weight())
         });

@@ -1,9 +1,9 @@
 //! LRU-K, with K = 2.
 
-use super::ghosts::Ghosts;
 use super::ranked::Ranking;
 use super::ranks::{Held, Stamps};
 use crate::policy::EntryMeta;
+use crate::policy::ghosts::Ghosts;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Uses {

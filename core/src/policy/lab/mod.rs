@@ -12,7 +12,6 @@ mod density;
 mod draw;
 mod fifo;
 mod flop_aware;
-mod ghosts;
 mod lecar;
 mod length_aware;
 mod lhd;

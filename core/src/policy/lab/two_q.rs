@@ -1,8 +1,8 @@
 //! 2Q.
 
-use super::ghosts::Ghosts;
 use super::ranked::Ranking;
 use super::ranks::{Held, Ranks, Stamps};
+use crate::policy::ghosts::Ghosts;
 use crate::policy::{EntryMeta, Slot};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,7 +95,7 @@ impl Ranking for TwoQ {
     }
 
     fn validate(&self, ranks: &Ranks<Place, (Queue, [u64; 1])>) -> Result<(), String> {
-        let held = ranks.held();
+        let held = ranks.entries();
         let queued = held.filter(|held| held.history.queue == Queue::In);
         let weight: u64 = queued.map(Held::weight).sum();
         if weight != self.in_weight {

@@ -1,10 +1,10 @@
 //! The workload-aware policy of "`KVCache` Cache in the Wild".
 
-use super::ghosts::Ghosts;
 use super::ranked::Ranking;
 use super::ranks::{Held, Ranks, Stamps};
 use super::reuse::Reuse;
 use super::time::Time;
+use crate::policy::ghosts::Ghosts;
 use crate::policy::{EntryMeta, Slot};
 
 /// How fast the expected life follows the lives that end.

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use super::format::{Reader, Record};
+use super::format::Reader;
+use super::record::Record;
+use super::wire::Name;
 use super::writer::remember;
 use crate::error::Result;
 
@@ -24,7 +26,27 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Requests {
     reader: Reader,
-    recent: VecDeque<Vec<u64>>,
+    recent: Recent,
+}
+
+/// The latest requests, which later ones go on from.
+#[derive(Debug, Default)]
+pub(super) struct Recent(VecDeque<Vec<Name>>);
+
+impl Recent {
+    /// The blocks of a request that begins as another one did, so many requests before it; none if there is no such one.
+    pub(super) fn whole(&mut self, back: u64, shared: u64, rest: Vec<Name>) -> Option<Vec<Name>> {
+        let mut blocks = match back {
+            0 => Vec::new(),
+            back => {
+                let index = self.0.len().checked_sub(back as usize)?;
+                self.0.get(index)?.get(..shared as usize)?.to_vec()
+            }
+        };
+        blocks.extend(rest);
+        remember(&mut self.0, blocks.clone());
+        Some(blocks)
+    }
 }
 
 /// The requests of a capture.
@@ -35,7 +57,7 @@ pub struct Requests {
 pub fn requests(path: &Path) -> Result<Requests> {
     Ok(Requests {
         reader: Reader::open(path)?,
-        recent: VecDeque::new(),
+        recent: Recent::default(),
     })
 }
 
@@ -43,16 +65,6 @@ impl Requests {
     /// The file.
     pub fn path(&self) -> &Path {
         self.reader.path()
-    }
-
-    /// The blocks that a request shares with one of those before it; none if there is no such request.
-    fn shared(&self, back: u64, shared: u64) -> Option<Vec<u64>> {
-        if back == 0 {
-            return Some(Vec::new());
-        }
-        let index = self.recent.len().checked_sub(back as usize)?;
-        let blocks = self.recent.get(index)?.get(..shared as usize)?;
-        Some(blocks.to_vec())
     }
 }
 
@@ -68,13 +80,13 @@ impl Iterator for Requests {
                     block_tokens,
                     back,
                     shared,
-                    blocks: rest,
+                    blocks,
+                    claim: _,
                 }) => {
-                    let Some(mut blocks) = self.shared(back, shared) else {
+                    let Some(blocks) = self.recent.whole(back, shared, blocks) else {
                         return Some(Err(self.reader.damaged("a request that goes on from none")));
                     };
-                    blocks.extend(rest);
-                    remember(&mut self.recent, blocks.clone());
+                    let blocks = blocks.into_iter().map(|Name(name)| name).collect();
                     return Some(Ok(Request {
                         time_ms,
                         category,

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::format::{self, Record};
+use super::format;
+use super::record::{Claim, Record};
+use super::wire::{Name, Wire};
 use crate::error::{Error, Result};
 
 /// Bytes that may wait to be written.
@@ -26,7 +28,9 @@ const RECENT: usize = 16;
 struct State {
     buffer: Vec<u8>,
     orders: u64,
-    recent: VecDeque<Vec<u64>>,
+    recent: VecDeque<Vec<Name>>,
+    /// The last time that was written down.
+    seconds: u64,
     closed: bool,
 }
 
@@ -95,25 +99,24 @@ impl Capture {
     }
 
     /// A name as the capture has it.
-    pub(super) fn name(&self, name: u64) -> u64 {
-        self.shared.secret.hash_one(name)
+    pub(crate) fn name(&self, name: u64) -> Name {
+        Name(self.shared.secret.hash_one(name))
+    }
+
+    /// A tenant as the capture has it; nobody is 0.
+    pub(super) fn tenant(&self, tenant: u64) -> Name {
+        match tenant {
+            0 => Name(0),
+            tenant => self.name(tenant),
+        }
     }
 
     /// Begins an order of eviction; its number.
-    pub(super) fn order(&self, tier: u8, tenant: u64, capacity: u64, policy: &str) -> u64 {
-        let tenant = if tenant == 0 { 0 } else { self.name(tenant) };
+    pub(super) fn order(&self, begins: &Record) -> u64 {
         let mut state = self.shared.state.lock();
         let number = state.orders;
         state.orders += 1;
-        self.shared.append(
-            &mut state,
-            &Record::Order {
-                tier,
-                tenant,
-                capacity,
-                policy: policy.to_owned(),
-            },
-        );
+        self.shared.append(&mut state, begins);
         number
     }
 
@@ -121,9 +124,22 @@ impl Capture {
         self.shared.append(&mut self.shared.state.lock(), record);
     }
 
+    pub(super) fn time(&self, seconds: u64) {
+        let mut state = self.shared.state.lock();
+        if state.seconds != seconds {
+            state.seconds = seconds;
+            self.shared.append(&mut state, &Record::Time { seconds });
+        }
+    }
+
     /// A request for these blocks of so many tokens, named by all before them; called before it uses any.
-    pub(crate) fn request(&self, block_tokens: usize, blocks: impl Iterator<Item = u64>) {
-        let blocks = blocks.map(|block| self.name(block)).collect::<Vec<_>>();
+    pub(crate) fn request(
+        &self,
+        category: u32,
+        block_tokens: usize,
+        blocks: Vec<Name>,
+        claim: Option<Claim>,
+    ) {
         let time_ms = self.shared.start.elapsed().as_millis() as u64;
         let mut state = self.shared.state.lock();
         let recent = state.recent.iter().map(|other| {
@@ -139,11 +155,12 @@ impl Capture {
             &mut state,
             &Record::Request {
                 time_ms,
-                category: 0,
+                category,
                 block_tokens: block_tokens as u32,
                 back: back as u64,
                 shared: shared as u64,
                 blocks: blocks[shared..].to_vec(),
+                claim,
             },
         );
         remember(&mut state.recent, blocks);
@@ -164,7 +181,7 @@ impl Capture {
 }
 
 /// Keeps a request for those that go on from it; reader and writer do this alike.
-pub(super) fn remember(recent: &mut VecDeque<Vec<u64>>, blocks: Vec<u64>) {
+pub(super) fn remember(recent: &mut VecDeque<Vec<Name>>, blocks: Vec<Name>) {
     if recent.len() == RECENT {
         recent.pop_front();
     }
@@ -178,7 +195,7 @@ impl Shared {
         }
         record.write(&mut state.buffer);
         if state.buffer.len() > BUFFER_LIMIT {
-            Record::Overrun.write(&mut state.buffer);
+            (Record::Overrun {}).write(&mut state.buffer);
             state.closed = true;
         }
         if state.buffer.len() >= WAKE_AT {

@@ -58,15 +58,15 @@ pub fn simulate(
     workload: &Workload,
     policy: &mut dyn PagePolicy,
 ) -> Result<Outcome> {
-    Simulation::new(hierarchy, workload, policy)?.run()
+    policy.replay(hierarchy, workload)
 }
 
 /// A replay.
 #[derive(Debug)]
-pub struct Simulation<'a> {
+pub struct Simulation<'a, P: PagePolicy + ?Sized = dyn PagePolicy> {
     hierarchy: &'a Hierarchy,
     workload: &'a Workload,
-    policy: &'a mut dyn PagePolicy,
+    policy: &'a mut P,
     residency: Residency,
     /// Prefetched pages that were not used yet.
     pending: Vec<bool>,
@@ -95,7 +95,7 @@ macro_rules! context {
     };
 }
 
-impl<'a> Simulation<'a> {
+impl<'a, P: PagePolicy + ?Sized> Simulation<'a, P> {
     /// A replay that has not begun; pages that start in a tier are put there.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl<'a> Simulation<'a> {
     pub fn new(
         hierarchy: &'a Hierarchy,
         workload: &'a Workload,
-        policy: &'a mut dyn PagePolicy,
+        policy: &'a mut P,
     ) -> Result<Self> {
         let tiers = &hierarchy.tiers;
         TierSpec::check(tiers)?;

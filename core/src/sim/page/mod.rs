@@ -11,17 +11,17 @@
 
 mod as_eviction;
 mod engine;
-mod kinetic;
+mod key;
 mod metrics;
 mod overlap;
 mod per_tier;
 pub mod policy;
-mod ranking;
 mod residency;
 mod scheme;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod tournament;
 mod workload;
 
 pub use as_eviction::PageScored;

@@ -28,7 +28,7 @@ impl Cache for Tree {
     fn serve(&mut self, request: &Request<'_>) -> Result<Served> {
         let blocks = request.blocks;
         self.tree.request(request.at_ms as u64, request.category);
-        let mut evicted = self.tree.discard_expired();
+        let mut evicted = self.tree.discard_expired(|_| {});
         let (lock, hits) = self.tree.claim(&NAMESPACE, blocks);
         let missing = &blocks[hits..];
         let mut free = self.capacity - self.held();

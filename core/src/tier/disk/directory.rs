@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::key::BlockKey;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot, recompute_cost};
 use crate::run::NEVER;
+use crate::sim::capture::{L3Event, Tap};
 
 /// The most earlier uses of a run that a policy is told of when it first hears of it: enough to tell what was used from what was
 /// not, at a cost that does not depend on how often.
@@ -59,6 +60,16 @@ pub(super) struct Totals {
     pub(super) pinned: usize,
 }
 
+/// A run that was taken out.
+#[derive(Debug)]
+pub(super) struct Gone {
+    pub(super) run: Arc<Run>,
+    /// Someone reads it: its bytes must wait for the last [`Directory::unpin`].
+    pub(super) pinned: bool,
+    /// It was evicted because its time was over.
+    pub(super) expired: bool,
+}
+
 /// All runs of the tier.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -85,10 +96,17 @@ pub(super) struct Directory {
     pinned: usize,
     live_bytes: u64,
     clock: u64,
+    /// Where what is asked is written down, while it is captured.
+    tap: Option<Tap>,
 }
 
 impl Directory {
-    pub(super) fn new(policy: Box<dyn EvictionPolicy>, tenants: Tenants, time: Clock) -> Self {
+    pub(super) fn new(
+        policy: Box<dyn EvictionPolicy>,
+        tenants: Tenants,
+        time: Clock,
+        tap: Option<Tap>,
+    ) -> Self {
         Self {
             rows: HashTable::new(),
             entries: Vec::new(),
@@ -106,6 +124,13 @@ impl Directory {
             pinned: 0,
             live_bytes: 0,
             clock: 1,
+            tap,
+        }
+    }
+
+    fn note(&self, event: impl FnOnce(&Tap) -> L3Event) {
+        if let Some(tap) = &self.tap {
+            tap.l3(event(tap));
         }
     }
 
@@ -142,8 +167,12 @@ impl Directory {
 
     /// The run that expired first, if one did.
     pub(super) fn expired(&self) -> Option<Slot> {
+        self.expired_by(self.time.now())
+    }
+
+    fn expired_by(&self, now: u64) -> Option<Slot> {
         let (expires, slot) = self.expiries.first()?;
-        (*expires <= self.time.now()).then_some(*slot)
+        (*expires <= now).then_some(*slot)
     }
 
     /// Slots of expired runs that hold any of these blocks.
@@ -206,6 +235,14 @@ impl Directory {
             created,
             ..
         } = row;
+        self.note(|tap| L3Event::Insert {
+            run: tap.run(&header),
+            tenant: tap.tenant(header.terms.tenant),
+            bytes: place.extent.len,
+            serial,
+            last_use,
+            hits,
+        });
         header.slices = self.shapes.share(&header.slices);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(None);
@@ -312,9 +349,60 @@ impl Directory {
         }
     }
 
-    /// Takes a run out: its blocks are no longer found, unless another run holds them too. Gives back the run and whether it is
-    /// still pinned; its bytes must then wait for the last [`Self::unpin`].
-    pub(super) fn remove(&mut self, slot: Slot, cause: Cause) -> Option<(Arc<Run>, bool)> {
+    /// Evicts leaves of `bytes` bytes or more, if there are as many.
+    pub(super) fn evict(&mut self, bytes: u64) -> Vec<Gone> {
+        let now = self.time.now();
+        if let Some(tap) = &self.tap {
+            if !self.expiries.is_empty() {
+                tap.time(now);
+            }
+            tap.l3(L3Event::Evict { bytes });
+        }
+        let mut gone = Vec::new();
+        let mut freed = 0;
+        while freed < bytes {
+            // What nobody can read any more goes before what somebody may.
+            let expired = self.expired_by(now);
+            let taken = if let Some(slot) = expired {
+                self.take_out(slot, Cause::Dropped)
+            } else {
+                let victim = self.policy.victim();
+                victim.and_then(|slot| self.take_out(slot, Cause::NoRoom))
+            };
+            let Some(run) = taken else { break };
+            freed += run.run.place.extent.len;
+            gone.push(Gone {
+                expired: expired.is_some(),
+                ..run
+            });
+        }
+        gone
+    }
+
+    /// Evicts leaves of a tenant until it is within its quota; false if it is not and nothing of it can go.
+    pub(super) fn trim(&mut self, tenant: u64) -> (Vec<Gone>, bool) {
+        self.note(|tap| L3Event::Trim {
+            tenant: tap.tenant(tenant),
+        });
+        let mut gone = Vec::new();
+        while self.tenants.is_over(tenant) {
+            let victim = self.tenants.victim(tenant);
+            let Some(run) = victim.and_then(|slot| self.take_out(slot, Cause::NoRoom)) else {
+                return (gone, false);
+            };
+            gone.push(run);
+        }
+        (gone, true)
+    }
+
+    /// Takes a run out that is deleted, expired or damaged.
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Gone> {
+        self.note(|_| L3Event::Drop { slot });
+        self.take_out(slot, Cause::Dropped)
+    }
+
+    /// Takes a run out: its blocks are no longer found, unless another run holds them too.
+    fn take_out(&mut self, slot: Slot, cause: Cause) -> Option<Gone> {
         let run = Arc::clone(&self.entry(slot)?.run);
         let mut heirs = Vec::new();
         for (position, key) in run.header.keys.iter().enumerate() {
@@ -357,7 +445,11 @@ impl Directory {
         for heir in heirs {
             self.promote_shadow(heir);
         }
-        Some((run, entry.pins > 0))
+        Some(Gone {
+            run,
+            pinned: entry.pins > 0,
+            expired: false,
+        })
     }
 
     /// Makes a shadow the owner of its key, which has no row any more.
@@ -386,6 +478,7 @@ impl Directory {
 
     /// Keeps a run from being evicted or reclaimed until [`Self::unpin`].
     pub(super) fn pin(&mut self, slot: Slot) -> Option<Arc<Run>> {
+        self.note(|_| L3Event::Pin { slot });
         let entry = self.entry_mut(slot)?;
         entry.pins += 1;
         let (run, first) = (Arc::clone(&entry.run), entry.pins == 1);
@@ -398,6 +491,7 @@ impl Directory {
 
     /// Ends one pin. True if the run is gone and this was the last pin: its bytes can be reclaimed now.
     pub(super) fn unpin(&mut self, run: &Run) -> bool {
+        self.note(|_| L3Event::Unpin { serial: run.serial });
         if self.holds(run) {
             let Some(entry) = self.entry_mut(run.slot) else {
                 return false;
@@ -424,6 +518,7 @@ impl Directory {
     /// Notes a use.
     pub(super) fn touch(&mut self, slot: Slot) {
         let now = self.tick();
+        self.note(|_| L3Event::Touch { slot, tick: now });
         self.policy.touch(slot);
         let Some(entry) = self.entry_mut(slot) else {
             return;
@@ -439,6 +534,10 @@ impl Directory {
 
     /// Sets what the runs of a tenant may take, in bytes. Looks at all runs, once.
     pub(super) fn set_quota(&mut self, tenant: u64, quota: Option<u64>) {
+        self.note(|tap| L3Event::SetQuota {
+            tenant: tap.tenant(tenant),
+            quota,
+        });
         self.tenants.set_quota(tenant, quota);
         let entries = self.entries.iter().flatten();
         let mut own = entries
@@ -497,11 +596,6 @@ impl Directory {
             }
         }
         uses
-    }
-
-    /// The leaf that goes next.
-    pub(super) fn victim(&mut self) -> Option<Slot> {
-        self.policy.victim()
     }
 
     /// How many leaves could go.

@@ -125,11 +125,19 @@ pub(super) fn scan(
             Depth::Payloads
         };
         match found.segment.scan(depth, bounces) {
-            Ok(records) => {
-                let records = records.into_iter().filter(|record| {
+            Ok(search) => {
+                report.payloads_unread += search.unread;
+                let records = search.records.into_iter().filter(|record| {
                     depth == Depth::Payloads
                         || found.holds(record.extent())
-                        || found.segment.is_whole(record, bounces).unwrap_or(true)
+                        || found
+                            .segment
+                            .is_whole(record, bounces)
+                            .unwrap_or_else(|error| {
+                                found.segment.unread(record, &error);
+                                report.payloads_unread += 1;
+                                true
+                            })
                 });
                 let records = records.map(|record| (record.identity.offset, record));
                 scanned.insert(*id, records.collect());

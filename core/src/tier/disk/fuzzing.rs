@@ -116,13 +116,13 @@ pub(crate) fn segment(input: &[u8]) {
                     .all(|extent| extent.offset >= FIRST_RECORD && extent.end() <= *end)
             );
         }
-        let Ok(records) = segment.scan(Depth::Headers, &pool) else {
+        let Ok(search) = segment.scan(Depth::Headers, &pool) else {
             // A listed header may claim to be longer than the file.
             assert!(contents.is_some());
             return;
         };
         let mut before = FIRST_RECORD;
-        for record in records {
+        for record in search.records {
             check_record(&record);
             // That all of it lies in the file is for whoever believes a table to check.
             if contents.is_none() {

@@ -23,6 +23,7 @@ mod read;
 mod reclaim;
 mod record;
 mod recovery;
+mod replica;
 mod run;
 mod scrub;
 mod search;
@@ -58,6 +59,8 @@ use stats::Counters;
 
 pub use files::{Files, IoMode, OpenFile, OpenMode, SystemFiles};
 pub use import::Imported;
+pub(crate) use replica::Replica;
+
 pub use recovery::{RecoveryReport, RowsDropped};
 pub use scrub::Scrubbed;
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};

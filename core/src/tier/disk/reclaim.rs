@@ -4,30 +4,31 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::directory::Directory;
+use super::directory::Gone;
 use super::index::Index;
 use super::run::{Place, Run};
 use super::segment::Segment;
 use super::space::Release;
-use super::tenants::Cause;
 use super::{Inner, State};
 use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::policy::Slot;
 use crate::tier::ReadFailure;
 
-/// A run taken out of the directory.
-struct Gone {
-    run: Arc<Run>,
-    pinned: bool,
-}
-
 impl State {
-    /// Takes a run out of the directory that nobody deleted; its bytes stay for a while.
-    fn leave(&mut self, slot: Slot, cause: Cause) -> Option<Gone> {
-        let (run, pinned) = self.directory.remove(slot, cause)?;
-        self.leaving.insert(run.serial, Arc::clone(&run));
-        Some(Gone { run, pinned })
+    /// Takes a run out of the directory that nobody deleted, but that is of no use any more.
+    fn leave(&mut self, slot: Slot) -> Option<Gone> {
+        let gone = self.directory.remove(slot)?;
+        self.note_leaving(std::slice::from_ref(&gone));
+        Some(gone)
+    }
+
+    /// The bytes of runs that nobody deleted stay for a while.
+    fn note_leaving(&mut self, gone: &[Gone]) {
+        let runs = gone
+            .iter()
+            .map(|gone| (gone.run.serial, Arc::clone(&gone.run)));
+        self.leaving.extend(runs);
     }
 
     /// Runs that left the directory and may still be on disk.
@@ -43,31 +44,20 @@ impl Inner {
         let (Ok(()), Ok(index)) = (self.check_owner(), self.index()) else {
             return 0;
         };
-        let mut gone = Vec::new();
-        let mut freed = 0;
-        {
+        let gone = {
             let mut state = self.state.lock();
-            while freed < bytes {
-                // What nobody can read any more goes before what somebody may.
-                let expired = state.directory.expired();
-                let Some(slot) = expired.or_else(|| state.directory.victim()) else {
-                    break;
-                };
-                let cause = match expired {
-                    Some(_) => Cause::Dropped,
-                    None => Cause::NoRoom,
-                };
-                let Some(run) = state.leave(slot, cause) else {
-                    break;
-                };
-                let len = run.run.place.extent.len;
-                freed += len;
-                if expired.is_some() {
-                    self.counters.expired(1);
-                } else {
-                    self.counters.evicted(len);
-                }
-                gone.push(run);
+            let gone = state.directory.evict(bytes);
+            state.note_leaving(&gone);
+            gone
+        };
+        let mut freed = 0;
+        for Gone { run, expired, .. } in &gone {
+            let len = run.place.extent.len;
+            freed += len;
+            if *expired {
+                self.counters.expired(1);
+            } else {
+                self.counters.evicted(len);
             }
         }
         self.forget_evicted(&index, &gone);
@@ -91,13 +81,13 @@ impl Inner {
         {
             let mut state = self.state.lock();
             for slot in state.directory.expired_holders(keys) {
-                gone.extend(state.leave(slot, Cause::Dropped));
+                gone.extend(state.leave(slot));
             }
             for _ in 0..others {
                 let Some(slot) = state.directory.expired() else {
                     break;
                 };
-                gone.extend(state.leave(slot, Cause::Dropped));
+                gone.extend(state.leave(slot));
             }
         }
         self.counters.expired(gone.len());
@@ -107,21 +97,16 @@ impl Inner {
 
     /// Evicts leaves of a tenant until it is within its quota; false if it is not and nothing of it can go.
     pub(super) fn trim_tenant(&self, index: &Index, tenant: u64) -> bool {
-        let mut gone = Vec::new();
-        let within = {
+        let (gone, within) = {
             let mut state = self.state.lock();
-            loop {
-                if !state.directory.tenants.is_over(tenant) {
-                    break true;
-                }
-                let victim = state.directory.tenants.victim(tenant);
-                let taken = victim.and_then(|slot| state.leave(slot, Cause::NoRoom));
-                let Some(run) = taken else { break false };
-                self.counters.evicted(run.run.place.extent.len);
-                self.counters.evicted_for_quota();
-                gone.push(run);
-            }
+            let (gone, within) = state.directory.trim(tenant);
+            state.note_leaving(&gone);
+            (gone, within)
         };
+        for Gone { run, .. } in &gone {
+            self.counters.evicted(run.place.extent.len);
+            self.counters.evicted_for_quota();
+        }
         self.forget_evicted(index, &gone);
         within
     }
@@ -154,7 +139,7 @@ impl Inner {
             }
             for key in keys {
                 for slot in state.directory.holders(key) {
-                    gone.extend(Self::take(&mut state.directory, slot));
+                    gone.extend(state.directory.remove(slot));
                 }
             }
             state.leaving_of(|run| keys.iter().any(|key| run.header.keys.contains(key)))
@@ -177,17 +162,12 @@ impl Inner {
                 self.changed.wait(&mut state);
             }
             for slot in state.directory.of_namespace(namespace) {
-                gone.extend(Self::take(&mut state.directory, slot));
+                gone.extend(state.directory.remove(slot));
             }
             state.leaving_of(|run| namespace.is_none_or(|wanted| run.header.namespace == *wanted))
         };
         self.erase(&index, &gone, &leaving)?;
         Ok(gone.len())
-    }
-
-    fn take(directory: &mut Directory, slot: Slot) -> Option<Gone> {
-        let (run, pinned) = directory.remove(slot, Cause::Dropped)?;
-        Some(Gone { run, pinned })
     }
 
     /// Deletes on disk what the user deleted: when this returns, neither rows nor headers are left. That goes for runs that
@@ -256,7 +236,7 @@ impl Inner {
     }
 
     fn give_back_unread(&self, gone: &[Gone]) {
-        for Gone { run, pinned } in gone {
+        for Gone { run, pinned, .. } in gone {
             if !pinned {
                 self.give_back(&run.place, run.serial, run.header_bytes as usize);
             }
@@ -325,7 +305,7 @@ impl Inner {
         let removed = {
             let mut state = self.state.lock();
             if state.directory.holds(run) {
-                state.leave(run.slot, Cause::Dropped)
+                state.leave(run.slot)
             } else {
                 None
             }

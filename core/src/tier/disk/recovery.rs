@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::DiskConfig;
 use crate::error::{Error, Result};
 use crate::memory::page_align;
-use crate::sim::capture;
+use crate::sim::capture::{self, Recorder};
 use crate::tier::TierId;
 
 pub(super) const INDEX_DIRECTORY: &str = "index";
@@ -68,6 +68,9 @@ pub struct RecoveryReport {
     pub segments_scanned: usize,
     /// Files with a segment's name that are not this store's, or cannot be read; they are left alone.
     pub foreign_segments: usize,
+    /// Records that were kept though the system could not read their payload, so that nobody knows yet whether it is whole: an I/O
+    /// error, said in the log. Who reads one will know.
+    pub payloads_unread: usize,
     /// Rows that were dropped.
     pub rows_dropped: RowsDropped,
     /// Runs that were found in segments only.
@@ -80,12 +83,14 @@ pub struct RecoveryReport {
 
 /// Opens the store.
 pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
-    let eviction = capture::policy(
-        config.capture.as_ref(),
+    let recorder = config.capture.clone().map(Recorder::Live);
+    let (eviction, tap) = capture::policy(
+        recorder.as_ref(),
         TierId::L3,
         0,
         &config.policy,
         config.capacity,
+        0,
     )?;
     if config.capacity < MIN_CAPACITY {
         return Err(Error::Config {
@@ -98,9 +103,10 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
     let tenants = Tenants::new(
         &config.policy,
         config.quota_per_tenant,
-        config.capture.clone(),
+        recorder,
+        tap.clone(),
     )?;
-    let entries = Directory::new(eviction, tenants, clock.clone());
+    let entries = Directory::new(eviction, tenants, clock.clone(), tap);
     let files = limited::files(config)?;
     let directory = if config.read_only {
         StoreDirectory::open_read_only(&config.path, config.allow_unsafe_directory)?
@@ -152,7 +158,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
         clock,
         owner: std::process::id(),
         bounces,
-        counters: Counters::default(),
+        counters: Counters::unread_at_open(report.payloads_unread),
         unlinked: AtomicBool::new(true),
         full: AtomicBool::new(false),
         resources: Mutex::new(resources),

@@ -21,15 +21,29 @@ pub(super) enum Depth {
     Payloads,
 }
 
+/// What a search found.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    pub(super) records: Vec<Record>,
+    /// How many of them have a payload that the system could not read.
+    pub(super) unread: usize,
+}
+
 impl Segment {
     /// Finds the records of this segment: by its table of contents, or page by page where there is none.
-    pub(super) fn scan(&self, depth: Depth, pool: &BouncePool) -> io::Result<Vec<Record>> {
+    pub(super) fn scan(&self, depth: Depth, pool: &BouncePool) -> io::Result<Search> {
         let contents = self.read_contents(pool)?;
         let mut window = Window::new(self, pool)?;
-        let mut records = Vec::new();
+        let mut search = Search::default();
         let mut take = |window: &mut Window<'_>, record: Record| {
-            if depth == Depth::Headers || window.is_whole(&record).unwrap_or(true) {
-                records.push(record);
+            let kept = depth == Depth::Headers
+                || window.is_whole(&record).unwrap_or_else(|error| {
+                    self.unread(&record, &error);
+                    search.unread += 1;
+                    true
+                });
+            if kept {
+                search.records.push(record);
             }
         };
         if let Some(contents) = contents {
@@ -42,7 +56,7 @@ impl Segment {
                     take(&mut window, record);
                 }
             }
-            return Ok(records);
+            return Ok(search);
         }
         let size = window.size;
         let mut offset = FIRST_RECORD;
@@ -61,7 +75,16 @@ impl Segment {
                 _ => offset += PAGE as u64,
             }
         }
-        Ok(records)
+        Ok(search)
+    }
+
+    /// Says that it is not known whether the payload of a record is whole.
+    pub(super) fn unread(&self, record: &Record, error: &io::Error) {
+        log::warn!(
+            "{}: the payload at offset {} could not be read, its record is kept: {error}",
+            self.path().display(),
+            record.identity.offset
+        );
     }
 
     /// Whether the payload of a record is what its header says, all of it.

@@ -148,6 +148,25 @@ impl Segment {
         Ok(segment)
     }
 
+    /// A segment for runs without bytes: nothing may be written to it or read from it.
+    pub(super) fn nowhere(files: Arc<dyn Files>) -> io::Result<Self> {
+        let path = Path::new("/dev/null");
+        let file = OpenFile {
+            path: path.to_owned(),
+            file: std::fs::File::open(path)?,
+            mode: IoMode::Buffered,
+        };
+        Ok(Self {
+            store: 0,
+            id: 0,
+            version: FORMAT_VERSION,
+            file,
+            files,
+            syncs: Syncs::default(),
+            punched: AtomicBool::new(false),
+        })
+    }
+
     /// Whether a file with a segment's name holds nothing at all: its making was interrupted.
     pub(super) fn is_blank(
         files: &Arc<dyn Files>,

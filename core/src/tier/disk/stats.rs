@@ -81,6 +81,8 @@ pub struct DiskStats {
     pub removed: u64,
     /// Runs dropped for damage.
     pub dropped: DroppedCounts,
+    /// Runs that were kept at open though the system could not read their payload.
+    pub unread_at_open: u64,
     /// Runs not kept.
     pub refused: RefusedCounts,
 }
@@ -110,6 +112,7 @@ pub(super) struct Counters {
     over_quota: AtomicU64,
     quota_evictions: AtomicU64,
     expired: AtomicU64,
+    unread_at_open: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -121,6 +124,13 @@ fn get(counter: &AtomicU64) -> u64 {
 }
 
 impl Counters {
+    pub(super) fn unread_at_open(runs: usize) -> Self {
+        Self {
+            unread_at_open: AtomicU64::new(runs as u64),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn read(&self, bytes: u64) {
         add(&self.reads, 1);
         add(&self.read_bytes, bytes);
@@ -188,6 +198,7 @@ impl Counters {
         stats.quota_evictions = get(&self.quota_evictions);
         stats.expired = get(&self.expired);
         stats.removed = get(&self.removed);
+        stats.unread_at_open = get(&self.unread_at_open);
         stats.dropped = DroppedCounts {
             corrupt: get(&self.corrupt),
             io: get(&self.io),

@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 
 use crate::error::Result;
 use crate::policy::{self, EntryMeta, EvictionPolicy, Slot};
-use crate::sim::capture::{self, Capture};
+use crate::sim::capture::{self, L3Event, Recorder, Tap};
 use crate::tier::TierId;
 
 /// A run's place in its tenant's own order of eviction.
@@ -57,7 +57,9 @@ struct Tenant {
 #[derive(Debug)]
 pub(super) struct Tenants {
     policy: String,
-    capture: Option<Capture>,
+    recorder: Option<Recorder>,
+    /// Where what is asked is written down, while it is captured.
+    tap: Option<Tap>,
     default_quota: Option<u64>,
     known: HashMap<u64, Tenant, RandomState>,
 }
@@ -66,21 +68,34 @@ impl Tenants {
     pub(super) fn new(
         policy: &str,
         default_quota: Option<u64>,
-        capture: Option<Capture>,
+        recorder: Option<Recorder>,
+        tap: Option<Tap>,
     ) -> Result<Self> {
         policy::by_name(policy, 0)?;
+        if let Some(tap) = &tap {
+            tap.l3(L3Event::Open {
+                quota: default_quota,
+            });
+        }
         Ok(Self {
             policy: policy.to_owned(),
-            capture,
+            recorder,
+            tap,
             default_quota,
             known: HashMap::default(),
         })
     }
 
+    fn note(&self, event: impl FnOnce(&Tap) -> L3Event) {
+        if let Some(tap) = &self.tap {
+            tap.l3(event(tap));
+        }
+    }
+
     fn order(&self, id: u64, quota: u64) -> Option<Order> {
-        let capture = self.capture.as_ref();
+        let recorder = self.recorder.as_ref();
         // The name was checked.
-        let policy = capture::policy(capture, TierId::L3, id, &self.policy, quota).ok()?;
+        let (policy, _) = capture::policy(recorder, TierId::L3, id, &self.policy, quota, 0).ok()?;
         Some(Order {
             policy,
             slots: Vec::new(),
@@ -200,12 +215,22 @@ impl Tenants {
     /// A record of so many bytes is going to be written.
     pub(super) fn begin(&mut self, id: u64, bytes: u64) {
         if id != 0 {
+            self.note(|tap| L3Event::Begin {
+                tenant: tap.tenant(id),
+                bytes,
+            });
             self.tenant(id).pending += bytes;
         }
     }
 
     /// It was written or given up.
     pub(super) fn end(&mut self, id: u64, bytes: u64) {
+        if id != 0 {
+            self.note(|tap| L3Event::End {
+                tenant: tap.tenant(id),
+                bytes,
+            });
+        }
         if let Some(tenant) = self.known.get_mut(&id) {
             tenant.pending = tenant.pending.saturating_sub(bytes);
             self.drop_idle(id);

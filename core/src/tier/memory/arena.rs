@@ -10,6 +10,7 @@ use crate::sync::{Condvar, Mutex};
 use crate::error::{Error, Result};
 use crate::memory::{Piece, Region, page_align};
 use crate::run::{RunHeader, RunSource};
+use crate::sim::capture::{L2Event, Tap};
 
 /// The unit in which L2 gives out memory, in bytes.
 pub const ARENA_PAGE: usize = 64 << 10;
@@ -20,6 +21,8 @@ struct Free {
     pages: Vec<u32>,
     /// Pages of records that left the directory but are still being read or written out.
     draining: usize,
+    /// The number of the next record.
+    next: u64,
 }
 
 /// A fixed number of pages over one region, committed by the system as they are first touched.
@@ -28,6 +31,7 @@ pub(super) struct Arena {
     pages: usize,
     free: Mutex<Free>,
     freed: Condvar,
+    tap: Option<Tap>,
 }
 
 impl fmt::Debug for Arena {
@@ -38,7 +42,7 @@ impl fmt::Debug for Arena {
 
 impl Arena {
     /// An arena of `bytes`, rounded down to whole pages.
-    pub(super) fn new(bytes: u64) -> Result<Self> {
+    pub(super) fn new(bytes: u64, tap: Option<Tap>) -> Result<Self> {
         let pages = bytes / ARENA_PAGE as u64;
         let (true, Ok(count)) = (pages > 0, u32::try_from(pages)) else {
             return Err(Error::Config {
@@ -56,8 +60,10 @@ impl Arena {
             free: Mutex::new(Free {
                 pages: (0..count).rev().collect(),
                 draining: 0,
+                next: 0,
             }),
             freed: Condvar::new(),
+            tap,
         })
     }
 
@@ -68,6 +74,16 @@ impl Arena {
     /// Free pages, and pages that become free without anything being evicted.
     pub(super) fn available(&self) -> (usize, usize) {
         let free = self.free.lock();
+        (free.pages.len(), free.draining)
+    }
+
+    /// As [`Self::available`], for who wants so many pages and is going to evict for them.
+    pub(super) fn available_for(&self, pages: usize) -> (usize, usize) {
+        let free = self.free.lock();
+        if let Some(tap) = &self.tap {
+            let pages = pages as u64;
+            tap.l2(L2Event::MakeRoom { pages });
+        }
         (free.pages.len(), free.draining)
     }
 
@@ -84,12 +100,18 @@ impl Arena {
     /// Takes the pages for a run; none if too few are free.
     pub(super) fn take(self: &Arc<Self>, header: &RunHeader) -> Option<Record> {
         let wanted = pages_of(header);
-        let pages = {
+        let (pages, number) = {
             let mut free = self.free.lock();
             let rest = free.pages.len().checked_sub(wanted)?;
             let mut pages = free.pages.split_off(rest);
             pages.reverse();
-            pages.into_boxed_slice()
+            let number = free.next;
+            free.next += 1;
+            if let Some(tap) = &self.tap {
+                let run = tap.run(header);
+                tap.l2(L2Event::Take { run });
+            }
+            (pages.into_boxed_slice(), number)
         };
         let mut end = 0;
         let starts = header
@@ -104,6 +126,7 @@ impl Arena {
         Some(Record {
             arena: Arc::clone(self),
             header: header.clone(),
+            number,
             pages,
             starts,
             draining: AtomicBool::new(false),
@@ -146,6 +169,7 @@ pub(super) fn pages_of(header: &RunHeader) -> usize {
 pub(super) struct Record {
     arena: Arc<Arena>,
     header: RunHeader,
+    number: u64,
     pages: Box<[u32]>,
     /// Where each slice starts, in bytes from the start of the record.
     starts: Box<[usize]>,
@@ -155,6 +179,11 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn header(&self) -> &RunHeader {
         &self.header
+    }
+
+    /// How many records had memory before it.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(super) fn pages(&self) -> usize {
@@ -216,6 +245,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         {
             let mut free = self.arena.free.lock();
+            if let Some(tap) = &self.arena.tap {
+                tap.l2(L2Event::Free { run: self.number });
+            }
             free.pages.extend(self.pages.iter().rev());
             if *self.draining.get_mut() {
                 free.draining -= self.pages.len();

@@ -104,24 +104,32 @@ impl Directory {
 
     /// Whether a block can be read.
     pub(super) fn contains(&self, key: &BlockKey) -> bool {
-        self.live(key).is_some()
+        self.live(key, self.time()).is_some()
     }
 
     /// The row of a block whose time is not over.
-    fn live(&self, key: &BlockKey) -> Option<Row> {
+    fn live(&self, key: &BlockKey, now: u64) -> Option<Row> {
         let row = *self.rows.get(key)?;
         let expires = self.entry(row.slot)?.record.header().terms.expires();
-        (expires == NEVER || self.clock.now() < expires).then_some(row)
+        (expires == NEVER || now < expires).then_some(row)
+    }
+
+    /// What time it is, if that matters: if any run has a limit. Else 0.
+    pub(super) fn time(&self) -> u64 {
+        if self.expiries.is_empty() {
+            0
+        } else {
+            self.clock.now()
+        }
     }
 
     /// Takes out expired runs: those that hold any of these blocks, and a few others.
-    pub(super) fn drop_expired(&mut self, keys: &[BlockKey]) {
+    pub(super) fn drop_expired(&mut self, keys: &[BlockKey], now: u64) {
         if self.expiries.is_empty() {
             return;
         }
-        let now = self.clock.now();
         for key in keys {
-            if self.rows.contains_key(key) && self.live(key).is_none() {
+            if self.rows.contains_key(key) && self.live(key, now).is_none() {
                 self.remove(std::slice::from_ref(key));
             }
         }
@@ -140,12 +148,12 @@ impl Directory {
     }
 
     /// Whether every block of a run has a row; if so its runs are as if they came in now.
-    pub(super) fn renew_if_all_present(&mut self, header: &RunHeader) -> bool {
-        if !header.keys.iter().all(|key| self.contains(key)) {
+    pub(super) fn renew_if_all_present(&mut self, keys: &[BlockKey], now: u64) -> bool {
+        if !keys.iter().all(|key| self.live(key, now).is_some()) {
             return false;
         }
         let mut last = None;
-        for key in &header.keys {
+        for key in keys {
             let slot = self.rows.get(key).map(|row| row.slot);
             if let Some(slot) = slot.filter(|_| slot != last) {
                 self.policy.renew(slot);
@@ -157,7 +165,7 @@ impl Directory {
 
     /// Pins the run that holds a block and counts a use of it.
     pub(super) fn pin(&mut self, key: &BlockKey) -> Option<(Slot, Arc<Record>, usize)> {
-        let Row { slot, position } = self.live(key)?;
+        let Row { slot, position } = self.live(key, self.time())?;
         let entry = self.entry_mut(slot)?;
         entry.pins += 1;
         let (record, first) = (Arc::clone(&entry.record), entry.pins == 1);

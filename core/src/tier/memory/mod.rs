@@ -9,6 +9,7 @@
 mod arena;
 mod copy;
 mod directory;
+mod replica;
 #[cfg(test)]
 mod tests;
 
@@ -25,11 +26,13 @@ use crate::error::Result;
 use crate::key::BlockKey;
 use crate::policy::{self, EvictionPolicy, Slot};
 use crate::run::{RunHeader, RunSource, RunTarget};
+use crate::sim::capture::{L2Event, Tap};
 
 pub use arena::ARENA_PAGE;
 use arena::{Arena, Record};
 pub(crate) use copy::{check_source, check_target, copy_pieces};
 use directory::Directory;
+pub(crate) use replica::Replica;
 
 /// How long a run waits for the pages of victims that are being written to L3 before it is refused.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
@@ -39,6 +42,28 @@ struct Shared {
     arena: Arc<Arena>,
     directory: Mutex<Directory>,
     drain_limit: Duration,
+    /// Where what is asked is written down, while it is captured.
+    tap: Option<Tap>,
+}
+
+impl Shared {
+    fn note(&self, event: impl FnOnce(&Tap) -> L2Event) {
+        if let Some(tap) = &self.tap {
+            tap.l2(event(tap));
+        }
+    }
+
+    /// Notes what a directory is asked that may have runs whose time is over; the time by which it is to answer.
+    fn note_timed(&self, directory: &Directory, event: impl FnOnce(&Tap) -> L2Event) -> u64 {
+        let now = directory.time();
+        if let Some(tap) = &self.tap
+            && now > 0
+        {
+            tap.time(now);
+        }
+        self.note(event);
+        now
+    }
 }
 
 /// The tier in host memory. Cheap to clone; clones are the same tier.
@@ -96,7 +121,17 @@ impl MemoryTier {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_clock(bytes: u64, policy: Box<dyn EvictionPolicy>, clock: Clock) -> Result<Self> {
-        Self::with_limits(bytes, policy, DRAIN_LIMIT, clock)
+        Self::captured(bytes, policy, clock, None)
+    }
+
+    /// The same; what it is asked is written down.
+    pub(crate) fn captured(
+        bytes: u64,
+        policy: Box<dyn EvictionPolicy>,
+        clock: Clock,
+        tap: Option<Tap>,
+    ) -> Result<Self> {
+        Self::with_limits(bytes, policy, DRAIN_LIMIT, clock, tap)
     }
 
     fn with_limits(
@@ -104,13 +139,15 @@ impl MemoryTier {
         policy: Box<dyn EvictionPolicy>,
         drain_limit: Duration,
         clock: Clock,
+        tap: Option<Tap>,
     ) -> Result<Self> {
         let directory = Directory::new(policy, clock);
         Ok(Self {
             shared: Arc::new(Shared {
-                arena: Arc::new(Arena::new(bytes)?),
+                arena: Arc::new(Arena::new(bytes, tap.clone())?),
                 directory: Mutex::new(directory),
                 drain_limit,
+                tap,
             }),
         })
     }
@@ -132,8 +169,11 @@ impl MemoryTier {
         check_source(header, source)?;
         {
             let mut directory = self.shared.directory.lock();
-            directory.drop_expired(&header.keys);
-            if directory.renew_if_all_present(header) {
+            let now = self.shared.note_timed(&directory, |tap| L2Event::Offer {
+                keys: tap.keys(&header.keys),
+            });
+            directory.drop_expired(&header.keys, now);
+            if directory.renew_if_all_present(&header.keys, now) {
                 return Ok(Put::Present);
             }
         }
@@ -172,7 +212,10 @@ impl MemoryTier {
         let record = reservation.record;
         let slot = {
             let mut directory = self.shared.directory.lock();
-            directory.drop_expired(&record.header().keys);
+            let now = self.shared.note_timed(&directory, |_| L2Event::List {
+                run: record.number(),
+            });
+            directory.drop_expired(&record.header().keys, now);
             directory.insert(&record)
         };
         let put = slot.map_or(Put::Present, |_| Put::Stored);
@@ -225,7 +268,7 @@ impl MemoryTier {
     /// Unlinks leaves until `pages` are free or on their way; nothing if even all unpinned runs would not do.
     fn evict_for(&self, pages: usize) -> Result<Vec<Arc<Record>>, Refusal> {
         let mut directory = self.shared.directory.lock();
-        let (free, draining) = self.shared.arena.available();
+        let (free, draining) = self.shared.arena.available_for(pages);
         let mut coming = free + draining;
         if coming + directory.listed().unpinned_pages < pages {
             return Err(Refusal::NothingToEvict);
@@ -246,13 +289,18 @@ impl MemoryTier {
 
     /// Evicts the leaf that goes next; none if nothing can go.
     pub fn evict_one(&self) -> Option<VictimRun> {
-        let record = self.shared.directory.lock().evict()?;
+        let mut directory = self.shared.directory.lock();
+        self.shared.note(|_| L2Event::EvictOne {});
+        let record = directory.evict()?;
         Some(VictimRun { record })
     }
 
     /// [`Tier::find`] with the concrete type.
     pub fn find_run(&self, key: &BlockKey) -> Option<(MemoryRun, usize)> {
-        let (slot, record, position) = self.shared.directory.lock().pin(key)?;
+        let mut directory = self.shared.directory.lock();
+        let (slot, record, position) = directory.pin(key)?;
+        self.shared.note(|tap| L2Event::Find { key: tap.key(key) });
+        drop(directory);
         Some((self.run(record, Some(slot)), position))
     }
 
@@ -272,12 +320,20 @@ impl MemoryTier {
 
     /// Drops the runs of which `keys` are all that is listed: what another tier has taken over whole. Gives back how many.
     pub fn remove_covered(&self, keys: &[BlockKey]) -> usize {
-        self.shared.directory.lock().remove_covered(keys).len()
+        let mut directory = self.shared.directory.lock();
+        self.shared.note(|tap| L2Event::RemoveCovered {
+            keys: tap.keys(keys),
+        });
+        directory.remove_covered(keys).len()
     }
 
     /// Drops the runs of a namespace, or all; gives back how many.
     pub fn clear(&self, namespace: Option<&BlockKey>) -> usize {
-        self.shared.directory.lock().clear(namespace).len()
+        let mut directory = self.shared.directory.lock();
+        self.shared.note(|tap| L2Event::Clear {
+            namespace: namespace.map(|namespace| tap.key(namespace)),
+        });
+        directory.clear(namespace).len()
     }
 
     /// What is in use.
@@ -327,7 +383,11 @@ impl Tier for MemoryTier {
     }
 
     fn remove(&self, keys: &[BlockKey]) -> usize {
-        self.shared.directory.lock().remove(keys).len()
+        let mut directory = self.shared.directory.lock();
+        self.shared.note(|tap| L2Event::Remove {
+            keys: tap.keys(keys),
+        });
+        directory.remove(keys).len()
     }
 }
 
@@ -366,7 +426,10 @@ impl fmt::Debug for MemoryRun {
 impl Drop for MemoryRun {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
-            self.shared.directory.lock().unpin(slot, &self.record);
+            let mut directory = self.shared.directory.lock();
+            let run = self.record.number();
+            self.shared.note(|_| L2Event::Unpin { run });
+            directory.unpin(slot, &self.record);
         }
     }
 }

@@ -20,6 +20,7 @@ fn tier(pages: u64) -> MemoryTier {
         Box::new(Lru::default()),
         Duration::ZERO,
         Clock::default(),
+        None,
     )
     .expect("a tier")
 }

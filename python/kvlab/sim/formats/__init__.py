@@ -20,6 +20,7 @@ _IMPORTERS = {
     "bailian": ("bailian", "read"),
     "burstgpt": ("arrivals", "read_burstgpt"),
     "chat": ("chat", "read"),
+    "capture": ("capture", "read"),
     "kvlab": ("capture", "read"),
     "kv_events": ("kv_events", "read"),
     "mooncake": ("mooncake", "read"),

@@ -56,7 +56,7 @@ proptest! {
                     Step::Request { branch, length, wait_ms } => {
                         now_ms += wait_ms;
                         tree.request(now_ms, branch % 3);
-                        tree.discard_expired();
+                        tree.discard_expired(|_| {});
                         let tokens = prompt(branch, length);
                         let found = tree.match_prefix(&BlockKey::default(), &tokens);
                         let lock = tree.lock(&found).unwrap();
@@ -98,14 +98,18 @@ fn a_tree_lets_go_of_what_has_expired() {
     tree.insert(&namespace, &[1, 2, 3], &[1, 2, 3]).unwrap();
     tree.request(200_000, 0);
     tree.insert(&namespace, &[1, 2, 4], &[1, 2, 4]).unwrap();
-    assert_eq!(tree.discard_expired(), 0);
+    assert_eq!(tree.discard_expired(|_| {}), 0);
     tree.request(300_000, 0);
-    assert_eq!(tree.discard_expired(), 1, "3 was last used at the start");
+    assert_eq!(
+        tree.discard_expired(|_| {}),
+        1,
+        "3 was last used at the start"
+    );
     let found = tree.match_prefix(&namespace, &[1]);
     let lock = tree.lock(&found).unwrap();
     tree.request(900_000, 0);
-    assert_eq!(tree.discard_expired(), 2, "2 and 4");
+    assert_eq!(tree.discard_expired(|_| {}), 2, "2 and 4");
     tree.unlock(lock).unwrap();
-    assert_eq!(tree.discard_expired(), 1);
+    assert_eq!(tree.discard_expired(|_| {}), 1);
     assert_eq!(tree.validate(), Ok(()));
 }

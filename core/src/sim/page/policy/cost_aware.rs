@@ -3,16 +3,16 @@
 use super::params::Params;
 use super::scored::{Score, Uses};
 use crate::error::Result;
-use crate::sim::page::kinetic::{Fading, Kinetic};
+use crate::sim::page::key::Fading;
 use crate::sim::page::workload::PageId;
 
-/// `2 * uses + step of the last use / step now - 0.4 * KiB`. From kv-hierarchy-lab. O(log n).
+/// `2 * uses + step of the last use / step now - 0.4 * KiB`. From kv-hierarchy-lab. O(log n) a call.
 #[derive(Debug)]
 pub(super) struct CostAware {
     frequency_weight: f64,
     recency_weight: f64,
     size_penalty: f64,
-    uses: Uses,
+    uses: Vec<Uses>,
 }
 
 impl CostAware {
@@ -33,32 +33,33 @@ impl Default for CostAware {
             frequency_weight: 2.0,
             recency_weight: 1.0,
             size_penalty: 0.4,
-            uses: Uses::default(),
+            uses: Vec::new(),
         }
     }
 }
 
 impl Score for CostAware {
-    type Order = Kinetic;
+    type Key = Fading;
 
     fn reserve(&mut self, pages: usize) {
-        self.uses.reserve(pages);
+        self.uses.resize(pages, Uses::default());
     }
 
     fn on_access(&mut self, step: u64, page: PageId) -> Option<PageId> {
-        self.uses.record(step, page);
+        self.uses[page as usize].record(step);
         None
     }
 
     fn key(&self, page: PageId, bytes: u64) -> Fading {
+        let uses = &self.uses[page as usize];
         Fading {
-            steady: self.frequency_weight * self.uses.count[page as usize],
-            recency: self.recency_weight * self.uses.last[page as usize],
+            steady: self.frequency_weight * uses.count,
+            recency: self.recency_weight * uses.last,
             extra: -(self.size_penalty * (bytes as f64 / 1024.0)),
         }
     }
 
     fn copy(&mut self, from: PageId, to: PageId) {
-        self.uses.copy(from, to);
+        self.uses[to as usize] = self.uses[from as usize];
     }
 }

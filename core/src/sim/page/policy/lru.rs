@@ -1,17 +1,16 @@
 //! Least recently used.
 
 use super::scored::{NEVER, Score};
-use crate::sim::page::ranking::Ranking;
 use crate::sim::page::workload::PageId;
 
-/// The step of a page's last use or insertion. From kv-hierarchy-lab. O(log n).
+/// The step of a page's last use or insertion. From kv-hierarchy-lab. O(log n) a call.
 #[derive(Debug, Default)]
 pub(super) struct Lru {
     last: Vec<f64>,
 }
 
 impl Score for Lru {
-    type Order = Ranking;
+    type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
         self.last.resize(pages, NEVER);

@@ -14,9 +14,11 @@ mod windowed_recency;
 use std::fmt;
 
 use super::as_eviction::PageScored;
+use super::engine::{Hierarchy, Simulation};
+use super::metrics::Outcome;
 use super::per_tier::PerTier;
 use super::residency::Residency;
-use super::workload::{Page, PageId, TierIndex};
+use super::workload::{Page, PageId, TierIndex, Workload};
 use crate::error::{Error, Result};
 use crate::policy::{EvictionPolicy, KNOWN};
 use params::Params;
@@ -80,6 +82,14 @@ pub trait PagePolicy: Send + fmt::Debug {
     /// How much the page is worth in the tier; the lowest goes first. 0 for a policy that has no scores.
     fn score_page(&self, _context: &Context<'_>, _page: PageId, _tier: TierIndex) -> f64 {
         0.0
+    }
+    /// Replays a workload from its beginning to its end. Not meant to be written anew: it is here so that the engine is compiled
+    /// for each policy.
+    ///
+    /// # Errors
+    /// What [`Simulation::new`] and [`Simulation::run`] refuse.
+    fn replay(&mut self, hierarchy: &Hierarchy, workload: &Workload) -> Result<Outcome> {
+        Simulation::new(hierarchy, workload, self)?.run()
     }
     /// `head` is a page from now on, with the past of `page`: what was one piece is two.
     fn on_split(&mut self, _page: PageId, _head: PageId) {}

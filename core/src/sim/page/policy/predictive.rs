@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use super::params::Params;
 use super::scored::{Score, Uses};
 use crate::error::Result;
-use crate::sim::page::ranking::Ranking;
 use crate::sim::page::workload::PageId;
 
 /// What a use is worth, in steps of recency.
@@ -34,12 +33,12 @@ struct Successors {
 }
 
 /// `100 * uses + step of the last use`; prefetches the 2 pages that followed most often, if they did at least twice. From
-/// kv-hierarchy-lab. O(log n) and a look-up in a hash map a use; its memory grows with the number of different successions.
+/// kv-hierarchy-lab. O(log n) a call, and a look-up in a hash map a use; its memory grows with the number of different successions.
 #[derive(Debug)]
 pub(super) struct Predictive {
     min_confidence: u32,
     max_prefetches: u32,
-    uses: Uses,
+    uses: Vec<Uses>,
     before: Option<PageId>,
     successors: Vec<Successors>,
     counts: HashMap<(PageId, PageId), Successor, foldhash::fast::FixedState>,
@@ -87,7 +86,7 @@ impl Default for Predictive {
         Self {
             min_confidence: 2,
             max_prefetches: 2,
-            uses: Uses::default(),
+            uses: Vec::new(),
             before: None,
             successors: Vec::new(),
             counts: HashMap::default(),
@@ -96,10 +95,10 @@ impl Default for Predictive {
 }
 
 impl Score for Predictive {
-    type Order = Ranking;
+    type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
-        self.uses.reserve(pages);
+        self.uses.resize(pages, Uses::default());
         self.successors.resize_with(pages, Successors::default);
     }
 
@@ -107,12 +106,13 @@ impl Score for Predictive {
         if let Some(before) = self.before.replace(page) {
             self.record(before, page);
         }
-        self.uses.record(step, page);
+        self.uses[page as usize].record(step);
         None
     }
 
     fn key(&self, page: PageId, _bytes: u64) -> f64 {
-        self.uses.count[page as usize] * USE + self.uses.last[page as usize]
+        let uses = &self.uses[page as usize];
+        uses.count * USE + uses.last
     }
 
     fn prefetch(&self, page: PageId, wanted: &mut Vec<PageId>) {
@@ -122,6 +122,6 @@ impl Score for Predictive {
     }
 
     fn copy(&mut self, from: PageId, to: PageId) {
-        self.uses.copy(from, to);
+        self.uses[to as usize] = self.uses[from as usize];
     }
 }

@@ -3,11 +3,11 @@
 use super::params::Params;
 use super::scored::{NEVER, Score, Uses};
 use crate::error::Result;
-use crate::sim::page::kinetic::{Fading, Kinetic};
+use crate::sim::page::key::Fading;
 use crate::sim::page::workload::PageId;
 
 /// `1.5 * uses + step of the last use / step now + 6 * regret`. A use within 24 steps of the page's latest eviction adds
-/// `(24 - gap + 1) / 24` to its regret, of which 0.98 remain at each use. From kv-hierarchy-lab. O(log n).
+/// `(24 - gap + 1) / 24` to its regret, of which 0.98 remain at each use. From kv-hierarchy-lab. O(log n) a call.
 ///
 /// With weight 0 what is left is the frequency score alone.
 #[derive(Debug)]
@@ -17,10 +17,16 @@ pub(super) struct RegretAware {
     frequency_weight: f64,
     recency_weight: f64,
     decay: f64,
+    pages: Vec<Past>,
+}
+
+/// What is kept of a page.
+#[derive(Clone, Copy, Debug)]
+struct Past {
     uses: Uses,
-    regret: Vec<f64>,
+    regret: f64,
     /// [`NEVER`] for a page that was not evicted since its last use.
-    evicted: Vec<f64>,
+    evicted: f64,
 }
 
 impl RegretAware {
@@ -45,52 +51,54 @@ impl Default for RegretAware {
             frequency_weight: 1.5,
             recency_weight: 1.0,
             decay: 0.98,
-            uses: Uses::default(),
-            regret: Vec::new(),
-            evicted: Vec::new(),
+            pages: Vec::new(),
         }
     }
 }
 
 impl Score for RegretAware {
-    type Order = Kinetic;
+    type Key = Fading;
 
     fn reserve(&mut self, pages: usize) {
-        self.uses.reserve(pages);
-        self.regret.resize(pages, 0.0);
-        self.evicted.resize(pages, NEVER);
+        let new = Past {
+            uses: Uses::default(),
+            regret: 0.0,
+            evicted: NEVER,
+        };
+        self.pages.resize(pages, new);
     }
 
     fn on_access(&mut self, step: u64, page: PageId) -> Option<PageId> {
-        self.uses.record(step, page);
-        let at = page as usize;
-        self.regret[at] *= self.decay;
-        let evicted = std::mem::replace(&mut self.evicted[at], NEVER);
+        let past = &mut self.pages[page as usize];
+        past.uses.record(step);
+        past.regret *= self.decay;
+        let evicted = std::mem::replace(&mut past.evicted, NEVER);
         if evicted != NEVER {
             let horizon = f64::from(self.horizon);
             let gap = step as f64 - evicted;
             if gap <= horizon {
-                self.regret[at] += (horizon - gap + 1.0) / horizon;
+                past.regret += (horizon - gap + 1.0) / horizon;
             }
         }
         None
     }
 
     fn on_evict(&mut self, step: u64, page: PageId) {
-        self.evicted[page as usize] = step as f64;
+        self.pages[page as usize].evicted = step as f64;
     }
 
     fn key(&self, page: PageId, _bytes: u64) -> Fading {
-        let at = page as usize;
+        let past = &self.pages[page as usize];
         Fading {
-            steady: self.frequency_weight * self.uses.count[at],
-            recency: self.recency_weight * self.uses.last[at],
-            extra: self.weight * self.regret[at],
+            steady: self.frequency_weight * past.uses.count,
+            recency: self.recency_weight * past.uses.last,
+            extra: self.weight * past.regret,
         }
     }
 
     fn copy(&mut self, from: PageId, to: PageId) {
-        self.uses.copy(from, to);
-        self.regret[to as usize] = self.regret[from as usize];
+        let Past { uses, regret, .. } = self.pages[from as usize];
+        let to = &mut self.pages[to as usize];
+        (to.uses, to.regret) = (uses, regret);
     }
 }

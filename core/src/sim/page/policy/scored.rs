@@ -2,13 +2,14 @@
 
 use super::{Context, Departure, PagePolicy};
 use crate::error::{Error, Result};
-use crate::sim::page::ranking::Order;
+use crate::sim::page::key::Key;
+use crate::sim::page::tournament::Order;
 use crate::sim::page::workload::{PageId, TierIndex};
 
 /// What a page is worth to a policy, and what changes that.
 pub(super) trait Score: Send + std::fmt::Debug {
-    /// The structure that keeps pages in the order of such scores.
-    type Order: Order;
+    /// What a score is made from.
+    type Key: Key;
 
     /// Makes room for so many pages.
     fn reserve(&mut self, pages: usize);
@@ -21,7 +22,7 @@ pub(super) trait Score: Send + std::fmt::Debug {
     /// The page was evicted, which changes no key.
     fn on_evict(&mut self, _step: u64, _page: PageId) {}
     /// What the page's score is made from.
-    fn key(&self, page: PageId, bytes: u64) -> <Self::Order as Order>::Key;
+    fn key(&self, page: PageId, bytes: u64) -> Self::Key;
     /// Appends the pages to fetch after the use of this one.
     fn prefetch(&self, _page: PageId, _wanted: &mut Vec<PageId>) {}
     /// Gives `to` the past of `from`.
@@ -32,7 +33,7 @@ pub(super) trait Score: Send + std::fmt::Debug {
 #[derive(Debug)]
 pub(super) struct Scored<S: Score> {
     score: S,
-    order: S::Order,
+    order: Order<S::Key>,
     /// A page that was used but does not stand at its new place yet: most that are used below the first tier leave it at once.
     used: Option<PageId>,
 }
@@ -41,12 +42,12 @@ impl<S: Score> Scored<S> {
     pub(super) fn new(score: S) -> Self {
         Self {
             score,
-            order: S::Order::default(),
+            order: Order::default(),
             used: None,
         }
     }
 
-    fn key(&self, context: &Context<'_>, page: PageId) -> <S::Order as Order>::Key {
+    fn key(&self, context: &Context<'_>, page: PageId) -> S::Key {
         self.score.key(page, context.pages[page as usize].bytes)
     }
 
@@ -93,8 +94,8 @@ impl<S: Score> PagePolicy for Scored<S> {
         self.order.enter(context.step, tier, page, key);
     }
 
-    fn left(&mut self, context: &Context<'_>, page: PageId, tier: TierIndex, _why: Departure) {
-        self.order.leave(context.step, tier, page);
+    fn left(&mut self, _context: &Context<'_>, page: PageId, tier: TierIndex, _why: Departure) {
+        self.order.leave(tier, page);
     }
 
     fn select_eviction_candidate(
@@ -116,7 +117,7 @@ impl<S: Score> PagePolicy for Scored<S> {
     }
 
     fn score_page(&self, context: &Context<'_>, page: PageId, _tier: TierIndex) -> f64 {
-        S::Order::score(self.key(context, page), context.step)
+        self.key(context, page).score(context.step)
     }
 
     fn on_split(&mut self, page: PageId, head: PageId) {
@@ -127,27 +128,26 @@ impl<S: Score> PagePolicy for Scored<S> {
 /// The step of a page that was never used.
 pub(super) const NEVER: f64 = -1.0;
 
-/// How often and when each page was used last.
-#[derive(Clone, Debug, Default)]
+/// How often and when a page was used last.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Uses {
-    pub(super) count: Vec<f64>,
+    pub(super) count: f64,
     /// [`NEVER`] before the first use.
-    pub(super) last: Vec<f64>,
+    pub(super) last: f64,
+}
+
+impl Default for Uses {
+    fn default() -> Self {
+        Self {
+            count: 0.0,
+            last: NEVER,
+        }
+    }
 }
 
 impl Uses {
-    pub(super) fn reserve(&mut self, pages: usize) {
-        self.count.resize(pages, 0.0);
-        self.last.resize(pages, NEVER);
-    }
-
-    pub(super) fn record(&mut self, step: u64, page: PageId) {
-        self.count[page as usize] += 1.0;
-        self.last[page as usize] = step as f64;
-    }
-
-    pub(super) fn copy(&mut self, from: PageId, to: PageId) {
-        self.count[to as usize] = self.count[from as usize];
-        self.last[to as usize] = self.last[from as usize];
+    pub(super) fn record(&mut self, step: u64) {
+        self.count += 1.0;
+        self.last = step as f64;
     }
 }

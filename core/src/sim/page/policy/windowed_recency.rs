@@ -5,13 +5,12 @@ use std::collections::VecDeque;
 use super::params::Params;
 use super::scored::{NEVER, Score};
 use crate::error::Result;
-use crate::sim::page::ranking::Ranking;
 use crate::sim::page::workload::PageId;
 
 /// A use within the window outweighs any difference in recency.
 const USE: f64 = 1e6;
 
-/// `1e6 * uses among the last 32 accesses + step of the last use`. From kv-hierarchy-lab. O(log n).
+/// `1e6 * uses among the last 32 accesses + step of the last use`. From kv-hierarchy-lab. O(log n) a call.
 #[derive(Debug)]
 pub(super) struct WindowedRecency {
     window: u32,
@@ -42,7 +41,7 @@ impl Default for WindowedRecency {
 }
 
 impl Score for WindowedRecency {
-    type Order = Ranking;
+    type Key = f64;
 
     fn reserve(&mut self, pages: usize) {
         self.uses.resize(pages, 0.0);

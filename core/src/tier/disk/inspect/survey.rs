@@ -94,7 +94,7 @@ impl Survey {
             let opened = Segment::open(&files, path, store, id, LOOK, &pool).and_then(|segment| {
                 Ok(Found {
                     sealed: segment.read_contents(&pool)?.is_some(),
-                    records: segment.scan(Depth::Headers, &pool)?,
+                    records: segment.scan(Depth::Headers, &pool)?.records,
                     segment,
                 })
             });
