@@ -229,7 +229,11 @@ impl L1 {
         let (lock, _) = self.tree.claim(namespace, &tokens[..live]);
         self.tree.use_locked(lock)?;
         let found = self.tree.locked(lock)?;
-        let key = self.tree.path_key(&found)?;
+        // A lock on nothing knows no namespace.
+        let key = match found.tokens() {
+            0 => *namespace,
+            _ => self.tree.path_key(&found)?,
+        };
         self.tree.unlock(lock)?;
         Ok((found.tokens(), key))
     }
