@@ -230,9 +230,10 @@ impl L1 {
         self.tree.use_locked(lock)?;
         let found = self.tree.locked(lock)?;
         // A lock on nothing knows no namespace.
-        let key = match found.tokens() {
-            0 => *namespace,
-            _ => self.tree.path_key(&found)?,
+        let key = if found.tokens() == 0 {
+            *namespace
+        } else {
+            self.tree.path_key(&found)?
         };
         self.tree.unlock(lock)?;
         Ok((found.tokens(), key))
