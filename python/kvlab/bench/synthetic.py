@@ -19,6 +19,7 @@ from kvlab import PagedAllocator, RadixCache
 from kvlab.bench.backend import Mode, Service
 from kvlab.bench.outcome import Answer
 from kvlab.errors import ConfigError
+from kvlab.serve.engine.modes import TIERS
 from kvlab.workload.schema import Message
 from kvlab.workload.tokens import tokenizer
 
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sizes", "SyntheticBackend"]
 
-_TIERS: Mapping[Mode, tuple[str, ...]] = {
-    "baseline": (),
-    "prefix_reuse": ("l1",),
-    "cpu_offload": ("l1", "l2"),
-    "nvme": ("l1", "l2", "l3"),
-}
 _PREFILL_CHUNK = 512
 
 
@@ -89,14 +84,14 @@ class SyntheticBackend:
         Raises:
             ConfigError: a mode that cannot be estimated.
         """
-        if mode not in _TIERS:
+        if mode not in TIERS:
             raise ConfigError(
-                f"mode {mode} runs a real model: use --backend local, or one of {', '.join(_TIERS)}"
+                f"mode {mode} runs a real model: use --backend local, or one of {', '.join(TIERS)}"
             )
         costs = self._model.costs
         block_bytes = costs.token_bytes * self._block_tokens
         capacities = {
-            tier: max(1, getattr(self._sizes, tier) // block_bytes) for tier in _TIERS[mode]
+            tier: max(1, getattr(self._sizes, tier) // block_bytes) for tier in TIERS[mode]
         }
         yield _Server(costs, capacities, self._block_tokens, self._tokenizer)
 

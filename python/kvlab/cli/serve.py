@@ -12,7 +12,7 @@ import click
 from kvlab import parse_size
 from kvlab._core import parse_ttl
 from kvlab.cli._store import size_text
-from kvlab.serve.engine.modes import MODES, TierSizes
+from kvlab.serve.engine.modes import MODES, TIERS, TierSizes
 from kvlab.serve.engine.request import EngineOptions
 from kvlab.serve.options import DTYPES, ServeOptions
 
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from kvlab.serve.run import Started
 
 __all__ = ["serve"]
-
-_TIERS = {
-    "baseline": (),
-    "prefix_reuse": ("l1",),
-    "cpu_offload": ("l1", "l2"),
-    "nvme": ("l1", "l2", "l3"),
-}
 
 
 def recovery_text(found: RecoveryReport) -> str:
@@ -53,7 +46,7 @@ def described(options: ServeOptions, started: Started) -> dict[str, Any]:
         "context_tokens": started.context_tokens,
         "mode": options.mode,
         "store": None if options.directory is None else str(options.directory),
-        "capacity": {tier: parse_size(sizes[tier]) for tier in _TIERS[options.mode]},
+        "capacity": {tier: parse_size(sizes[tier]) for tier in TIERS[options.mode]},
         "recovery": started.recovery,
         "api_keys": started.api_keys,
         "engine": asdict(options.engine),
@@ -64,9 +57,7 @@ def described(options: ServeOptions, started: Started) -> dict[str, Any]:
 def render(options: ServeOptions, started: Started) -> str:
     """The same for people."""
     sizes = asdict(options.sizes)
-    tiers = [
-        f"{tier.upper()} {size_text(parse_size(sizes[tier]))}" for tier in _TIERS[options.mode]
-    ]
+    tiers = [f"{tier.upper()} {size_text(parse_size(sizes[tier]))}" for tier in TIERS[options.mode]]
     lines = [
         f"{options.served_name} ({options.dtype}) is served at {started.url}/v1",
         f"  mode {options.mode}: {', '.join(tiers) or 'nothing is kept'}",

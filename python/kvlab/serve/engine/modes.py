@@ -9,11 +9,18 @@ from kvlab._core import Store
 from kvlab.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 Mode: TypeAlias = Literal["baseline", "prefix_reuse", "cpu_offload", "nvme"]
-"""``baseline``: nothing is kept. ``prefix_reuse``: L1. ``cpu_offload``: L1 and L2. ``nvme``: L1, L2 and L3."""
 MODES: tuple[Mode, ...] = get_args(Mode)
+TIERS: Mapping[str, tuple[str, ...]] = {
+    "baseline": (),
+    "prefix_reuse": ("l1",),
+    "cpu_offload": ("l1", "l2"),
+    "nvme": ("l1", "l2", "l3"),
+}
+"""The tiers of each mode; in ``baseline`` nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +50,18 @@ def open_mode(
         ConfigError: an unknown mode, or ``nvme`` without a directory.
         KvlabError: the store cannot be opened (see `Store.open`).
     """
-    sizes = sizes or TierSizes()
-    match mode:
-        case "baseline":
-            return None
-        case "prefix_reuse":
-            return Store.open(None, l1=sizes.l1, l2=0, l3=0, **settings)
-        case "cpu_offload":
-            return Store.open(None, l1=sizes.l1, l2=sizes.l2, l3=0, **settings)
-        case "nvme":
-            if path is None:
-                raise ConfigError(
-                    "mode 'nvme' needs a directory for L3; give one, or use 'cpu_offload'"
-                )
-            return Store.open(path, l1=sizes.l1, l2=sizes.l2, l3=sizes.l3, **settings)
-    raise ConfigError(f"mode {mode!r}: use {', '.join(map(repr, MODES))}")
+    if mode not in TIERS:
+        raise ConfigError(f"mode {mode!r}: use {', '.join(map(repr, MODES))}")
+    sizes, tiers = sizes or TierSizes(), TIERS[mode]
+    if not tiers:
+        return None
+    on_disk = "l3" in tiers
+    if on_disk and path is None:
+        raise ConfigError(f"mode {mode!r} needs a directory for L3; give one, or use 'cpu_offload'")
+    return Store.open(
+        path if on_disk else None,
+        l1=sizes.l1,
+        l2=sizes.l2 if "l2" in tiers else 0,
+        l3=sizes.l3 if on_disk else 0,
+        **settings,
+    )
