@@ -12,6 +12,7 @@
 #   LAB_OUT                where `make sweep` writes; default: lab-out
 #   SWEEP_ARGS             further arguments of the sweep of `make sweep`, such as "--seeds 7,42,91"
 #   EXPERIMENTS            which files `make experiments` runs; default: all of experiments/
+#   TOYS                   which toys `make measure` runs; default: all
 #   PEERS_VENV             where `make bench-peers` installs what kvlab is compared with; default: .venv-peers
 
 SHELL := /bin/sh
@@ -33,6 +34,7 @@ FUZZ_TARGETS := record_header segment index_rows export_frame costs
 PEERS_ARGS ?=
 LAB_OUT ?= lab-out
 SWEEP_ARGS ?=
+TOYS ?=
 EXPERIMENTS ?= $(sort $(wildcard experiments/*.toml))
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
@@ -102,6 +104,14 @@ plots: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Draw the plots and reports o
 findings: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Make artifacts/ anew: what docs/policy-lab.md tells (KVLAB_TRACES=FOLDER)
 	$(BIN)/python scripts/lab_pages.py
 	$(BIN)/python scripts/lab_traces.py
+
+.PHONY: measure
+measure: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Measure anew what the course tells: docs/measurements (TOYS="attention roofline" for some)
+	$(BIN)/python scripts/measure.py $(TOYS)
+
+.PHONY: figures
+figures: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Draw docs/figures from docs/measurements
+	$(BIN)/python scripts/figures.py
 
 .PHONY: experiments
 experiments: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run experiments/ and make reports/, charts/ and the brief anew (EXPERIMENTS=FILE for one)
