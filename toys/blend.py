@@ -46,13 +46,13 @@ QUESTION = EVERYTHING[CONTEXT:]
 class Arm(NamedTuple):
     """What is there, and which tokens are computed from the first layer on.
 
-    CacheBlend: after layer `last_whole`, only those `count` whose K and V differ most there.
+    CacheBlend: after layer `last_whole`, only those `chosen` ones whose K and V differ most there.
     """
 
     kv: KV
     at: Tensor
     last_whole: int = -1
-    count: int = 0
+    chosen: int = 0
 
 
 def answer(model: Any, ids: Tensor, arm: Arm, kv: KV) -> Tensor:
@@ -67,7 +67,7 @@ def answer(model: Any, ids: Tensor, arm: Arm, kv: KV) -> Tensor:
                 fresh[index] - old[index] for fresh, old in zip(kv, arm.kv, strict=True)
             )
             changed = (keys**2 + values**2).sum((0, 2))[:CONTEXT]
-            at = torch.cat([changed.topk(arm.count).indices, QUESTION])
+            at = torch.cat([changed.topk(arm.chosen).indices, QUESTION])
             hidden = hidden[at]
     return log_probabilities(model, hidden[-QUESTION_TOKENS:])
 
@@ -142,8 +142,8 @@ def trial(
         ours = answer(model, ids, arm, kv)
         seconds = time.perf_counter() - begun
         kl, top1 = compare(ours, truth)
-        whole = arm.last_whole + 1 if arm.count else layers
-        work = whole * (len(arm.at) - QUESTION_TOKENS) + (layers - whole) * arm.count
+        whole = arm.last_whole + 1 if arm.chosen else layers
+        work = whole * (len(arm.at) - QUESTION_TOKENS) + (layers - whole) * arm.chosen
         rows[name] = {"kl": kl, "top1": top1, "work": work / layers / CONTEXT, "seconds": seconds}
     return rows
 

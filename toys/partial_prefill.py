@@ -83,7 +83,8 @@ def run_layer(model: Any, index: int, hidden: Tensor, at: Tensor, kv: KV) -> Ten
         enable_gqa=True,
     )
     hidden = hidden + attention.o_proj(mixed[0].transpose(0, 1).flatten(1))
-    return hidden + block.mlp(block.post_attention_layernorm(hidden))
+    changed: Tensor = block.mlp(block.post_attention_layernorm(hidden))
+    return hidden + changed
 
 
 def compute(model: Any, ids: Tensor, at: Tensor, kv: KV) -> Tensor:
