@@ -116,7 +116,7 @@ def measure(*, quick: bool = False) -> Results:
     rows: list[Results] = []
     counts = COUNTS[::3] if quick else COUNTS
     seconds: dict[int, list[float]] = {count: [] for count in counts}
-    for turn in range(3 if quick else 6):
+    for turn in range(2 if quick else 5):
         for count in counts:
             at, kv = torch.tensor(rng.sample(range(TOKENS), count)), truth.copy()
             begun = time.perf_counter()
