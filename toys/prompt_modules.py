@@ -151,6 +151,8 @@ def measure(*, quick: bool = False) -> Results:
     rows = [summary(size, [one for has, one in found if has == size]) for size in sizes]
     if max(rows[0]["alone"]["missing"], rows[-1]["gaps"]["kl"]) > 1e-6:
         raise AssertionError(f"one module lacks nobody's attention, and all leave no gaps: {rows}")
+    if min(rows[0]["gaps"]["kl"], rows[-1]["alone"]["missing"]) < 1e-3:
+        raise AssertionError(f"both gaps and missing attention were expected to cost: {rows}")
     if not all(row["alone"]["kl"] > row["behind"]["kl"] for row in rows[1:]):
         raise AssertionError(f"modules behind the first one were expected to be closer: {rows}")
     shape = {"modules": MODULES, "module_tokens": MODULE_TOKENS, "question": QUESTION_TOKENS}
@@ -178,6 +180,7 @@ def tell(results: Results) -> None:
         for way in (row["alone"], row["behind"]):
             print(f"{way['kl']:8.3f}    ({way['missing']:.3f}){way['top1']:8.1%}", end=" ")
         print("".join(f"{1e3 * row[name]['seconds']:8.0f}" for name in ("full", "behind")))
+    print("few modules suffer from the gaps, many from what they did not see of each other")
 
 
 def draw(results: Results) -> Figure:
