@@ -83,8 +83,13 @@ def multi_head_equals_torch(mine: Mine) -> str:
         torch_own = torch.nn.MultiheadAttention(heads * width, heads, bias=False).eval()
         generator = torch.Generator().manual_seed(2)
         x = torch.randn(tokens, heads * width, generator=generator)
-        w_in = torch.randn(3 * heads * width, heads * width, generator=generator) / (heads * width)
-        w_out = torch.randn(heads * width, heads * width, generator=generator) / (heads * width)
+        w_in = (
+            torch.randn(3 * heads * width, heads * width, generator=generator)
+            / (heads * width) ** 0.5
+        )
+        w_out = (
+            torch.randn(heads * width, heads * width, generator=generator) / (heads * width) ** 0.5
+        )
         later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
         with torch.inference_mode():
             torch_own.in_proj_weight.copy_(w_in)
