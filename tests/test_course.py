@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from course_solutions import RIGHT, WRONG
 from kvlab import FormatError, StoreIOError, cli
-from kvlab.course import progress, toys
+from kvlab.course import progress
 from kvlab.course.syllabus import Build, Checkpoint, Reading, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +102,7 @@ def test_readings_are_pinned_by_a_year_or_a_version() -> None:
 
 
 def test_the_page_of_the_docs_is_what_the_syllabus_says() -> None:
-    command = [sys.executable, ROOT / "scripts" / "course.py", "--check"]
+    command = [sys.executable, str(ROOT / "scripts" / "course.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -256,7 +256,7 @@ def test_a_failed_write_leaves_what_was_there(state: Path, monkeypatch: pytest.M
     def full(_file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(progress.os, "fsync", full)
+    monkeypatch.setattr("kvlab.course.progress.os.fsync", full)
     with pytest.raises(StoreIOError, match="No space left"), progress.changing() as has:
         has.mark(["0.1.B"])
     assert state.read_bytes() == before
@@ -447,7 +447,7 @@ def test_without_a_checkout_the_toys_are_said_to_be_missing(
     course: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(toys.kvlab, "__file__", str(tmp_path / "lib" / "a" / "kvlab" / "x.py"))
+    monkeypatch.setattr("kvlab.__file__", str(tmp_path / "lib" / "a" / "kvlab" / "x.py"))
     code, _, err = course("run", "1.1", "--out", tmp_path / "out")
     assert code == 1
     assert "pip install -e ." in err

@@ -79,7 +79,8 @@ def _restore(directory: Path) -> dict[str, Any]:
     with torch.inference_mode():
         model(input_ids=prefix, past_key_values=live)
         live.crop(whole - _PREFIX)
-        never_left = model(input_ids=prompt[:, whole:], past_key_values=live).logits[:, -1]
+        rest = prompt[:, whole:]
+        never_left = model(input_ids=rest, past_key_values=live, logits_to_keep=1).logits[:, -1]
     with _open(directory) as store, _session(store) as session:
         restored = session.prefill(prompt, keep=False)
         answer = session.generate(prompt, max_new_tokens=8, do_sample=False)
