@@ -439,6 +439,10 @@ def test_a_toy_that_fails_is_told(
     checked = as_json(course, "check", "1.3.B", code=1)["checkpoints"][0]
     assert checked["result"] == "failed"
     assert "a window was as good" in checked["said"]
+    for said in ("this toy needs torch: ...", "kvlab.errors.ModelUnavailableError: ..."):
+        Path("toys/sinks.py").write_text(f"import sys; sys.exit({said!r})")
+        checked = as_json(course, "check", "1.3.B", code=1)["checkpoints"][0]
+        assert (checked["result"], checked["said"]) == ("not run", said)
     Path("toys/sinks.py").write_text("print('{}')")
     assert as_json(course, "check", "1.3.B")["passed"] == 1
 

@@ -38,8 +38,12 @@ def course_run(*, module: str, quick: bool, out: Path, as_json: bool) -> None:
     results: dict[str, Any] = {}
     failed: list[str] = []
     for name in found.toys:
-        with ConsoleProgress().stage(f"toys/{name}.py"):
-            done = toys.run(name, out, quick=quick, as_json=as_json, take=as_json)
+        if as_json:
+            with ConsoleProgress().stage(f"toys/{name}.py"):
+                done = toys.run(name, out, quick=quick, as_json=True, take=True)
+        else:  # what it says is progress enough
+            click.echo(f"\npython toys/{name}.py{' --quick' if quick else ''}\n", err=True)
+            done = toys.run(name, out, quick=quick, as_json=False, take=False)
         if done.code != 0:
             failed.append(name)
             click.echo(

@@ -25,6 +25,8 @@ __all__ = ["Outcome", "check", "checkable", "load_mine"]
 
 _MINE = "kvlab_course_mine"
 _EXTRAS = ("torch", "transformers")
+_WANTING = ("this toy needs ", "kvlab.errors.ModelUnavailableError: ")
+"""How the last line of a toy begins that did not run for want of a package or of the model."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,8 @@ def check(checkpoint: Checkpoint, mine: ModuleType | None = None) -> Outcome:
             result, said = "failed", _told(error, file)
         else:
             result, said = "not run", f"needs {error.name}: pip install 'kvlab[hf]'"
-    except InvalidArgumentError as error:
-        # The toys are not here; a learner's function that upsets kvlab fails.
-        result, said = ("not run" if mine is None else "failed"), str(error)
+    except _MissingError as error:
+        result, said = "not run", str(error)
     except (Exception, SystemExit) as error:
         if mine is None:
             raise
@@ -114,14 +115,24 @@ def _run(checkpoint: Checkpoint, mine: Callable[..., Any] | None) -> str:
     return found(mine)
 
 
+class _MissingError(Exception):
+    """Something that a toy needs is not here."""
+
+
 def _toy(name: str) -> str:
     """A toy raises if what it shows does not hold."""
+    try:
+        toys.toy(name)
+    except InvalidArgumentError as error:
+        raise _MissingError(str(error)) from error
     with tempfile.TemporaryDirectory(prefix="kvlab-course-") as directory:
         done = toys.run(name, Path(directory), quick=True, as_json=True, take=True)
+    if done.code == 0:
+        return f"python toys/{name}.py --quick: its claim held"
     last = (done.err.strip().splitlines() or [f"exit code {done.code}"])[-1]
-    if done.code != 0:
-        raise AssertionError(f"python toys/{name}.py --quick: {last}")
-    return f"python toys/{name}.py --quick: its claim held"
+    if last.startswith(_WANTING):
+        raise _MissingError(last)
+    raise AssertionError(f"python toys/{name}.py --quick: {last}")
 
 
 def _told(error: BaseException, file: Path | None) -> str:
