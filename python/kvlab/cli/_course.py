@@ -42,4 +42,4 @@ def tell_changed(
         return
     for name in dict.fromkeys(names):
         click.echo(f"{name}: {now if name in changed else f'{now} already'}")
-    click.echo(f"{whole.bar()} {whole.done} of {whole.items} resident ({whole.resident:.0%})")
+    click.echo(f"{whole.bar()} {whole} ({whole.resident:.0%})")

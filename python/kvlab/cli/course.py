@@ -50,7 +50,7 @@ def _list(context: click.Context, /, *, as_json: bool) -> None:
         return
     whole = progress.standing(syllabus.items, has.done)
     click.echo(f"{syllabus.title}\n")
-    click.echo(f"{whole.bar()} {whole.done} of {whole.items} resident ({whole.resident:.0%})")
+    click.echo(f"{whole.bar()} {whole} ({whole.resident:.0%})")
     for layer in syllabus.layers:
         part = progress.standing(layer.items, has.done)
         click.echo(f"\n{layer.id}  {layer.title}  {part.bar(12)} {part.done} of {part.items}")

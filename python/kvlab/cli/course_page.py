@@ -41,6 +41,6 @@ def course_page(*, out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(out), "done": whole.done, "items": whole.items})
         return
-    click.echo(f"wrote {out}: {whole.done} of {whole.items} resident")
+    click.echo(f"wrote {out}: {whole}")
     if way is None:
         click.echo("no checkout of kvlab here: toys, code and essays are named, not linked")

@@ -61,8 +61,9 @@ def _lines(item: Item, *, answers: bool) -> list[str]:
         case Build():
             brick = [f"Brick: {item.brick}: {', '.join(item.code)}"] if item.brick else []
             toy = [f"To compare with: toys/{item.toy}.py"] if item.toy else []
+            other = [each for each in (item.notebook, item.command) if each]
             reference = [] if item.reference is None else [item.reference] if answers else folded
-            return [item.task, *brick, *toy, *([item.command] if item.command else []), *reference]
+            return [item.task, *brick, *toy, *other, *reference]
         case Checkpoint():
             if item.answer:
                 return [item.answer] if answers else folded

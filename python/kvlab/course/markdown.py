@@ -64,12 +64,9 @@ def page(syllabus: Syllabus) -> str:
 
 
 def _bricks(syllabus: Syllabus) -> str:
-    builds = [
-        build for module in syllabus.modules for build in module.builds if build.brick is not None
-    ]
     rows = [
         f"| `{build.id}` {build.title} | {build.brick} | {', '.join(_link(file) for file in build.code)} |"
-        for build in builds
+        for build in syllabus.bricks
     ]
     return "\n".join(["| build | brick | in kvlab |", "| --- | --- | --- |", *rows])
 
@@ -123,6 +120,8 @@ def _build(box: str, item: Build) -> str:
         said.append(f"**Brick:** {item.brick}.")
     if item.toy:
         said.append(f"To compare with: {_link(f'toys/{item.toy}.py')}.")
+    if item.notebook:
+        said.append(f"{_link(item.notebook)}.")
     if item.command:
         said.append(f"Run `{item.command}`.")
     text = " ".join(said)

@@ -30,7 +30,7 @@ function show() {
   for (const part of document.querySelectorAll("[data-part]")) {
     const mine = boxes.filter((box) => box.id.startsWith(part.dataset.part));
     const done = mine.filter((box) => box.checked).length;
-    part.querySelector(".count").textContent = `${done} of ${mine.length} resident`;
+    part.querySelector(".count").textContent = `${done} of ${mine.length} resident, ${mine.length - done} cold`;
     part.querySelector(".bar i").style.width = `${(100 * done) / mine.length}%`;
   }
   const named = (ticked) => Object.keys(own).filter((id) => own[id] === ticked).sort().join(" ");

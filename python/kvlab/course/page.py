@@ -92,6 +92,8 @@ class _Writer:
             lines.append(f'<span class="tag">brick</span> {_text(item.brick)}: {code}')
         if item.toy:
             lines.append(f"To compare with: {self.file(f'toys/{item.toy}.py')}")
+        if item.notebook:
+            lines.append(self.file(item.notebook))
         if item.command:
             lines.append(f"<code>{escape(item.command)}</code>")
         text = "".join(f"<p>{line}</p>" for line in lines)
@@ -123,8 +125,10 @@ def page(syllabus: Syllabus, done: Mapping[str, str], top: str | None) -> str:
     """
     writer = _Writer(done, top)
     known = sorted({item.id for item in syllabus.items} & set(done))
+    bricks = ", ".join(_link(build.title, f"#{build.id}") for build in syllabus.bricks)
     parts = [
         f"<p>{_text(syllabus.summary)}</p><p><b>The one rule.</b> {_text(syllabus.rule)}</p>",
+        f"<p><b>The bricks of the capstone:</b> {bricks}.</p>",
         f'<section data-part="">{_bar(standing(syllabus.items, done))}</section>',
         '<p id="kept" class="soft">Ticks are kept in this browser.</p>',
         '<div id="told" hidden><p class="soft">For <code>kvlab course</code> to know, too:</p><pre></pre></div>',
@@ -144,7 +148,7 @@ def _bar(has: Standing) -> str:
     return (
         f'<p class="standing"><span class="bar" role="img" aria-label="share that is resident">'
         f'<i style="width:{100 * has.resident:.1f}%"></i></span> '
-        f'<span class="count">{has.done} of {has.items} resident</span></p>'
+        f'<span class="count">{has}</span></p>'
     )
 
 

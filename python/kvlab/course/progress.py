@@ -86,6 +86,9 @@ class Standing:
         """The share that is done, 0 to 1."""
         return self.done / self.items
 
+    def __str__(self) -> str:
+        return f"{self.done} of {self.items} resident, {self.items - self.done} cold"
+
     def bar(self, width: int = 24) -> str:
         """The share as text: `#` is resident, `.` is cold. Full only when all is done."""
         filled = self.done * width // self.items

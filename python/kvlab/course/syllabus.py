@@ -75,6 +75,7 @@ class Build(Item):
         task: What it does when it is done.
         toy: The one to compare with: `toys/NAME.py`.
         command: What else to run.
+        notebook: What to open and fill in.
         brick: What of kvlab it is, if it is one of the capstone's three bricks.
         code: Where in kvlab.
         reference: The file of the reference; behind the fold.
@@ -84,6 +85,7 @@ class Build(Item):
     task: str
     toy: str | None = None
     command: str | None = None
+    notebook: str | None = None
     brick: str | None = None
     code: tuple[str, ...] = ()
     reference: str | None = None
@@ -196,6 +198,11 @@ class Syllabus:
     def items(self) -> tuple[Item, ...]:
         """All that is to be done, in its order."""
         return tuple(item for layer in self.layers for item in layer.items)
+
+    @property
+    def bricks(self) -> tuple[Build, ...]:
+        """The builds that the capstone is made of."""
+        return tuple(item for item in self.items if isinstance(item, Build) and item.brick)
 
     def item(self, name: str) -> Item:
         """The item of an id.

@@ -24,8 +24,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     tokens, width = q.shape[-2:]
     scores = q @ k.transpose(-1, -2) / width**0.5
     later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
-    weights = scores.masked_fill(later, -torch.inf).softmax(-1)
-    return weights @ v
+    result: Tensor = scores.masked_fill(later, -torch.inf).softmax(-1) @ v
+    return result
 
 
 def multi_head(x: Tensor, w_in: Tensor, w_out: Tensor, heads: int) -> Tensor:
