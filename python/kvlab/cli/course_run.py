@@ -54,6 +54,6 @@ def course_run(*, module: str, quick: bool, out: Path, as_json: bool) -> None:
     if as_json:
         print_json({"module": found.id, "toys": results, "failed": failed})
     elif not failed:
-        click.echo(f"{len(found.toys)} toys ran; their pictures are in {out}")
+        click.echo(f"\nran: {', '.join(found.toys)}; pictures are in {out}")
     if failed:
         raise SystemExit(1)

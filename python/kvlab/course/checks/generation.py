@@ -30,13 +30,13 @@ def tiny_model(seed: int) -> Any:
         bos_token_id=1,
         eos_token_id=None,
     )
-    model = LlamaForCausalLM(config).eval()
+    model: Any = LlamaForCausalLM(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             # Wide enough that the next token is never a matter of rounding.
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
+    return model.eval()
 
 
 def naive(model: Any, ids: Tensor, new_tokens: int) -> list[int]:
