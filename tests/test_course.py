@@ -362,6 +362,8 @@ def test_a_right_solution_passes_and_is_done(
     found = as_json(course, "check", module, "--mine", file)
     assert found["failed"] == 0, found
     assert found["marked"] == names
+    others = [each.id for each in COURSE.checkpoints(module) if each.mine is not None]
+    assert found["absent"] == [name for name in others if name not in names]
     assert sorted(progress.read(state).done) == names
     assert {each["mine"] for each in found["checkpoints"]} == {function}
 

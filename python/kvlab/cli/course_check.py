@@ -45,9 +45,11 @@ def course_check(*, what: str | None, file: Path | None, as_json: bool) -> None:
     asked = load().checkpoints(what)
     chosen = [each for each in asked if checkable(each)]
     mine = None
+    absent: list[str] = []
     if file is not None:
         mine = load_mine(file)
         chosen = _defined(asked, mine, file)
+        absent = [each.id for each in asked if each.mine is not None and each not in chosen]
     elif not chosen:
         raise InvalidArgumentError(
             f"{what} is a question; kvlab course show {asked[0].id[:3]} --answers has its answer"
@@ -70,10 +72,13 @@ def course_check(*, what: str | None, file: Path | None, as_json: bool) -> None:
                 "failed": results["failed"],
                 "not_run": results["not run"],
                 "marked": marked,
+                "absent": absent,
             }
         )
     else:
         _tell(outcomes, marked)
+        if absent:
+            click.echo(f"your file has no function for {', '.join(absent)}")
     if results["passed"] < len(outcomes):
         raise SystemExit(1)
 
