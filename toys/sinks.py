@@ -1,0 +1,243 @@
+"""Attention sinks: a text without end in a cache of fixed size, if the first few tokens stay.
+
+The obvious cache of fixed size keeps the last tokens and drops the oldest. The model falls apart the moment
+the very first token goes, however little that token says. StreamingLLM (arXiv:2309.17453) found why: softmax
+must spend its weight somewhere, and heads that have nothing to look for learned to spend it on the first
+tokens, which every later one sees. Keep those (the sinks) beside the window, and the model goes on.
+
+Positions are those inside the cache, not those in the text: a sink stays just in front of the window,
+however far behind the text has left it. RoPE knows only distances (a score depends on query position minus
+key position), so instead of giving all tokens new positions, we leave the window as it is and turn the sinks
+after it.
+
+The same idea stands here twice: as a mask over a whole text, to score it in one pass, and as a cache that
+really drops tokens, to generate with. A test holds them equal.
+
+    python toys/sinks.py [--quick] [--json] [--out sinks.svg]
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import Results, arguments, conclude, need, panels
+
+need("torch", "transformers")
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+import kvlab.hf
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXTS = ("docs/design.md", "docs/policy-lab.md", "docs/format.md")
+SINKS = (0, 1, 2, 4, 8)
+BIN = 128  # tokens a point of the curve
+
+
+def turn(x: Tensor, by: Tensor | int, frequencies: Tensor) -> Tensor:
+    """Moves queries or keys x [..., tokens, dim] by so many positions: RoPE on top of the RoPE they have."""
+    angles = torch.as_tensor(by)[..., None] * frequencies
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def attend_streaming(
+    _module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _mask: Tensor | None,
+    *,
+    sinks: int,
+    size: int,
+    frequencies: Tensor,
+    weight_of_first: list[float],
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What a whole text [1, heads, tokens, dim] sees through a cache of `size` tokens, `sinks` of them sinks.
+
+    Notes in `weight_of_first` which share of its attention the text's second half pays the first token.
+    """
+    tokens = query.shape[2]
+    share = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(share, 1), value.repeat_interleave(share, 1)
+    at = torch.arange(tokens)
+    scores = query @ key.transpose(-2, -1)
+    # Token t has place min(t, size - 1) in the cache; the query steps back there to meet the sinks.
+    moved = turn(query, at.clamp(max=size - 1) - at, frequencies)
+    scores[..., :sinks] = moved @ key[:, :, :sinks].transpose(-2, -1)
+    behind = at[:, None] - at
+    seen = (behind >= 0) & ((behind < size - sinks) | (at < sinks))
+    weights = (scores * scaling).masked_fill_(~seen, -torch.inf).softmax(-1)
+    weight_of_first.append(weights[:, :, tokens // 2 :, 0].mean().item())
+    return (weights @ value).transpose(1, 2), None
+
+
+class StreamingLayer(DynamicLayer):
+    """A layer's cache of at most `size` tokens: the first `sinks` and the last ones. Decodes token by token."""
+
+    def __init__(self, sinks: int, size: int, frequencies: Tensor) -> None:
+        super().__init__()
+        self.sinks, self.size, self.frequencies = sinks, size, frequencies
+        self.seen = 0  # tokens of the text, the position of the next one
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Takes a token in, drops the oldest of the window if that is full, returns what is to be attended to."""
+        keys, values = super().update(key_states, value_states)
+        self.seen += key_states.shape[-2]
+        if excess := max(0, keys.shape[-2] - self.size):
+            first, last = keys[:, :, : self.sinks], keys[:, :, self.sinks + excess :]
+            self.keys = torch.cat([first, last], dim=-2)
+            first, last = values[:, :, : self.sinks], values[:, :, self.sinks + excess :]
+            self.values = torch.cat([first, last], dim=-2)
+        # Kept as they were computed, turned anew at each step: turns of turns would add up their rounding.
+        behind = self.seen - self.keys.shape[-2]
+        near = turn(self.keys[:, :, : self.sinks], behind, self.frequencies)
+        return torch.cat([near, self.keys[:, :, self.sinks :]], dim=-2), self.values
+
+
+def streaming_cache(model: Any, sinks: int, size: int) -> DynamicCache:
+    """An empty cache for `model`, to be fed one token at a time with its position in the text."""
+    cache = DynamicCache()
+    frequencies = model.model.rotary_emb.inv_freq
+    layers = model.config.num_hidden_layers
+    cache.layers = [StreamingLayer(sinks, size, frequencies) for _ in range(layers)]
+    return cache
+
+
+def score(model: Any, ids: Tensor, sinks: int, size: int) -> tuple[Tensor, float]:
+    """Surprise in nats [tokens - 1] at each next token of ids [1, tokens], and the first token's weight."""
+    weight: list[float] = []
+    arm = partial(
+        attend_streaming,
+        sinks=sinks,
+        size=size,
+        frequencies=model.model.rotary_emb.inv_freq,
+        weight_of_first=weight,
+    )
+    AttentionInterface.register("streaming", arm)
+    model.set_attn_implementation("streaming")
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+    model.set_attn_implementation("sdpa")
+    nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+    return nll, statistics.fmean(weight)
+
+
+def generate(model: Any, ids: Tensor, cache: DynamicCache, count: int) -> list[int]:
+    """Reads ids [1, tokens] and `count` tokens of its own choice, greedily, one at a time."""
+    text = ids[0].tolist()
+    for at in range(ids.shape[1] + count - 1):
+        step = torch.tensor([[text[at]]])
+        out = model(input_ids=step, position_ids=torch.tensor([[at]]), past_key_values=cache)
+        if at + 1 == len(text):
+            text.append(int(out.logits[0, -1].argmax()))
+    return text[ids.shape[1] :]
+
+
+@torch.inference_mode()
+def measure(*, quick: bool = False) -> Results:
+    """Perplexity by position for each number of sinks and for the full cache; what three of them write."""
+    model: Any
+    model, tokenizer = kvlab.hf.load("smollm2-135m")
+    size, length = (128, 512) if quick else (256, 2048)
+    texts = TEXTS[:1] if quick else TEXTS
+    windows = [
+        torch.tensor([tokenizer((ROOT / name).read_text())["input_ids"][:length]]) for name in texts
+    ]
+    rows = []
+    for name, sinks, room in [("full cache", 0, length), *((f"{n} sinks", n, size) for n in SINKS)]:
+        scored = [score(model, ids, sinks, room) for ids in windows]
+        nll = torch.stack([each for each, _ in scored]).mean(0)
+        rows.append(
+            {
+                "arm": name,
+                "cached": room,
+                "perplexity_past": math.exp(nll[size:].mean()),
+                "by_position": [math.exp(part.mean()) for part in nll.split(BIN)],
+                "weight_of_first": statistics.fmean(weight for _, weight in scored),
+            }
+        )
+    full, window, *kept = (row["perplexity_past"] for row in rows)
+    if not full < min(kept) <= max(kept) < 0.8 * window:
+        raise AssertionError(f"sinks did not help: {[row['perplexity_past'] for row in rows]}")
+    # A short cache drops the first token soon, so that reading token by token does not take long.
+    prompt, small = windows[0][:, : 96 if quick else 192], 64 if quick else 128
+    caches = {
+        "full cache": DynamicCache(),
+        "0 sinks": streaming_cache(model, 0, small),
+        "4 sinks": streaming_cache(model, 4, small),
+    }
+    written = {
+        name: tokenizer.decode(generate(model, prompt, cache, 16 if quick else 48))
+        for name, cache in caches.items()
+    }
+    return {
+        "size": size,
+        "length": length,
+        "texts": list(texts),
+        "bin": BIN,
+        "arms": rows,
+        "generated": {"prompt_tokens": prompt.shape[1], "size": small, "text": written},
+    }
+
+
+def tell(results: Results) -> None:
+    """The table over sink counts, and the texts."""
+    print(f"SmolLM2-135M over {results['length']} tokens of each of {', '.join(results['texts'])}")
+    print(
+        f"perplexity of what comes after token {results['size']}, where a cache of that size is full"
+    )
+    for row in results["arms"]:
+        print(f"  {row['arm']:12}{row['cached']:6} tokens cached{row['perplexity_past']:10.2f}")
+    print(
+        f"with the full cache, the first token gets {results['arms'][0]['weight_of_first']:.0%}",
+        end="",
+    )
+    print(" of the second half's attention, over all layers and heads")
+    made = results["generated"]
+    print(f"\nread {made['prompt_tokens']} tokens through a cache of {made['size']}, then wrote:")
+    for name, text in made["text"].items():
+        print(f"  {name}: {text!r}")
+
+
+def draw(results: Results) -> Figure:
+    """Perplexity by position and by the number of sinks."""
+    figure, (curve, bars) = panels(2)
+    for row in results["arms"]:
+        if row["arm"] not in ("full cache", "0 sinks", "1 sinks", "4 sinks"):
+            continue
+        middle = [results["bin"] * (place + 0.5) for place in range(len(row["by_position"]))]
+        curve.plot(middle, row["by_position"], ".-", label=row["arm"])
+    curve.axvline(results["size"], color="0.5", linestyle=":")
+    title = f"A cache of {results['size']} tokens (full at the dotted line)"
+    curve.set(xlabel="position in the text", ylabel="perplexity", yscale="log", title=title)
+    curve.legend(fontsize=8)
+    names = [row["arm"].replace(" ", "\n") for row in results["arms"]]
+    drawn = bars.bar(names, [row["perplexity_past"] for row in results["arms"]])
+    bars.bar_label(drawn, fmt="{:.1f}")
+    bars.set(ylabel="perplexity once the cache is full", title="How many sinks it takes")
+    return figure
+
+
+def main() -> None:
+    """Scores, generates, tells and draws."""
+    options = arguments(__doc__).parse_args()
+    conclude(options, measure(quick=options.quick), tell, draw)
+
+
+if __name__ == "__main__":
+    main()
