@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_layer_that_reads_token_by_token_says_the_same_and_caches_its_key_valu
     whole = layer(x)
     assert layer.cached.numel() * 4 == 11 * bytes_per_token(1, n_kv_heads, 8, element=4)
     layer.cached = layer.cached[..., :0, :]
-    stepped = torch.cat([layer(part) for part in x.split([4, 1, 1, 5], dim=1)], dim=1)
+    stepped = torch.cat([layer(part) for part in torch.split(x, [4, 1, 1, 5], dim=1)], dim=1)
     torch.testing.assert_close(stepped, whole, atol=1e-5, rtol=1e-5)
 
 
@@ -117,7 +118,7 @@ def test_the_arithmetic_told_is_what_torch_counts(shape: Shape, new: int, before
     latents, rope_keys = layer.compress(x, 0)
     keys, values = layer.expand(latents, rope_keys)
     asking = 2 * new * shape.width * shape.heads * (shape.nope + shape.rope)
-    runs = {
+    runs: dict[str, Callable[[], object]] = {
         "expanded every step": lambda: layer.naive(x[before:], latents, rope_keys),
         "expanded once": lambda: (
             layer.expand(latents[before:], rope_keys[before:]),

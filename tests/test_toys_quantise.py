@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_a_large_channel_costs_its_neighbours_nothing_if_groups_are_channels() -
 @torch.inference_mode()
 def test_a_cache_goes_through_as_a_copy() -> None:
     model = tiny_models.build("llama")
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     # Heads of 16 channels: the groups of 32 hold two heads' rows of one layer.
     model(tiny_models.prompt(96), past_key_values=cache)
     before = [layer.keys.clone() for layer in cache.layers]

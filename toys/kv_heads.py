@@ -61,7 +61,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         future = torch.ones(new, tokens, dtype=torch.bool).triu(tokens - new + 1)
         scores = scores.masked_fill(future, -torch.inf)
     weights = scores.softmax(-1).view(batch, groups, -1, tokens)
-    return (weights @ value).view(batch, heads, new, -1)
+    answers: Tensor = weights @ value
+    return answers.view(batch, heads, new, -1)
 
 
 class Attention(nn.Module):

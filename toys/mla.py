@@ -69,7 +69,7 @@ def turn(x: Tensor, positions: Tensor) -> Tensor:
     """RoPE (arXiv:2104.09864): turns pairs of x [..., tokens, dim] by angles that grow with the position."""
     half = x.shape[-1] // 2
     angles = positions[:, None] * 10_000.0 ** (-torch.arange(half) / half)
-    a, b = x.split(half, dim=-1)
+    a, b = x.chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
@@ -84,7 +84,7 @@ class LatentAttention:
         self.shape = s = shape
 
         def weight(rows: int, *columns: int) -> Tensor:
-            return torch.randn(rows, *columns) / rows**0.5
+            return torch.randn(rows, *columns).div(rows**0.5)
 
         self.query = weight(s.width, s.heads, s.nope + s.rope)
         self.down = weight(s.width, s.latent + s.rope)
@@ -94,13 +94,15 @@ class LatentAttention:
 
     def compress(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """What the tokens x [new, width] leave in the cache; the first is at position `first`."""
-        latents, rope_keys = (x @ self.down).split([self.shape.latent, self.shape.rope], dim=-1)
+        latents, rope_keys = torch.split(
+            x @ self.down, [self.shape.latent, self.shape.rope], dim=-1
+        )
         return latents, turn(rope_keys, torch.arange(first, first + len(x)))
 
     def queries(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         """The two parts of the queries [heads, new, nope] and [heads, new, rope]."""
         q = torch.einsum("nw,whd->hnd", x, self.query)
-        nope, rope = q.split([self.shape.nope, self.shape.rope], dim=-1)
+        nope, rope = torch.split(q, [self.shape.nope, self.shape.rope], dim=-1)
         return nope, turn(rope, torch.arange(first, first + len(x)))
 
     def expand(self, latents: Tensor, rope_keys: Tensor) -> tuple[Tensor, Tensor]:

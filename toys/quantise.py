@@ -70,7 +70,8 @@ def unpack(packed: Packed, bits: int) -> Tensor:
     """The numbers [groups, numbers] again, each at most half a step (and fp16's rounding) off."""
     places = torch.arange(8 // bits, dtype=torch.uint8) * bits
     codes = (packed.codes[..., None] >> places) & (2**bits - 1)
-    return codes.flatten(-2).float() * packed.scale.float() + packed.zero.float()
+    numbers: Tensor = codes.flatten(-2).float() * packed.scale.float() + packed.zero.float()
+    return numbers
 
 
 def exact(rows: Tensor, _bits: int = 16) -> Stored:
@@ -119,7 +120,7 @@ SCHEMES: dict[str, tuple[Callable[[Tensor, int], Stored], Callable[[Tensor, int]
 }
 
 
-def through(cache: Any, scheme: str, bits: int) -> tuple[DynamicCache, int]:
+def through(cache: Any, scheme: str, bits: int) -> tuple[Any, int]:
     """A copy of the cache as it comes back from a scheme, and the bytes that the scheme stores."""
     keys_by, values_by = SCHEMES[scheme]
     out, size = DynamicCache(), 0
@@ -131,7 +132,7 @@ def through(cache: Any, scheme: str, bits: int) -> tuple[DynamicCache, int]:
     return out, size
 
 
-def continuation(model: Any, ids: Tensor, cache: DynamicCache, prefix: int) -> Tensor:
+def continuation(model: Any, ids: Tensor, cache: Any, prefix: int) -> Tensor:
     """Log-probabilities [tokens - prefix - 1, vocabulary] of what follows each token behind the prefix."""
     places = torch.arange(prefix, ids.shape[1] - 1)[None]
     out = model(input_ids=ids[:, prefix:-1], position_ids=places, past_key_values=cache)
@@ -157,7 +158,7 @@ def measure(*, quick: bool = False) -> Results:
     channels: Results = {}
     for name in texts:
         ids = torch.tensor([tokenizer((ROOT / name).read_text())["input_ids"][: prefix + scored]])
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         model(input_ids=ids[:, :prefix], past_key_values=cache)
         truth = continuation(model, ids, cache, prefix)
         cache.crop(prefix - cache.get_seq_length())
@@ -170,10 +171,12 @@ def measure(*, quick: bool = False) -> Results:
             "keys": middle.keys[0, 0].abs().mean(0).tolist(),
             "values": middle.values[0, 0].abs().mean(0).tolist(),
         }
-    rows = []
+    rows: list[Results] = []
     for (scheme, bits), windows in found.items():
-        size, nll, kl, top1 = (statistics.fmean(column) for column in zip(*windows, strict=True))
-        row = {"scheme": scheme, "bits": bits, "bytes_per_token": size, "kl": kl, "top1": top1}
+        mean_size, nll, kl, top1 = (
+            statistics.fmean(column) for column in zip(*windows, strict=True)
+        )
+        row = {"scheme": scheme, "bits": bits, "bytes_per_token": mean_size, "kl": kl, "top1": top1}
         rows.append({**row, "perplexity": math.exp(nll)})
     loss = {(row["scheme"], row["bits"]): row["kl"] for row in rows}
     if max(loss["per token", 8], loss["KIVI", 8]) > 1e-3:

@@ -85,11 +85,11 @@ def attend_streaming(
     return (weights @ value).transpose(1, 2), None
 
 
-class StreamingLayer(DynamicLayer):
+class StreamingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A layer's cache of at most `size` tokens: the first `sinks` and the last ones. Decodes token by token."""
 
     def __init__(self, sinks: int, size: int, frequencies: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sinks, self.size, self.frequencies = sinks, size, frequencies
         self.seen = 0  # tokens of the text, the position of the next one
 
@@ -99,20 +99,18 @@ class StreamingLayer(DynamicLayer):
         """Takes a token in, drops the oldest of the window if that is full, returns what is to be attended to."""
         keys, values = super().update(key_states, value_states)
         self.seen += key_states.shape[-2]
-        if excess := max(0, keys.shape[-2] - self.size):
-            first, last = keys[:, :, : self.sinks], keys[:, :, self.sinks + excess :]
-            self.keys = torch.cat([first, last], dim=-2)
-            first, last = values[:, :, : self.sinks], values[:, :, self.sinks + excess :]
-            self.values = torch.cat([first, last], dim=-2)
-        # Kept as they were computed, turned anew at each step: turns of turns would add up their rounding.
-        behind = self.seen - self.keys.shape[-2]
-        near = turn(self.keys[:, :, : self.sinks], behind, self.frequencies)
-        return torch.cat([near, self.keys[:, :, self.sinks :]], dim=-2), self.values
+        oldest = self.sinks + max(0, keys.shape[-2] - self.size)  # of the window
+        first, recent = keys[:, :, : self.sinks], keys[:, :, oldest:]
+        values = torch.cat([values[:, :, : self.sinks], values[:, :, oldest:]], dim=-2)
+        # Kept as they were computed and turned anew at each step: turns of turns add up their rounding.
+        self.keys, self.values = torch.cat([first, recent], dim=-2), values
+        near = turn(first, self.seen - values.shape[-2], self.frequencies)
+        return torch.cat([near, recent], dim=-2), values
 
 
-def streaming_cache(model: Any, sinks: int, size: int) -> DynamicCache:
+def streaming_cache(model: Any, sinks: int, size: int) -> Any:
     """An empty cache for `model`, to be fed one token at a time with its position in the text."""
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     frequencies = model.model.rotary_emb.inv_freq
     layers = model.config.num_hidden_layers
     cache.layers = [StreamingLayer(sinks, size, frequencies) for _ in range(layers)]
@@ -137,7 +135,7 @@ def score(model: Any, ids: Tensor, sinks: int, size: int) -> tuple[Tensor, float
     return nll, statistics.fmean(weight)
 
 
-def generate(model: Any, ids: Tensor, cache: DynamicCache, count: int) -> list[int]:
+def generate(model: Any, ids: Tensor, cache: Any, count: int) -> list[int]:
     """Reads ids [1, tokens] and `count` tokens of its own choice, greedily, one at a time."""
     text = ids[0].tolist()
     for at in range(ids.shape[1] + count - 1):
@@ -153,13 +151,16 @@ def measure(*, quick: bool = False) -> Results:
     """Perplexity by position for each number of sinks and for the full cache; what three of them write."""
     model: Any
     model, tokenizer = kvlab.hf.load("smollm2-135m")
-    size, length = (128, 512) if quick else (256, 2048)
-    texts = TEXTS[:1] if quick else TEXTS
+    size, length = (96, 384) if quick else (256, 1536)
+    texts, counts = (TEXTS[:1], SINKS[::2]) if quick else (TEXTS, SINKS)
     windows = [
         torch.tensor([tokenizer((ROOT / name).read_text())["input_ids"][:length]]) for name in texts
     ]
-    rows = []
-    for name, sinks, room in [("full cache", 0, length), *((f"{n} sinks", n, size) for n in SINKS)]:
+    rows: list[Results] = []
+    for name, sinks, room in [
+        ("full cache", 0, length),
+        *((f"{n} sinks", n, size) for n in counts),
+    ]:
         scored = [score(model, ids, sinks, room) for ids in windows]
         nll = torch.stack([each for each, _ in scored]).mean(0)
         rows.append(
@@ -167,7 +168,7 @@ def measure(*, quick: bool = False) -> Results:
                 "arm": name,
                 "cached": room,
                 "perplexity_past": math.exp(nll[size:].mean()),
-                "by_position": [math.exp(part.mean()) for part in nll.split(BIN)],
+                "by_position": [math.exp(part.mean()) for part in torch.split(nll, BIN)],
                 "weight_of_first": statistics.fmean(weight for _, weight in scored),
             }
         )
@@ -175,14 +176,14 @@ def measure(*, quick: bool = False) -> Results:
     if not full < min(kept) <= max(kept) < 0.8 * window:
         raise AssertionError(f"sinks did not help: {[row['perplexity_past'] for row in rows]}")
     # A short cache drops the first token soon, so that reading token by token does not take long.
-    prompt, small = windows[0][:, : 96 if quick else 192], 64 if quick else 128
+    prompt, small = windows[0][:, : 40 if quick else 192], 32 if quick else 128
     caches = {
         "full cache": DynamicCache(),
         "0 sinks": streaming_cache(model, 0, small),
         "4 sinks": streaming_cache(model, 4, small),
     }
     written = {
-        name: tokenizer.decode(generate(model, prompt, cache, 16 if quick else 48))
+        name: tokenizer.decode(generate(model, prompt, cache, 8 if quick else 48))
         for name, cache in caches.items()
     }
     return {
