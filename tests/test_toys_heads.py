@@ -17,8 +17,9 @@ import toy_runs
 
 sys.path.insert(0, str(toy_runs.TOYS))
 
-from kv_heads import MODELS, Attention, attend, bytes_per_token
-from mla import LatentAttention, Shape, turn
+from grouped_attention import Attention, attend, bytes_per_token
+from kv_heads import MODELS
+from latent_attention import LatentAttention, Shape, turn
 
 few = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**31)

@@ -17,7 +17,7 @@ import toy_runs
 
 sys.path.insert(0, str(toy_runs.TOYS))
 
-from quantise import (
+from quantisers import (
     GROUP,
     RESIDUAL,
     kivi_keys,

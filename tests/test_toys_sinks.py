@@ -17,7 +17,7 @@ import toy_runs
 
 sys.path.insert(0, str(toy_runs.TOYS))
 
-from sinks import generate, score, streaming_cache, turn
+from streaming_cache import generate, score, streaming_cache, turn
 
 
 @pytest.fixture(scope="module")

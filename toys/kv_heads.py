@@ -11,13 +11,13 @@ Only keys and values are cached, so the cache holds 2 * layers * G * head_dim nu
 occur. The multiplications stay the same (every query head still meets every token), the bytes read for
 them do not: where decoding waits for memory it becomes faster, until the multiplications are what it waits for.
 
+The attention is grouped_attention.py; what it costs is here.
+
     python toys/kv_heads.py [--quick] [--json] [--out kv_heads.svg]
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from typing import TYPE_CHECKING
 
 from common import Results, arguments, conclude, need, panels
@@ -25,11 +25,13 @@ from common import Results, arguments, conclude, need, panels
 need("torch")
 
 import torch
-from torch import Tensor, nn
+from grouped_attention import Attention, attend, bytes_per_token
+from thread_time import thread_ms
+from torch import Tensor
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from matplotlib.figure import Figure
 
@@ -42,76 +44,6 @@ MODELS = {
     "SmolLM2-135M (GQA)": (30, 9, 3, 64),
     "Falcon-7B (MQA)": (32, 71, 1, 64),
 }
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention of [batch, H, new, dim] over [batch, G, tokens, dim]; the new tokens are the last ones.
-
-    The query heads are folded into G groups, and each group meets its one key head in one matrix product:
-    keys and values are never repeated in memory.
-    """
-    batch, heads, new, dim = query.shape
-    groups, tokens = key.shape[1], key.shape[2]
-    if heads % groups:
-        raise ValueError(f"{heads} query heads do not divide among {groups} key-value heads")
-    grouped = query.reshape(batch, groups, heads // groups * new, dim)
-    scores = torch.einsum("bgqd,bgtd->bgqt", grouped, key) / dim**0.5
-    scores = scores.view(batch, heads, new, tokens)
-    if new > 1:
-        future = torch.ones(new, tokens, dtype=torch.bool).triu(tokens - new + 1)
-        scores = scores.masked_fill(future, -torch.inf)
-    weights = scores.softmax(-1).view(batch, groups, -1, tokens)
-    answers: Tensor = weights @ value
-    return answers.view(batch, heads, new, -1)
-
-
-class Attention(nn.Module):
-    """A layer of attention with a cache; `n_kv_heads` alone makes it MHA, GQA or MQA."""
-
-    def __init__(self, width: int, n_heads: int, n_kv_heads: int) -> None:
-        super().__init__()
-        self.dim = width // n_heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, n_kv_heads * self.dim, bias=False)
-        self.value = nn.Linear(width, n_kv_heads * self.dim, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.cached = torch.empty(2, 1, n_kv_heads, 0, self.dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Appends the tokens x [1, new, width] to the cache and attends over all of it."""
-        q, k, v = (
-            layer(x).unflatten(-1, (-1, self.dim)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
-        self.cached = torch.cat([self.cached, torch.stack([k, v])], dim=-2)
-        return self.out(attend(q, *self.cached).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-
-
-def bytes_per_token(layers: int, n_kv_heads: int, head_dim: int, element: int = 2) -> int:
-    """What one token costs in the cache: a key and a value a layer and key-value head."""
-    return 2 * layers * n_kv_heads * head_dim * element
-
-
-def thread_ms(
-    arms: Mapping[str, Callable[[], object]], rounds: int, least_ms: float = 0.0
-) -> dict[str, float]:
-    """Median milliseconds that each arm keeps one thread busy; whatever else runs is not counted.
-
-    The arms take turns, and the first round is dropped. A turn repeats an arm until `least_ms` have
-    passed: one call of a fast arm is too short to time.
-    """
-    took: dict[str, list[float]] = {name: [] for name in arms}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for _ in range(rounds + 1):
-        for name, call in arms.items():
-            calls, begun = 0, time.thread_time()
-            while calls == 0 or (time.thread_time() - begun) * 1e3 < least_ms:
-                call()
-                calls += 1
-            took[name].append((time.thread_time() - begun) * 1e3 / calls)
-    torch.set_num_threads(threads)
-    return {name: statistics.median(each[1:]) for name, each in took.items()}
 
 
 @torch.inference_mode()
@@ -150,7 +82,7 @@ def decode_times(tokens: int, rounds: int) -> list[Results]:
 
 @torch.inference_mode()
 def largest_error() -> float:
-    """Our attention against torch's own, for MHA, GQA and MQA, whole prompts and single tokens."""
+    """Ours against torch's own, for MHA, GQA and MQA; and token by token through the cache against all at once."""
     worst = 0.0
     for heads, new, tokens in [(h, n, 96) for h in (12, 4, 1) for n in (96, 1)]:
         query = torch.randn(2, 12, new, 64)
@@ -159,6 +91,12 @@ def largest_error() -> float:
             query, key, value, is_causal=new > 1, enable_gqa=True
         )
         worst = max(worst, (attend(query, key, value) - theirs).abs().max().item())
+    for heads in (12, 4, 1):
+        layer, x = Attention(768, 12, heads), torch.randn(1, 32, 768)
+        whole = layer(x)
+        layer.cached = layer.cached[..., :0, :]
+        stepped = torch.cat([layer(x[:, at : at + 1]) for at in range(32)], dim=1)
+        worst = max(worst, (stepped - whole).abs().max().item())
     return worst
 
 
