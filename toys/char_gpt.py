@@ -1,0 +1,239 @@
+"""A character model on top of attention.py: what attention is good for, after two minutes of training.
+
+The model sees some characters and predicts the next one. It is scored by its loss, the mean of
+-log(probability it gave to the character that came), in nats. Two yardsticks need no network:
+the entropy of single characters (the best that is possible without looking at the text before) and
+that of a character given the one before it. A model below both has learnt to use more than one
+character of context, and attention is the only part of it that mixes one position with another.
+
+A layer is attention and a two-layer network, each added to what came in; normalised first (GPT-2).
+Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. The text is
+described in texts/README.md.
+
+    python toys/char_gpt.py [--quick] [--json] [--out char_gpt.svg]
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import Results, arguments, conclude, need, panels
+
+need("torch")
+
+import torch
+from torch import Tensor, nn
+
+from attention import KeyValue, MultiHeadAttention
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+
+TEXT = Path(__file__).parent / "texts" / "pride-and-prejudice.txt"
+OPENING = "It is a truth universally acknowledged, that "
+BATCH_TOKENS = 4096  # characters a training step looks at
+
+
+class Block(nn.Module):
+    """One layer: tokens exchange something (attention), then each is worked on alone."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.before_attention, self.before_network = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, heads)
+        self.network = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, x: Tensor, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        """The tokens x `[batch, tokens, width]` after this layer, and its KV cache."""
+        answers, cache = self.attention(self.before_attention(x), past)
+        x = x + answers
+        return x + self.network(self.before_network(x)), cache
+
+
+class CharGPT(nn.Module):
+    """Predicts the next character from up to `context` characters."""
+
+    def __init__(
+        self, letters: str, *, width: int = 128, heads: int = 4, layers: int = 4, context: int = 256
+    ) -> None:
+        super().__init__()
+        self.letters, self.context = letters, context
+        self.embedding = nn.Embedding(len(letters), width)
+        self.position = nn.Embedding(context, width)  # attention itself does not know the order
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, len(letters))
+
+    def encode(self, text: str) -> Tensor:
+        """The text's characters as numbers `[1, characters]`."""
+        return torch.tensor([[self.letters.index(letter) for letter in text]])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The characters of these numbers."""
+        return "".join(self.letters[number] for number in ids)
+
+    def forward(
+        self, ids: Tensor, past: list[KeyValue] | None = None
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """Scores of what follows each of the new characters.
+
+        Args:
+            ids: The new characters, `[batch, characters]`.
+            past: The KV cache of the characters before them, layer by layer.
+
+        Returns:
+            Logits `[batch, characters, letters]`, and the cache with the new characters in it.
+        """
+        start = past[0][0].shape[2] if past else 0
+        x = self.embedding(ids) + self.position.weight[start : start + ids.shape[1]]
+        cache: list[KeyValue] = []
+        for layer, block in enumerate(self.blocks):
+            x, kv = block(x, past[layer] if past else None)
+            cache.append(kv)
+        return self.head(self.norm(x)), cache
+
+
+def entropies(text: str) -> tuple[float, float]:
+    """Nats of a character of this text by itself, and of one given the character before it."""
+
+    def entropy(counts: Counter[str]) -> float:
+        return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
+
+    pairs = Counter(first + second for first, second in zip(text, text[1:], strict=False))
+    return entropy(Counter(text)), entropy(pairs) - entropy(Counter(text[:-1]))
+
+
+def loss_of(model: CharGPT, windows: Tensor) -> Tensor:
+    """Mean -log p of every character of the windows `[batch, characters]` after the first."""
+    logits, _ = model(windows[:, :-1])
+    return nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+
+
+def train(
+    seconds: float, *, context: int = 256, seed: int = 0, layers: int = 4, checks: int = 24
+) -> tuple[CharGPT, str, list[Results]]:
+    """Trains for so long.
+
+    Returns:
+        The model, the tenth of the text that it was not shown, and the losses on the way.
+    """
+    torch.manual_seed(seed)
+    text = TEXT.read_text(encoding="utf-8")
+    model = CharGPT("".join(sorted(set(text))), context=context, layers=layers)
+    cut = len(text) * 9 // 10
+    shown, held_back = model.encode(text[:cut])[0], model.encode(text[cut:])[0]
+    # Fixed places, so that every check asks the same.
+    exam = held_back[: len(held_back) // (context + 1) * (context + 1)].view(-1, context + 1)
+    exam = exam[: 2 * BATCH_TOKENS // context]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    curve: list[Results] = []
+    begun, step, done = time.perf_counter(), 0, 0.0
+    while done < 1:
+        starts = torch.randint(len(shown) - context, (max(1, BATCH_TOKENS // context),))
+        loss = loss_of(model, torch.stack([shown[at : at + context + 1] for at in starts]))
+        for group in optimiser.param_groups:  # rise over the first steps, fall with the time left
+            group["lr"] = 3e-3 * min(1, (step + 1) / 20) * (0.05 + 0.95 * (1 - done))
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        done = (time.perf_counter() - begun) / seconds
+        if done * checks >= len(curve) or done >= 1:
+            with torch.no_grad():
+                unseen = float(loss_of(model, exam))
+            curve.append({"step": step, "loss": float(loss.detach()), "unseen_loss": unseen})
+    return model.eval(), text[cut:], curve
+
+
+@torch.no_grad()
+def sample(model: CharGPT, opening: str, *, temperature: float = 0.7, seed: int = 0) -> str:
+    """Goes on from an opening until the model's context is full: one character a step, cached."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = model.encode(opening)
+    written, past = ids[0].tolist(), None
+    while len(written) < model.context:
+        logits, past = model(ids, past)
+        chances = torch.softmax(logits[0, -1] / temperature, dim=-1)
+        ids = torch.multinomial(chances, 1, generator=generator)[None]
+        written.append(int(ids))
+    return model.decode(written)
+
+
+def measure(*, quick: bool = False) -> Results:
+    """Trains, and compares the loss with what is possible without attention."""
+    seconds = 5.0 if quick else 115.0
+    model, unseen, curve = train(seconds, context=64 if quick else 256)
+    single, pair = entropies(unseen)
+    reached = curve[-1]["unseen_loss"]
+    if reached >= single:
+        raise AssertionError(f"loss {reached} is not below {single}, the entropy of characters")
+    if not quick and reached >= pair:
+        raise AssertionError(f"loss {reached} is not below {pair}, the entropy given one before")
+    return {
+        "seconds": seconds,
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "context": model.context,
+        "characters": {"shown": len(TEXT.read_text()) - len(unseen), "unseen": len(unseen)},
+        "entropy": {"uniform": math.log(len(model.letters)), "single": single, "pair": pair},
+        "curve": curve,
+        "sample": sample(model, OPENING),
+    }
+
+
+def tell(results: Results) -> None:
+    """Prints the curve in a few lines, and the sample."""
+    counts = results["characters"]
+    print(f"{results['parameters']:,} parameters, {results['context']} characters of context, ", end="")
+    print(f"{counts['shown']:,} characters to learn from, {counts['unseen']:,} held back\n")
+    print("step   loss   loss on what it has not seen (nats a character)")
+    curve = results["curve"]
+    for row in [*curve[: -1 : max(1, len(curve) // 6)], curve[-1]]:
+        print(f"{row['step']:4}{row['loss']:7.2f}{row['unseen_loss']:7.2f}")
+    entropy = results["entropy"]
+    print(f"\nall characters alike {entropy['uniform']:.2f}; by how frequent they are ", end="")
+    print(f"{entropy['single']:.2f}; given the one before {entropy['pair']:.2f}\n")
+    print(results["sample"])
+
+
+def draw(results: Results) -> Figure:
+    """The loss against the steps with both yardsticks, and the sample beside it."""
+    figure, (left, right) = panels(2)
+    curve, entropy = results["curve"], results["entropy"]
+    steps = [row["step"] for row in curve]
+    left.plot(steps, [row["loss"] for row in curve], label="text it learns from", alpha=0.6)
+    left.plot(steps, [row["unseen_loss"] for row in curve], label="text it has not seen")
+    for name, label in (("single", "entropy of characters"), ("pair", "... given one before")):
+        left.axhline(entropy[name], color="gray", linestyle="--" if name == "single" else ":")
+        left.annotate(label, (steps[-1], entropy[name] + 0.03), ha="right", color="gray")
+    left.set(title=f"{results['seconds']:.0f} s of training", xlabel="step", ylabel="nats a character")
+    left.legend(loc="upper right", bbox_to_anchor=(1, 0.95))
+    right.set_axis_off()
+    right.set_title("What it writes")
+    style: dict[str, Any] = {"family": "monospace", "size": 8, "va": "top"}
+    right.text(0, 0.97, wrapped(results["sample"]), transform=right.transAxes, **style)
+    return figure
+
+
+def wrapped(text: str) -> str:
+    """The text in lines that fit a panel; its own line ends are kept."""
+    return "\n".join(textwrap.fill(line, 52) for line in text.splitlines())
+
+
+def main() -> None:
+    """Trains, tells and draws."""
+    options = arguments(__doc__).parse_args()
+    conclude(options, measure(quick=options.quick), tell, draw)
+
+
+if __name__ == "__main__":
+    main()
