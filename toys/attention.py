@@ -120,7 +120,10 @@ def check_against_torch(lengths: Iterable[int]) -> float:
         hidden = ~causal_mask(tokens, tokens)
         q, k, v = own.project(x)
         pairs = [
-            (attention(q, k, v), nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)),
+            (
+                attention(q, k, v),
+                nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+            ),
             (own(x)[0], reference(x, x, x, attn_mask=hidden, need_weights=False)[0]),
         ]
         worst = max(worst, *(float((a - b).abs().max()) for a, b in pairs))
@@ -190,7 +193,9 @@ def measure(*, quick: bool = False) -> Results:
 def tell(results: Results) -> None:
     """Prints the comparison and the table."""
     print(f"largest difference from PyTorch: {results['difference']:.1e} (allowed: 1e-5)")
-    print(f"one layer of width {results['width']}, {results['heads']} heads, one thread; times in ms\n")
+    print(
+        f"one layer of width {results['width']}, {results['heads']} heads, one thread; times in ms\n"
+    )
     print("tokens   projections   attention   fused   scores, MiB   K and V, MiB")
     for row in results["rows"]:
         took = {arm: 1e3 * seconds for arm, seconds in row["seconds"].items()}
@@ -201,7 +206,9 @@ def tell(results: Results) -> None:
     print(f"\ngrows like tokens to the power of: projections {fit['projections']:.2f}, ", end="")
     print(f"attention {fit['attention']:.2f}, fused {fit['fused']:.2f}; ", end="")
     print(f"bytes: scores {fit['score_bytes']:.0f}, K and V {fit['kv_bytes']:.0f}")
-    print("'fused' never writes the scores down: PyTorch's kernel. Its work is quadratic all the same, at less per score.")
+    print(
+        "'fused' never writes the scores down: PyTorch's kernel. Its work is quadratic all the same, at less per score."
+    )
 
 
 def draw(results: Results) -> Figure:

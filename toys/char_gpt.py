@@ -193,7 +193,10 @@ def measure(*, quick: bool = False) -> Results:
 def tell(results: Results) -> None:
     """Prints the curve in a few lines, and the sample."""
     counts = results["characters"]
-    print(f"{results['parameters']:,} parameters, {results['context']} characters of context, ", end="")
+    print(
+        f"{results['parameters']:,} parameters, {results['context']} characters of context, ",
+        end="",
+    )
     print(f"{counts['shown']:,} characters to learn from, {counts['unseen']:,} held back\n")
     print("step   loss   loss on what it has not seen (nats a character)")
     curve = results["curve"]
@@ -215,7 +218,9 @@ def draw(results: Results) -> Figure:
     for name, label in (("single", "entropy of characters"), ("pair", "... given one before")):
         left.axhline(entropy[name], color="gray", linestyle="--" if name == "single" else ":")
         left.annotate(label, (steps[-1], entropy[name] + 0.03), ha="right", color="gray")
-    left.set(title=f"{results['seconds']:.0f} s of training", xlabel="step", ylabel="nats a character")
+    left.set(
+        title=f"{results['seconds']:.0f} s of training", xlabel="step", ylabel="nats a character"
+    )
     left.legend(loc="upper right", bbox_to_anchor=(1, 0.95))
     right.set_axis_off()
     right.set_title("What it writes")
