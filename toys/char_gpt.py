@@ -6,9 +6,7 @@ the entropy of single characters (the best that is possible without looking at t
 that of a character given the one before it. A model below both has learnt to use more than one
 character of context, and attention is the only part of it that mixes one position with another.
 
-A layer is attention and a two-layer network, each added to what came in; normalised first (GPT-2).
-Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019. The text is
-described in texts/README.md.
+The model is char_model.py; where the text is from is said in texts/README.md.
 
     python toys/char_gpt.py [--quick] [--json] [--out char_gpt.svg]
 """
@@ -19,6 +17,7 @@ import math
 import textwrap
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,79 +26,15 @@ from common import Results, arguments, conclude, need, panels
 need("torch")
 
 import torch
+from char_model import CharGPT
 from torch import Tensor, nn
 
-from attention import KeyValue, MultiHeadAttention
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.figure import Figure
 
 TEXT = Path(__file__).parent / "texts" / "pride-and-prejudice.txt"
 OPENING = "It is a truth universally acknowledged, that "
 BATCH_TOKENS = 4096  # characters a training step looks at
-
-
-class Block(nn.Module):
-    """One layer: tokens exchange something (attention), then each is worked on alone."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.before_attention, self.before_network = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, heads)
-        self.network = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-
-    def forward(self, x: Tensor, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
-        """The tokens x `[batch, tokens, width]` after this layer, and its KV cache."""
-        answers, cache = self.attention(self.before_attention(x), past)
-        x = x + answers
-        return x + self.network(self.before_network(x)), cache
-
-
-class CharGPT(nn.Module):
-    """Predicts the next character from up to `context` characters."""
-
-    def __init__(
-        self, letters: str, *, width: int = 128, heads: int = 4, layers: int = 4, context: int = 256
-    ) -> None:
-        super().__init__()
-        self.letters, self.context = letters, context
-        self.embedding = nn.Embedding(len(letters), width)
-        self.position = nn.Embedding(context, width)  # attention itself does not know the order
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, len(letters))
-
-    def encode(self, text: str) -> Tensor:
-        """The text's characters as numbers `[1, characters]`."""
-        return torch.tensor([[self.letters.index(letter) for letter in text]])
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The characters of these numbers."""
-        return "".join(self.letters[number] for number in ids)
-
-    def forward(
-        self, ids: Tensor, past: list[KeyValue] | None = None
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """Scores of what follows each of the new characters.
-
-        Args:
-            ids: The new characters, `[batch, characters]`.
-            past: The KV cache of the characters before them, layer by layer.
-
-        Returns:
-            Logits `[batch, characters, letters]`, and the cache with the new characters in it.
-        """
-        start = past[0][0].shape[2] if past else 0
-        x = self.embedding(ids) + self.position.weight[start : start + ids.shape[1]]
-        cache: list[KeyValue] = []
-        for layer, block in enumerate(self.blocks):
-            x, kv = block(x, past[layer] if past else None)
-            cache.append(kv)
-        return self.head(self.norm(x)), cache
 
 
 def entropies(text: str) -> tuple[float, float]:
@@ -108,7 +43,7 @@ def entropies(text: str) -> tuple[float, float]:
     def entropy(counts: Counter[str]) -> float:
         return -sum(n / counts.total() * math.log(n / counts.total()) for n in counts.values())
 
-    pairs = Counter(first + second for first, second in zip(text, text[1:], strict=False))
+    pairs = Counter(first + second for first, second in pairwise(text))
     return entropy(Counter(text)), entropy(pairs) - entropy(Counter(text[:-1]))
 
 

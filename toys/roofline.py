@@ -10,8 +10,7 @@ hardly more time than one, until the ridge.
 Attention is different: each sequence has keys and values of its own, so a larger batch fetches more of
 them. Only several queries of one sequence share what is fetched, as in prefill.
 
-The operations and bytes of the model are counted from its shapes: each weight and each cached key and
-value once. What passes between the layers is left out, so the bytes are a lower bound.
+The operations and bytes are counted from shapes; work.py does that.
 
 Sources: Williams, Waterman, Patterson, "Roofline", CACM 2009 (https://doi.org/10.1145/1498765.1498785);
 Pope et al., "Efficiently Scaling Transformer Inference", 2022 (https://arxiv.org/abs/2211.05102).
@@ -21,11 +20,11 @@ Pope et al., "Efficiently Scaling Transformer Inference", 2022 (https://arxiv.or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from common import Results, arguments, conclude, need, panels
 from timing import interleaved
+from work import CACHED, FLOAT, HEAD_DIM, HEADS, WIDE, Work, attend, matmul, read_shape
 
 need("torch", "transformers")
 
@@ -37,70 +36,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-FLOAT = 4  # bytes: everything here is fp32
-WIDE = 8192  # a weight of WIDE x WIDE is 256 MiB, more than caches hold
-HEADS, HEAD_DIM, CACHED = 16, 128, 16384  # the bare attention: 256 MiB of keys and values
 NEAR = 0.6  # this share of what the roof allows counts as reaching it
-
-
-@dataclass(frozen=True)
-class Work:
-    """What some computation takes."""
-
-    flops: int
-    bytes: int
-
-    @property
-    def intensity(self) -> float:
-        """FLOP per byte."""
-        return self.flops / self.bytes
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a transformer decides its work."""
-
-    layers: int
-    query_heads: int
-    kv_heads: int
-    head_dim: int
-    layer_weights: int  # elements of all layers' matrices
-    head_weights: int  # of the one that scores the vocabulary
-
-    def forward(self, new: int, past: int = 0, batch: int = 1) -> Work:
-        """A forward of `new` tokens after `past` ones, in each of `batch` sequences; one is scored."""
-        seen = new * past + new * (new + 1) // 2  # pairs of a query and a key it may look at
-        linear = 2 * (self.layer_weights * new + self.head_weights)
-        attention = 4 * self.layers * self.query_heads * self.head_dim * seen
-        rows = past + 2 * new  # of the cache: all are read, the new ones written first
-        cache = 2 * self.layers * self.kv_heads * self.head_dim * rows
-        weights = self.layer_weights + self.head_weights
-        return Work(batch * (linear + attention), FLOAT * (weights + batch * cache))
-
-
-def read_shape(model: Any) -> Shape:
-    """The shape of a model of the Llama family."""
-    config = model.config
-    matrices = [part.weight for part in model.model.modules() if isinstance(part, nn.Linear)]
-    return Shape(
-        layers=config.num_hidden_layers,
-        query_heads=config.num_attention_heads,
-        kv_heads=config.num_key_value_heads,
-        head_dim=config.head_dim,
-        layer_weights=sum(matrix.numel() for matrix in matrices),
-        head_weights=model.lm_head.weight.numel(),
-    )
-
-
-def matmul(batch: int) -> Work:
-    """`batch` rows through one wide weight."""
-    return Work(2 * batch * WIDE * WIDE, FLOAT * (WIDE * WIDE + 2 * batch * WIDE))
-
-
-def attend(queries: int) -> Work:
-    """`queries` of each head over one cache."""
-    width = HEADS * HEAD_DIM
-    return Work(4 * queries * CACHED * width, FLOAT * (2 * CACHED * width + 2 * queries * width))
 
 
 def machine(rounds: int) -> Results:
@@ -112,7 +48,7 @@ def machine(rounds: int) -> Results:
         "matmul": lambda: torch.matmul(a, b, out=c),
         "copy": lambda: long[1].copy_(long[0]),
         "triad": lambda: torch.add(long[0], long[1], alpha=3.0, out=long[2]),
-        "sum": lambda: long[0].sum(),
+        "sum": long[0].sum,
     }
     taken = interleaved(arms, rounds)
     streams = {"copy": 2, "triad": 3, "sum": 1}

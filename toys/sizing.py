@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common import Results, arguments, conclude, panels
+
 from kvlab.sizing import ModelShape, kv_size, shape_of
 
 if TYPE_CHECKING:
