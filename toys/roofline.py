@@ -107,7 +107,7 @@ class Decoder:
     def __init__(self, model: Any, past: int, batch: int) -> None:
         from transformers import DynamicCache
 
-        self.model, self.past, self.batch = model, past, batch
+        self.model = model
         ids = torch.randint(model.config.vocab_size, (1, past))
         self.cache = DynamicCache()
         model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
@@ -218,18 +218,18 @@ def tell(results: Results) -> None:
         for row in results["sweeps"][name]:
             line(f"bare {name}: {row['count']} {what}", row)
     floor, products, whole = (1e3 * step[part] for part in ("floor", "matrix_products", "whole"))
-    print(f"\na decode step of SmolLM2 takes {whole:.1f} ms; its matrix products alone ", end="")
-    print(f"{products:.1f} ms; its weights can be read in {floor:.1f} ms. ", end="")
+    print(f"\na decode step of SmolLM2 takes {whole:.1f} ms. Reading its weights takes ", end="")
+    print(
+        f"{floor:.1f} ms at full bandwidth; its matrix products alone take {products:.1f} ms; ",
+        end="",
+    )
+    print(f"attention, norms and the framework between them the other {whole - products:.1f} ms.")
     if results["model"]["decode"][0]["bound"] == "overhead":
         print(
-            f"So it is not bound by bandwidth: {whole - products:.1f} ms go to what the framework",
-            end="",
-        )
-        print(
-            " does around the products. A larger model hides that; the bare products show the bound."
+            "It is not bound by bandwidth: the model is too small. The bare products show the bound."
         )
     else:
-        print("So it is close to the bound of bandwidth.")
+        print("It is bound by bandwidth, or nearly so.")
 
 
 def draw(results: Results) -> Figure:
