@@ -32,7 +32,7 @@ from common import save
 from generation import generate_cached, generate_naive
 from stepping import Toy
 from timing import exponent, interleaved
-from work import read_shape
+from work import Shape, read_shape
 
 from kvlab.sizing import kv_size, shape_of
 from tiny_models import build
@@ -178,13 +178,14 @@ def test_the_work_of_a_decode_step_is_what_pytorch_counts(past: int) -> None:
         cache = model(input_ids=ids, use_cache=True).past_key_values
         with FlopCounterMode(display=False) as counter:
             model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
-    rotary = 2 * read_shape(model).head_dim // 2  # positions times frequencies: a product too
-    assert read_shape(model).forward(1, past).flops + rotary == counter.get_total_flops()
+    assert read_shape(model).forward(1, past).flops == counter.get_total_flops()
 
 
 @given(first=st.integers(1, 300), second=st.integers(1, 300), batch=st.integers(1, 9))
 def test_work_in_two_parts_is_the_work_at_once(first: int, second: int, batch: int) -> None:
-    shape = read_shape(build("llama"))
+    shape = Shape(
+        layers=3, query_heads=4, kv_heads=2, head_dim=8, layer_weights=5000, head_weights=700
+    )
     parts = shape.forward(first, 0, batch).flops + shape.forward(second, first, batch).flops
     # Each forward scores one token: two do so twice.
     assert parts - 2 * batch * shape.head_weights == shape.forward(first + second, 0, batch).flops

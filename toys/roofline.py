@@ -181,8 +181,8 @@ def model_points(limits: Results, *, quick: bool) -> Results:
 def measure(*, quick: bool = False) -> Results:
     """The machine's limits, the model's points under them, and the bare sweeps."""
     torch.manual_seed(0)
-    limits = machine(5 if quick else 15)
-    counts = [1, 4, 16, 64] if quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    limits = machine(3 if quick else 15)
+    counts = [1, 8, 64] if quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]
     swept = sweeps(counts, 3 if quick else 7, limits)
     model = model_points(limits, quick=quick)
     for name, points in swept.items():

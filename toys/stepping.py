@@ -28,8 +28,8 @@ class Model(Protocol):
 class Toy:
     """The character model; its cache is a list of K and V, made anew at each step."""
 
-    def __init__(self, seconds: float) -> None:
-        self.model, self.text, _ = char_gpt.train(seconds, context=1024, checks=1)
+    def __init__(self, steps: int) -> None:
+        self.model, self.text, _ = char_gpt.train(steps, context=1024, batch=2, checks=1)
         self.attention_seconds: float | None = None
 
     def tokens(self, count: int) -> Tensor:
