@@ -14,7 +14,6 @@ use crate::radix::{Evicted, RadixTree};
 use crate::run::NEVER;
 use crate::sim::capture::{Claim, L1Event, Name};
 use crate::store::{PayloadFree, Shape};
-use crate::tier::TierId;
 
 /// An L1 whose blocks' tokens stand for the names of a capture.
 #[derive(Debug)]

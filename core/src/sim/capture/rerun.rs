@@ -84,7 +84,7 @@ struct Cache {
 struct Caches<'a> {
     otherwise: &'a Otherwise,
     recorder: Recorder,
-    caches: Vec<Option<Cache>>,
+    orders: Vec<Option<Cache>>,
     recent: Recent,
     /// There once the first L1 has begun, if there is to be an L2 or L3.
     below: Option<(Arc<PayloadFree>, Shape)>,
@@ -105,7 +105,7 @@ pub fn rerun(path: &Path, otherwise: &Otherwise) -> Result<Vec<Rerun>> {
     let mut caches = Caches {
         otherwise,
         recorder: Recorder::Replay(Arc::clone(&chosen)),
-        caches: Vec::new(),
+        orders: Vec::new(),
         recent: Recent::default(),
         below: None,
     };
@@ -121,7 +121,7 @@ pub fn rerun(path: &Path, otherwise: &Otherwise) -> Result<Vec<Rerun>> {
         })?;
     }
     let chosen = std::mem::take(&mut *chosen.lock());
-    let caches = caches.caches.into_iter().flatten().zip(chosen);
+    let caches = caches.orders.into_iter().flatten().zip(chosen);
     let reruns = caches.map(|(cache, order)| Rerun {
         evictions: cache.replica.evicted_blocks(),
         victims: order.victims,
@@ -140,7 +140,7 @@ impl Caches<'_> {
             ..
         } = order
         else {
-            self.caches.push(None);
+            self.orders.push(None);
             return Ok(());
         };
         let blocks = self.otherwise.l1_blocks.unwrap_or(*capacity);
@@ -155,7 +155,7 @@ impl Caches<'_> {
         if let Some((store, shape)) = &self.below {
             replica = replica.over(store, shape);
         }
-        self.caches.push(Some(Cache {
+        self.orders.push(Some(Cache {
             replica,
             rerun: Rerun::new(name, blocks),
         }));
@@ -163,7 +163,7 @@ impl Caches<'_> {
     }
 
     fn cache(&mut self, order: u64) -> Result<&mut Cache> {
-        let cache = self.caches.get_mut(order as usize);
+        let cache = self.orders.get_mut(order as usize);
         cache
             .and_then(Option::as_mut)
             .ok_or_else(|| no_order(order))

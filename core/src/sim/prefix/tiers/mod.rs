@@ -16,6 +16,9 @@
 //!   predicted.
 //! - Prefetches; times to live; tenants' quotas. A trace has none of them.
 //!
+//! In L1, the tree of a trace counts a request's use when its new blocks come in, a live one when the request begins; and its blocks have
+//! one token each. Policies that age by uses (`lfu`, `w-tinylfu`) or weigh a block's tokens (`gdsf`) may choose otherwise there.
+//!
 //! What is not modelled of sizes: a block is one page of L2 and as much of L3, whatever it holds. Live, each layer of a run starts on
 //! a page of its own, L3 adds a header to each run, makes room by segment file and counts its index. And a partial last block of a
 //! prompt is a block as any other, which live never leaves L1's sequence.
@@ -171,7 +174,7 @@ impl Names {
     }
 }
 
-/// SplitMix64 (Steele et al., 2014): different numbers give different names.
+/// `SplitMix64` (Steele et al., 2014): different numbers give different names.
 fn spread(block: u32) -> u64 {
     let mut bits = (u64::from(block) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
