@@ -1547,7 +1547,7 @@ def capture_rerun(
     write_policy: str,
     run_blocks: int | None,
 ) -> list[dict[str, Any]]:
-    """Drives the L1 of each cache of a capture, and tiers below it, anew, without the GIL; see `kvlab.sim.capture.rerun`.
+    """Drives the L1 of each cache of a capture, and tiers below, without the GIL; see `kvlab.sim.capture.rerun`.
 
     Raises:
         ConfigError: a policy or write policy that is not known.
