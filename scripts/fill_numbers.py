@@ -16,6 +16,8 @@ What another page measured is quoted, and has to stand in that page word for wor
 
     <!-- q:README.md -->13.8<!-- /q -->
 
+No line begins with a mark: a line that begins with a comment ends a paragraph in Markdown.
+
 With --check nothing is written; the exit code is 1 if a text says something else.
 """
 
@@ -33,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(<!-- m:([^:\s]+:[^<>\n]+?):([^:<>\n]+) -->)([^<\n]*)(<!-- /m -->)")
 QUOTE = re.compile(r"<!-- q:(\S+) -->([^<\n]*)<!-- /q -->")
 MARK = re.compile(r"<!-- (/?)([mq])\b")
+BEGINS_A_LINE = re.compile(r"^[\s>*+-]*<!-- [mq]:.*", re.MULTILINE)
 STEP = re.compile(r"\.?([^.\[\]]+)|\[([^\[\]]+)\]")
 UNITS = {
     "kB": 1e3,
@@ -143,6 +146,10 @@ def filled(text: str, root: Path = ROOT) -> str:
     closed = [mark.end() for mark in MARK.finditer(text) if mark[1]]
     if not whole == len(opened) == len(closed):
         raise NumberError(f"{len(opened)} marks, {len(closed)} ends, but {whole} whole ones")
+    if first := BEGINS_A_LINE.search(text):
+        raise NumberError(
+            f"a mark begins a line, which would end its paragraph: {first[0].strip()}"
+        )
     for page, said in QUOTE.findall(text):
         file = root / page
         if not file.is_file() or said not in file.read_text(encoding="utf-8").replace("**", ""):

@@ -71,9 +71,11 @@ SAID = st.text(st.characters(exclude_characters="<\n\r", exclude_categories=["Cs
 def test_a_filled_text_stays_as_it_is_and_the_words_around_its_numbers_too(
     root: Path, pieces: list[tuple[str, str, str]], end: str
 ) -> None:
-    text = "".join(f"{words}<!-- {mark} -->{said}<!-- /m -->" for words, mark, said in pieces) + end
+    text = (
+        "".join(f"{words}x<!-- {mark} -->{said}<!-- /m -->" for words, mark, said in pieces) + end
+    )
     wanted = "".join(
-        f"{words}<!-- {mark} -->{PATHS[mark]}<!-- /m -->" for words, mark, _ in pieces
+        f"{words}x<!-- {mark} -->{PATHS[mark]}<!-- /m -->" for words, mark, _ in pieces
     ) + end  # fmt: skip
     once = filled(text, root)
     assert once == wanted
@@ -103,7 +105,7 @@ def test_a_mark_that_leads_nowhere_is_an_error_that_names_it(
     root: Path, mark: str, message: str
 ) -> None:
     with pytest.raises(NumberError, match=message):
-        filled(f"<!-- {mark} -->1<!-- /m -->", root)
+        filled(f"It is <!-- {mark} -->1<!-- /m -->.", root)
 
 
 @pytest.mark.parametrize(
@@ -120,11 +122,17 @@ def test_a_mark_that_is_not_whole_is_an_error(root: Path, text: str) -> None:
         filled(text, root)
 
 
+@pytest.mark.parametrize("before", ["", "Words.\n", "- ", "> ", "  "])
+def test_a_line_that_begins_with_a_mark_is_an_error(root: Path, before: str) -> None:
+    with pytest.raises(NumberError, match="would end its paragraph"):
+        filled(f"{before}<!-- m:toy:bytes:d -->3145728<!-- /m --> bytes", root)
+
+
 def test_a_quote_stands_in_its_page(root: Path) -> None:
     text = "about <!-- q:README.md -->13.8 (13.1-15.7)<!-- /q --> times"
     assert filled(text, root) == text
     with pytest.raises(NumberError, match=r"README\.md does not say '13\.9'"):
-        filled("<!-- q:README.md -->13.9<!-- /q -->", root)
+        filled("about <!-- q:README.md -->13.9<!-- /q --> times", root)
 
 
 def test_the_docs_say_what_was_measured() -> None:
