@@ -58,9 +58,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("mark", PATHS)
 def test_what_a_mark_is_filled_with(root: Path, mark: str) -> None:
-    assert (
-        filled(f"<!-- {mark} -->?<!-- /m -->", root) == f"<!-- {mark} -->{PATHS[mark]}<!-- /m -->"
-    )
+    wanted = f"It is <!-- {mark} -->{PATHS[mark]}<!-- /m -->."
+    assert filled(f"It is <!-- {mark} -->?<!-- /m -->.", root) == wanted
 
 
 PLAIN = st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), max_size=30)
