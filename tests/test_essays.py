@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +49,113 @@ def test_an_essay_is_short_has_a_figure_made_here_and_links_its_sources(page: Pa
 def test_the_write_up_is_of_a_length_that_is_read_to_the_end() -> None:
     assert 1500 <= words(CAPSTONE.read_text(encoding="utf-8")) <= 2500
     assert all(picture.is_file() for picture in pictures(CAPSTONE))
+
+
+def measured(name: str) -> Any:
+    return json.loads((ROOT / "docs" / "measurements" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def row(rows: list[dict[str, Any]], **wanted: object) -> dict[str, Any]:
+    (found,) = (each for each in rows if wanted.items() <= each.items())
+    return found
+
+
+def attention_grows_like_a_square() -> bool:
+    fit, longest = measured("attention")["exponents"], measured("attention")["rows"][-1]["seconds"]
+    steeper = min(fit["attention"], fit["fused"]) > fit["projections"] + 0.3
+    return steeper and longest["fused"] < longest["attention"]
+
+
+def prefill_is_right_of_the_ridge_and_decode_left() -> bool:
+    results = measured("roofline")
+    ridge, model = results["machine"]["ridge"], results["model"]
+    alone = row(model["decode"], tokens=128, batch=1)["intensity"]
+    return bool(row(model["prefill"], tokens=1024)["intensity"] > ridge > 4 * alone)
+
+
+def a_step_is_more_than_its_weights() -> bool:
+    step = measured("roofline")["model"]["step"]
+    return bool(step["floor"] < step["matrix_products"] < step["whole"])
+
+
+def first_rows_are_nearly_free() -> bool:
+    swept = measured("roofline")["sweeps"]["matmul"]
+    return bool(row(swept, count=4)["seconds"] < 2 * row(swept, count=1)["seconds"])
+
+
+def attention_is_the_slope() -> bool:
+    rows = measured("generation")["smollm2"]
+    short, long = row(rows, tokens=64), row(rows, tokens=4096)
+    return bool(long["attention"] > 4 * short["attention"])
+
+
+def waste_doubles_with_the_block() -> bool:
+    wasted = [each["wasted"] for each in measured("fragmentation")["paged"]]
+    return all(1.7 < b / a < 2.4 for a, b in itertools.pairwise(wasted))
+
+
+def fewer_heads_are_faster_but_not_by_as_much() -> bool:
+    times = measured("kv_heads")["times"]
+    many, one = row(times, n_kv_heads=32)["grouped_ms"], row(times, n_kv_heads=1)["grouped_ms"]
+    return bool(1.5 < many / one < 32)
+
+
+def repeating_heads_costs() -> bool:
+    eight = row(measured("kv_heads")["times"], n_kv_heads=8)
+    return bool(eight["repeated_ms"] > 1.5 * eight["grouped_ms"])
+
+
+def absorbing_is_more_arithmetic_in_prefill() -> bool:
+    work = measured("mla")["prefill_gflop"]
+    return bool(work["absorbed"] > 2 * work["expanded once"])
+
+
+def one_sink_is_most_of_it() -> bool:
+    arms = measured("sinks")["arms"]
+    full, window, one = (
+        row(arms, arm=arm)["perplexity_past"] for arm in ("full cache", "0 sinks", "1 sinks")
+    )
+    return bool(window - one > 0.5 * (window - full))
+
+
+def the_arrangement_decides_below_eight_bits() -> bool:
+    rows = measured("quantise")["rows"]
+    plain, kivi = (
+        [row(rows, scheme=scheme, bits=bits)["kl"] for bits in (8, 4, 2)]
+        for scheme in ("per token", "KIVI")
+    )
+    return plain[0] < 1e-3 and all(b < a for a, b in zip(plain[1:], kivi[1:], strict=True))
+
+
+def positions_are_most_of_the_harm() -> bool:
+    arms = measured("blend")["arms"]
+    return bool(arms["re-rotated"]["kl"] < 0.5 * arms["as cached"]["kl"])
+
+
+CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
+    ("01", "But every query still meets every key", attention_grows_like_a_square),
+    ("02", "stands far to the right", prefill_is_right_of_the_ridge_and_decode_left),
+    ("02", "stays below its roof", a_step_is_more_than_its_weights),
+    ("02", "the first rows that are added cost next to nothing", first_rows_are_nearly_free),
+    ("02", "The first is a constant, the second a slope", attention_is_the_slope),
+    ("03", "Twice the K, twice the waste", waste_doubles_with_the_block),
+    ("04", "do not make it thirty-two times faster", fewer_heads_are_faster_but_not_by_as_much),
+    ("04", "And the gain is easily lost", repeating_heads_costs),
+    ("04", "more arithmetic for fewer bytes", absorbing_is_more_arithmetic_in_prefill),
+    ("05", "One token of no importance is most of the difference", one_sink_is_most_of_it),
+    ("05", "below that the arrangement decides", the_arrangement_decides_below_eight_bits),
+    ("08", "Most of the harm is in the positions", positions_are_most_of_the_harm),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "holds"),
+    CLAIMS,
+    ids=[f"{number}-{holds.__name__}" for number, _, holds in CLAIMS],
+)
+def test_what_is_said_in_words_was_measured(
+    number: str, said: str, holds: Callable[[], bool]
+) -> None:
+    (page,) = (page for page in ESSAYS if page.name.startswith(number))
+    assert said in " ".join(page.read_text(encoding="utf-8").split())
+    assert holds(), f"{page.name} says {said!r}: measured otherwise"
