@@ -29,7 +29,7 @@ from kvlab._core import PrefixMatch
 TOYS = Path(__file__).parent.parent / "toys"
 sys.path.insert(0, str(TOYS))
 
-import radix_cache as oracle
+import radix_tree as oracle
 
 K = 2
 BLOCKS = 48

@@ -39,6 +39,7 @@ def test_it_prints_these_lines(
     program, *arguments = shlex.split(command)
     if program == "python":
         monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.syspath_prepend(Path(arguments[0]).parent)
         runpy.run_path(arguments[0], run_name="__main__")
     else:
         with pytest.raises(SystemExit) as ended:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 TOYS = Path(__file__).parent.parent / "toys"
 sys.path.insert(0, str(TOYS))
 
-from radix_cache import Match, RadixCache
+from radix_tree import Match, RadixCache
 
 Prefix = tuple[bytes, tuple[int, ...]]
 
