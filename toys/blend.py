@@ -1,0 +1,216 @@
+"""Blending: documents whose KV was cached one by one, put together in an order nobody computed before.
+
+A prefix cache has nothing for documents that come in another order. Their KV can be used all the same,
+approximately. Two things are wrong with it: the keys are turned for other positions (see rotation.py),
+and no token has seen the documents that now stand in front of its own. What can be recomputed:
+
+- the first tokens of each document, which took the part of an attention sink when it stood alone (EPIC,
+  Hu and others, arXiv:2410.15332);
+- the 15 % of tokens whose K and V differ most from the cached ones in an early layer, which is computed
+  for all to find them (CacheBlend, Yao and others, arXiv:2405.16444).
+
+Against full prefill of the same tokens: KL and agreement of the first choice at a question's tokens.
+
+    python toys/blend.py [--quick] [--json] [--out blend.svg]
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from common import Results, arguments, conclude, need, panels
+
+need("torch", "transformers")
+
+import torch
+from partial_prefill import KV, empty, log_probabilities, run_layer
+from rotation import difference, kv_at, rotate
+
+from kvlab.hf import load
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+DOCUMENTS, DOCUMENT_TOKENS, QUESTION_TOKENS = 4, 192, 48
+CONTEXT = DOCUMENTS * DOCUMENT_TOKENS
+EVERYTHING = torch.arange(CONTEXT + QUESTION_TOKENS)
+QUESTION = EVERYTHING[CONTEXT:]
+
+
+class Choice(NamedTuple):
+    """CacheBlend: after layer `layer`, go on with those `count` tokens whose K and V changed most there."""
+
+    layer: int
+    count: int
+
+
+class Arm(NamedTuple):
+    """What is there, which tokens are computed from the first layer on, and what is chosen later."""
+
+    kv: KV
+    at: Tensor
+    choice: Choice | None = None
+
+
+def answer(model: Any, ids: Tensor, arm: Arm, kv: KV) -> Tensor:
+    """Computes what the arm wants, over `kv`; the question's log-probabilities `[tokens, vocabulary]`."""
+    at = arm.at
+    hidden = model.model.embed_tokens(ids[at])
+    for index in range(len(model.model.layers)):
+        hidden = run_layer(model, index, hidden, at, kv)
+        if arm.choice and index == arm.choice.layer:
+            # Arms work on a copy: the arm has what was cached.
+            keys, values = (
+                fresh[index] - old[index] for fresh, old in zip(kv, arm.kv, strict=True)
+            )
+            changed = (keys**2 + values**2).sum((0, 2))[:CONTEXT]
+            at = torch.cat([changed.topk(arm.choice.count).indices, QUESTION])
+            hidden = hidden[at]
+    return log_probabilities(model, hidden[-QUESTION_TOKENS:])
+
+
+def put_together(cached: list[tuple[Tensor, Tensor]], frequencies: Tensor, shift: int) -> KV:
+    """The documents' KV in this order, keys turned by `shift` a document, with room for the question."""
+    places = [torch.full((DOCUMENT_TOKENS,), place * shift) for place in range(DOCUMENTS)]
+    keys = [rotate(k, at, frequencies) for at, (k, _) in zip(places, cached, strict=True)]
+    room = torch.zeros(*keys[0].shape[:2], QUESTION_TOKENS, keys[0].shape[3])
+    return KV(torch.cat([*keys, room], 2), torch.cat([*(v for _, v in cached), room], 2))
+
+
+def firsts(count: int) -> Tensor:
+    """Positions of the first `count` tokens of each document but the one in front, then of the question."""
+    starts = range(DOCUMENT_TOKENS, CONTEXT, DOCUMENT_TOKENS)
+    return torch.cat([*(torch.arange(start, start + count) for start in starts), QUESTION])
+
+
+def arms(cached: KV, turned: KV, truth: KV, rng: random.Random) -> dict[str, Arm]:
+    """What is compared: whose KV, which tokens are computed from the first layer on, what is chosen later."""
+    share = round(0.15 * CONTEXT)
+    # A document in front lacks nothing: chance, too, is spared from drawing it.
+    drawn = torch.tensor(sorted(rng.sample(range(DOCUMENT_TOKENS, CONTEXT), share)))
+    return {
+        "as cached": Arm(cached, QUESTION),
+        "re-rotated": Arm(turned, QUESTION),
+        "first 4": Arm(turned, firsts(4)),
+        "first 16": Arm(turned, firsts(16)),
+        "first 32": Arm(turned, firsts(32)),
+        "15 % at random": Arm(turned, torch.cat([drawn, QUESTION])),
+        "15 % by layer 1": Arm(turned, EVERYTHING, Choice(1, share)),
+        "15 % by layer 3": Arm(turned, EVERYTHING, Choice(3, share)),
+        "truth's own KV": Arm(truth, QUESTION),
+    }
+
+
+def compare(ours: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Mean KL of the truth against ours, in nats, and the share of tokens where both choose the same."""
+    kl = (truth.exp() * (truth - ours)).sum(-1).mean()
+    return float(kl), float((ours.argmax(-1) == truth.argmax(-1)).float().mean())
+
+
+def pick(tokens: list[int], rng: random.Random) -> tuple[list[Tensor], Tensor]:
+    """Documents from all over the text, in any order, and a question: how one of them goes on."""
+    length = DOCUMENT_TOKENS + QUESTION_TOKENS
+    starts = rng.sample(range(0, len(tokens) - length + 1, length), DOCUMENTS)
+    asked = rng.choice(starts) + DOCUMENT_TOKENS
+    documents = [torch.tensor(tokens[start : start + DOCUMENT_TOKENS]) for start in starts]
+    return documents, torch.tensor(tokens[asked : asked + QUESTION_TOKENS])
+
+
+def trial(
+    model: Any, documents: list[Tensor], question: Tensor, rng: random.Random
+) -> dict[str, Results]:
+    """One order of documents, all arms one after the other."""
+    frequencies, layers = model.model.rotary_emb.inv_freq, len(model.model.layers)
+    ids = torch.cat([*documents, question])
+    each = [kv_at(model, document, 0) for document in documents]
+    cached = put_together(each, frequencies, 0)
+    turned, exact = put_together(each, frequencies, DOCUMENT_TOKENS), empty(model, len(ids))
+    theirs = model(ids[None], logits_to_keep=QUESTION_TOKENS).logits[0]
+    truth = torch.log_softmax(theirs, -1)
+    whole = {"full prefill": Arm(exact, EVERYTHING)}
+    rows: dict[str, Results] = {}
+    for name, arm in (whole | arms(cached, turned, exact, rng)).items():
+        kv = exact if name in whole else arm.kv.copy()
+        begun = time.perf_counter()
+        ours = answer(model, ids, arm, kv)
+        seconds = time.perf_counter() - begun
+        kl, top1 = compare(ours, truth)
+        chosen_after, count = arm.choice or Choice(layers - 1, 0)
+        fully, context = chosen_after + 1, len(arm.at) - QUESTION_TOKENS
+        work = (fully * context + (layers - fully) * count) / (layers * CONTEXT)
+        rows[name] = {"kl": kl, "top1": top1, "work": work, "seconds": seconds}
+    # Keys of the first layer depend on nothing but their token and its place.
+    first = slice(0, CONTEXT)
+    if difference(turned.keys[0][:, first], exact.keys[0][:, first]) > 1e-4:
+        raise AssertionError("re-rotated keys of the first layer are not those of a full prefill")
+    return rows
+
+
+@torch.inference_mode()
+def measure(*, quick: bool = False) -> Results:
+    """Several questions over several documents in several orders."""
+    model: Any
+    model, tokenizer = load("smollm2-135m")
+    text = resources.files("kvlab.demo").joinpath("prompts", "agent_prefix.md").read_text()
+    tokens, rng = tokenizer(text)["input_ids"], random.Random(7)
+    trials = [trial(model, *pick(tokens, rng), rng) for _ in range(2 if quick else 16)]
+    rows: dict[str, Results] = {}
+    for name in trials[0]:
+        column = {key: [one[name][key] for one in trials] for key in trials[0][name]}
+        rows[name] = {
+            "kl": statistics.fmean(column["kl"]),
+            "kl_range": [min(column["kl"]), max(column["kl"])],
+            "top1": statistics.fmean(column["top1"]),
+            "work": column["work"][0],
+            "seconds": statistics.median(column["seconds"]),
+        }
+    for control in ("full prefill", "truth's own KV"):
+        if rows[control]["kl"] > 1e-6:
+            raise AssertionError(
+                f"{control}: nothing is approximate, and yet KL is {rows[control]}"
+            )
+    if not rows["as cached"]["kl"] > rows["re-rotated"]["kl"] > rows["15 % by layer 1"]["kl"]:
+        raise AssertionError(f"re-rotation and recomputing were expected to help: {rows}")
+    shape = {"documents": DOCUMENTS, "document_tokens": DOCUMENT_TOKENS}
+    return {**shape, "question_tokens": QUESTION_TOKENS, "trials": len(trials), "arms": rows}
+
+
+def tell(results: Results) -> None:
+    """Prints a row an arm."""
+    print("{documents} documents of {document_tokens} tokens, {trials} orders".format(**results))
+    print("against a full prefill: work is that of computing the documents, median milliseconds\n")
+    print("                     work       KL   top-1       ms")
+    for name, row in results["arms"].items():
+        print(f"{name:18}{row['work']:7.1%}{row['kl']:9.4f}", end="")
+        print(f"{row['top1']:8.1%}{1e3 * row['seconds']:9.0f}")
+
+
+def draw(results: Results) -> Figure:
+    """KL over work, and the first choices that stay the same."""
+    figure, (left, right) = panels(2, width=5.2)
+    rows = {name: row for name, row in results["arms"].items() if row["kl"] > 1e-6}
+    for name, row in rows.items():
+        left.plot(100 * row["work"], row["kl"], "o", label=name)
+    left.set(ylim=(0, None), xlabel="work, % of computing the documents", ylabel="KL, nats")
+    left.set(title="What is left to pay, and what it buys")
+    left.legend(fontsize=8)
+    names = list(rows)[::-1]
+    bars = right.barh(names, [100 * (1 - rows[name]["top1"]) for name in names])
+    right.bar_label(bars, fmt="%.1f", padding=3)
+    right.set(xlabel="first choices that differ, %", title="Against a full prefill")
+    return figure
+
+
+def main() -> None:
+    """Blends documents."""
+    options = arguments(__doc__).parse_args()
+    conclude(options, measure(quick=options.quick), tell, draw)
+
+
+if __name__ == "__main__":
+    main()
