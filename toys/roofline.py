@@ -1,0 +1,286 @@
+"""The roofline: prefill is bound by arithmetic, decode by memory. Measured, and where it is not so.
+
+A processor has a highest rate of arithmetic (FLOP/s) and memory a highest rate of delivery (bytes/s).
+Work that does I operations for each byte it fetches can at best reach min(FLOP/s, I * bytes/s): a roof
+with a slope and a flat part, and a ridge where they meet. Prefill multiplies every weight it fetches
+with many tokens: far right of the ridge. Decode multiplies it with one token of each sequence: two
+operations for four bytes, far left, whatever the model. That is why a batch of sequences decodes in
+hardly more time than one, until the ridge.
+
+Attention is different: each sequence has keys and values of its own, so a larger batch fetches more of
+them. Only several queries of one sequence share what is fetched, as in prefill.
+
+The operations and bytes are counted from shapes; work.py does that.
+
+Sources: Williams, Waterman, Patterson, "Roofline", CACM 2009 (https://doi.org/10.1145/1498765.1498785);
+Pope et al., "Efficiently Scaling Transformer Inference", 2022 (https://arxiv.org/abs/2211.05102).
+
+    python toys/roofline.py [--quick] [--json] [--out roofline.svg]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from common import Results, arguments, conclude, need, panels
+from timing import interleaved
+from work import CACHED, FLOAT, HEAD_DIM, HEADS, WIDE, Work, attend, matmul, read_shape
+
+need("torch", "transformers")
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+NEAR = 0.6  # this share of what the roof allows counts as reaching it
+
+
+def machine(rounds: int) -> Results:
+    """This machine's two limits: the best that simple operations reach."""
+    size = 2048
+    a, b, c = (torch.randn(size, size) for _ in range(3))
+    long = [torch.ones(WIDE * WIDE) for _ in range(3)]
+    arms: dict[str, Callable[[], object]] = {
+        "matmul": lambda: torch.matmul(a, b, out=c),
+        "copy": lambda: long[1].copy_(long[0]),
+        "triad": lambda: torch.add(long[0], long[1], alpha=3.0, out=long[2]),
+        "sum": long[0].sum,
+    }
+    taken = interleaved(arms, rounds)
+    streams = {"copy": 2, "triad": 3, "sum": 1}
+    rates = {name: count * long[0].nbytes / taken[name] for name, count in streams.items()}
+    flops = 2 * size**3 / taken["matmul"]
+    best = max(rates.values())
+    return {
+        "flops_per_second": flops,
+        "streams": rates,
+        "bytes_per_second": best,
+        "ridge": flops / best,
+    }
+
+
+def point(work: Work, seconds: float, limits: Results, **what: object) -> Results:
+    """One measured point, and what of the roof above it it reached."""
+    rate = work.flops / seconds
+    ceiling = min(limits["flops_per_second"], work.intensity * limits["bytes_per_second"])
+    side = "compute" if work.intensity >= limits["ridge"] else "bandwidth"
+    return {
+        **what,
+        "intensity": work.intensity,
+        "seconds": seconds,
+        "flops_per_second": rate,
+        "bytes_per_second": work.bytes / seconds,
+        "of_roof": rate / ceiling,
+        "bound": side if rate / ceiling >= NEAR else "overhead",
+    }
+
+
+def sweeps(counts: list[int], rounds: int, limits: Results) -> Results:
+    """The bare operations of decode, from one row or query up."""
+    weight = torch.randn(WIDE, WIDE)
+    k, v = (torch.randn(1, HEADS, CACHED, HEAD_DIM) for _ in range(2))
+    arms: dict[str, Callable[[], object]] = {}
+    for count in counts:
+        rows, queries = torch.randn(count, WIDE), torch.randn(1, HEADS, count, HEAD_DIM)
+
+        def multiply(rows: Tensor = rows) -> Tensor:
+            return nn.functional.linear(rows, weight)
+
+        def look(queries: Tensor = queries) -> Tensor:
+            return nn.functional.scaled_dot_product_attention(queries, k, v)
+
+        arms |= {f"matmul {count}": multiply, f"attention {count}": look}
+    taken = interleaved(arms, rounds)
+    return {
+        name: [point(cost(n), taken[f"{name} {n}"], limits, count=n) for n in counts]
+        for name, cost in (("matmul", matmul), ("attention", attend))
+    }
+
+
+class Decoder:
+    """Decode steps of a batch after so many tokens each; the cache is cut back after every step."""
+
+    def __init__(self, model: Any, past: int, batch: int) -> None:
+        from transformers import DynamicCache
+
+        self.model = model
+        ids = torch.randint(model.config.vocab_size, (1, past))
+        self.cache = DynamicCache()
+        model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        if batch > 1:
+            self.cache.batch_repeat_interleave(batch)
+        self.next = ids[:, -1:].repeat(batch, 1)
+
+    def __call__(self) -> None:
+        """One step."""
+        self.model(input_ids=self.next, past_key_values=self.cache, use_cache=True)
+        self.cache.crop(-1)
+
+
+def bare_step(model: Any) -> Callable[[], None]:
+    """The matrix products of one decode step and nothing else: no attention, norm or Python between."""
+    linears = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
+    inputs = {width: torch.randn(1, width) for width in {weight.shape[1] for weight in linears}}
+
+    def run() -> None:
+        for weight in linears:
+            nn.functional.linear(inputs[weight.shape[1]], weight)
+
+    return run
+
+
+def model_points(limits: Results, *, quick: bool) -> Results:
+    """Prefill and decode of SmolLM2-135M, and what a decode step is without the framework."""
+    import kvlab.hf
+
+    model: Any = kvlab.hf.load("smollm2-135m")[0]
+    shape = read_shape(model)
+    prefills = [16, 256] if quick else [4, 16, 64, 256, 1024]
+    decodes = [(128, 1), (128, 8)] if quick else [(128, 1), (128, 4), (128, 16), (2048, 1)]
+    arms: dict[str, Callable[[], object]] = {"bare": bare_step(model)}
+    for new in prefills:
+        ids = torch.randint(model.config.vocab_size, (1, new))
+
+        def prefill(ids: Tensor = ids) -> object:
+            return model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+        arms[f"prefill {new}"] = prefill
+    steps = {(past, batch): Decoder(model, past, batch) for past, batch in decodes}
+    arms |= {f"decode {past} {batch}": step for (past, batch), step in steps.items()}
+    taken = interleaved(arms, 5 if quick else 9)
+    weights = FLOAT * (shape.layer_weights + shape.head_weights)
+    return {
+        "prefill": [
+            point(shape.forward(new), taken[f"prefill {new}"], limits, tokens=new)
+            for new in prefills
+        ],
+        "decode": [
+            point(
+                shape.forward(1, past, batch),
+                taken[f"decode {past} {batch}"],
+                limits,
+                tokens=past,
+                batch=batch,
+            )
+            for past, batch in decodes
+        ],
+        "step": {
+            "weight_bytes": weights,
+            "floor": weights / limits["bytes_per_second"],
+            "matrix_products": taken["bare"],
+            "whole": taken["decode 128 1"],
+        },
+    }
+
+
+@torch.no_grad()
+def measure(*, quick: bool = False) -> Results:
+    """The machine's limits, the model's points under them, and the bare sweeps."""
+    torch.manual_seed(0)
+    limits = machine(3 if quick else 15)
+    counts = [1, 8, 64] if quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    swept = sweeps(counts, 3 if quick else 7, limits)
+    model = model_points(limits, quick=quick)
+    for name, points in swept.items():
+        gain = points[-1]["flops_per_second"] / points[0]["flops_per_second"]
+        if gain < 3:
+            raise AssertionError(
+                f"{name}: {counts[-1]} at once are only {gain:.1f} x as fast as one"
+            )
+    fast, slow = model["prefill"][-1]["flops_per_second"], model["decode"][0]["flops_per_second"]
+    if fast < 3 * slow:
+        raise AssertionError(f"prefill does {fast:.2e} FLOP/s, decode {slow:.2e}: not far apart")
+    return {"machine": limits, "sweeps": swept, "model": model}
+
+
+def tell(results: Results) -> None:
+    """Prints the limits, the points, and what binds each."""
+    limits, step = results["machine"], results["model"]["step"]
+    print(f"this machine, fp32: {limits['flops_per_second'] / 1e9:.0f} GFLOP/s (matmul); ", end="")
+    print(", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in limits["streams"].items()))
+    print(f"the ridge is at {limits['ridge']:.1f} FLOP/byte\n")
+    print(f"{'':34}FLOP/byte     ms   GFLOP/s    GB/s   of the roof   bound by")
+
+    def line(label: str, row: Results) -> None:
+        print(f"{label:34}{row['intensity']:9.1f}{1e3 * row['seconds']:7.1f}", end="")
+        print(f"{row['flops_per_second'] / 1e9:10.1f}{row['bytes_per_second'] / 1e9:8.1f}", end="")
+        print(f"{row['of_roof']:14.0%}   {row['bound']}")
+
+    for row in results["model"]["prefill"]:
+        line(f"SmolLM2: prefill of {row['tokens']}", row)
+    for row in results["model"]["decode"]:
+        line(f"SmolLM2: decode {row['batch']} after {row['tokens']}", row)
+    for name, what in (("matmul", "rows"), ("attention", "queries")):
+        for row in results["sweeps"][name]:
+            line(f"bare {name}: {row['count']} {what}", row)
+    floor, products, whole = (1e3 * step[part] for part in ("floor", "matrix_products", "whole"))
+    print(f"\na decode step of SmolLM2 takes {whole:.1f} ms. Reading its weights takes ", end="")
+    print(
+        f"{floor:.1f} ms at full bandwidth; its matrix products alone take {products:.1f} ms; ",
+        end="",
+    )
+    print(f"attention, norms and the framework between them the other {whole - products:.1f} ms.")
+    if results["model"]["decode"][0]["bound"] == "overhead":
+        print(
+            "It is not bound by bandwidth: the model is too small. The bare products show the bound."
+        )
+    else:
+        print("It is bound by bandwidth, or nearly so.")
+
+
+def draw(results: Results) -> Figure:
+    """The roof with all points under it; time against batch; the parts of a decode step."""
+    figure, (roof, batch, parts) = panels(3, width=4.2)
+    limits, model, swept = results["machine"], results["model"], results["sweeps"]
+    series = {
+        "bare matmul": (swept["matmul"], "s-", "C7"),
+        "bare attention": (swept["attention"], "^-", "C4"),
+        "SmolLM2 prefill": (model["prefill"], "o-", "C3"),
+        "SmolLM2 decode": (model["decode"], "D", "C0"),
+    }
+    peak, rate = limits["flops_per_second"] / 1e9, limits["bytes_per_second"] / 1e9
+    every = [row["intensity"] for points, _, _ in series.values() for row in points]
+    corners = [min(every) / 1.5, limits["ridge"], max(every) * 1.5]
+    roof.plot(corners, [min(peak, rate * x) for x in corners], color="black", label="roof")
+    for label, (points, mark, colour) in series.items():
+        x = [row["intensity"] for row in points]
+        y = [row["flops_per_second"] / 1e9 for row in points]
+        roof.plot(x, y, mark, ms=4, lw=0.8, color=colour, label=label)
+    roof.set(title="Roofline of this machine", xlabel="FLOP/byte", ylabel="GFLOP/s")
+    roof.legend(fontsize=7, loc="lower right")
+    counts = [row["count"] for row in swept["matmul"]]
+    for name, mark, colour in (("matmul", "s-", "C7"), ("attention", "^-", "C4")):
+        took = [row["seconds"] / swept[name][0]["seconds"] for row in swept[name]]
+        batch.plot(counts, took, mark, color=colour, ms=4, label=f"bare {name}")
+    batch.plot(counts, counts, ":", color="gray", label="no sharing")
+    batch.set(
+        title="Rows or queries that share a fetch", xlabel="how many", ylabel="time, of one's"
+    )
+    batch.legend(fontsize=8)
+    for axes in (roof, batch):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    labels = {
+        "floor": "weights\nread once",
+        "matrix_products": "matrix\nproducts",
+        "whole": "whole\nstep",
+    }
+    heights = [1e3 * model["step"][part] for part in labels]
+    bars = parts.bar(list(labels.values()), heights, color=["black", "C7", "C0"])
+    parts.bar_label(bars, fmt="%.1f")
+    parts.set(title="A decode step of SmolLM2-135M", ylabel="ms")
+    return figure
+
+
+def main() -> None:
+    """Measures, tells and draws."""
+    options = arguments(__doc__).parse_args()
+    conclude(options, measure(quick=options.quick), tell, draw)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""How the toys take times: arms in turns, the warm-up dropped, the median told."""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import linear_regression, median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+def interleaved(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each arm. They run in turns, so that a slow moment of the machine hits all.
+
+    Args:
+        arms: What to time, by name.
+        rounds: How often each runs, after one round that is not counted.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds + 1):
+        for name, action in arms.items():
+            begun = time.perf_counter()
+            action()
+            taken[name].append(time.perf_counter() - begun)
+    return {name: median(seconds[1:]) for name, seconds in taken.items()}
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """The k of the best fit `cost ~ size ** k`: the slope of the line through the logarithms."""
+    logs = [[math.log(value) for value in values] for values in (sizes, costs)]
+    return linear_regression(logs[0], logs[1]).slope
