@@ -63,7 +63,7 @@ def row(rows: list[dict[str, Any]], **wanted: object) -> dict[str, Any]:
 def attention_grows_like_a_square() -> bool:
     fit, longest = measured("attention")["exponents"], measured("attention")["rows"][-1]["seconds"]
     steeper = min(fit["attention"], fit["fused"]) > fit["projections"] + 0.3
-    return steeper and longest["fused"] < longest["attention"]
+    return bool(steeper and longest["fused"] < longest["attention"])
 
 
 def prefill_is_right_of_the_ridge_and_decode_left() -> bool:
@@ -132,6 +132,16 @@ def positions_are_most_of_the_harm() -> bool:
     return bool(arms["re-rotated"]["kl"] < 0.5 * arms["as cached"]["kl"])
 
 
+def median_ttft(report: str, half: str | None = None) -> float:
+    found = json.loads((ROOT / "reports" / f"{report}.json").read_text(encoding="utf-8"))
+    return float((found["halves"][half] if half else found)["median_ttft_ms"])
+
+
+def tiers_cost_a_miss_nothing_and_the_engine_does() -> bool:
+    without, tiers = median_ttft("miss_overhead-baseline"), median_ttft("miss_overhead-nvme")
+    return without > 0.97 * tiers and tiers > median_ttft("miss_overhead-generate")
+
+
 CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
     ("01", "But every query still meets every key", attention_grows_like_a_square),
     ("02", "stands far to the right", prefill_is_right_of_the_ridge_and_decode_left),
@@ -145,6 +155,7 @@ CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
     ("05", "One token of no importance is most of the difference", one_sink_is_most_of_it),
     ("05", "below that the arrangement decides", the_arrangement_decides_below_eight_bits),
     ("08", "Most of the harm is in the positions", positions_are_most_of_the_harm),
+    ("capstone", "any cache is no faster", tiers_cost_a_miss_nothing_and_the_engine_does),
 ]
 
 
@@ -156,6 +167,6 @@ CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
 def test_what_is_said_in_words_was_measured(
     number: str, said: str, holds: Callable[[], bool]
 ) -> None:
-    (page,) = (page for page in ESSAYS if page.name.startswith(number))
+    (page,) = (page for page in [*ESSAYS, CAPSTONE] if page.name.startswith(number))
     assert said in " ".join(page.read_text(encoding="utf-8").split())
     assert holds(), f"{page.name} says {said!r}: measured otherwise"
