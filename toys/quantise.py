@@ -103,10 +103,10 @@ def measure(*, quick: bool = False) -> Results:
 def tell(results: Results) -> None:
     """One row an arm."""
     print(
-        f"SmolLM2-135M: {results['prefix']} tokens cached, the next {results['scored']} scored, ",
+        f"SmolLM2-135M: {results['prefix']} tokens of {len(results['texts'])} texts cached, ",
         end="",
     )
-    print(f"{len(results['texts'])} texts")
+    print(f"the next {results['scored']} scored")
     print(
         f"groups of {results['group']}; the latest {results['residual']} tokens of all but ", end=""
     )

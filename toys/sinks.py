@@ -53,10 +53,8 @@ def measure(*, quick: bool = False) -> Results:
         torch.tensor([tokenizer((ROOT / name).read_text())["input_ids"][:length]]) for name in texts
     ]
     rows: list[Results] = []
-    for name, sinks, room in [
-        ("full cache", 0, length),
-        *((f"{n} sinks", n, size) for n in counts),
-    ]:
+    arms = [("full cache", 0, length), *((f"{count} sinks", count, size) for count in counts)]
+    for name, sinks, room in arms:
         scored = [score(model, ids, sinks, room) for ids in windows]
         nll = torch.stack([each for each, _ in scored]).mean(0)
         rows.append(
@@ -95,16 +93,12 @@ def measure(*, quick: bool = False) -> Results:
 def tell(results: Results) -> None:
     """The table over sink counts, and the texts."""
     print(f"SmolLM2-135M over {results['length']} tokens of each of {', '.join(results['texts'])}")
-    print(
-        f"perplexity of what comes after token {results['size']}, where a cache of that size is full"
-    )
+    print(f"perplexity behind token {results['size']}, from where on the small caches are full")
     for row in results["arms"]:
         print(f"  {row['arm']:12}{row['cached']:6} tokens cached{row['perplexity_past']:10.2f}")
-    print(
-        f"with the full cache, the first token gets {results['arms'][0]['weight_of_first']:.0%}",
-        end="",
-    )
-    print(" of the second half's attention, over all layers and heads")
+    share = results["arms"][0]["weight_of_first"]
+    print(f"the first token gets {share:.0%} of the second half's attention if it is there,")
+    print("over all layers and heads of the full cache")
     made = results["generated"]
     print(f"\nread {made['prompt_tokens']} tokens through a cache of {made['size']}, then wrote:")
     for name, text in made["text"].items():
