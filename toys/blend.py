@@ -27,8 +27,9 @@ from common import Results, arguments, conclude, need, panels
 need("torch", "transformers")
 
 import torch
-from partial_prefill import KV, empty, log_probabilities, run_layer
-from rotation import difference, kv_at, rotate
+from partial_prefill import KV, log_probabilities, run_layer
+from rotation import difference, kv_at, kv_of, rotate
+from transformers import DynamicCache
 
 from kvlab.hf import load
 
@@ -42,19 +43,16 @@ EVERYTHING = torch.arange(CONTEXT + QUESTION_TOKENS)
 QUESTION = EVERYTHING[CONTEXT:]
 
 
-class Choice(NamedTuple):
-    """CacheBlend: after layer `layer`, go on with those `count` tokens whose K and V changed most there."""
-
-    layer: int
-    count: int
-
-
 class Arm(NamedTuple):
-    """What is there, which tokens are computed from the first layer on, and what is chosen later."""
+    """What is there, and which tokens are computed from the first layer on.
+
+    CacheBlend: after layer `last_whole`, only those `count` whose K and V differ most there.
+    """
 
     kv: KV
     at: Tensor
-    choice: Choice | None = None
+    last_whole: int = -1
+    count: int = 0
 
 
 def answer(model: Any, ids: Tensor, arm: Arm, kv: KV) -> Tensor:
@@ -63,13 +61,13 @@ def answer(model: Any, ids: Tensor, arm: Arm, kv: KV) -> Tensor:
     hidden = model.model.embed_tokens(ids[at])
     for index in range(len(model.model.layers)):
         hidden = run_layer(model, index, hidden, at, kv)
-        if arm.choice and index == arm.choice.layer:
+        if index == arm.last_whole:
             # Arms work on a copy: the arm has what was cached.
             keys, values = (
                 fresh[index] - old[index] for fresh, old in zip(kv, arm.kv, strict=True)
             )
             changed = (keys**2 + values**2).sum((0, 2))[:CONTEXT]
-            at = torch.cat([changed.topk(arm.choice.count).indices, QUESTION])
+            at = torch.cat([changed.topk(arm.count).indices, QUESTION])
             hidden = hidden[at]
     return log_probabilities(model, hidden[-QUESTION_TOKENS:])
 
@@ -89,7 +87,7 @@ def firsts(count: int) -> Tensor:
 
 
 def arms(cached: KV, turned: KV, truth: KV, rng: random.Random) -> dict[str, Arm]:
-    """What is compared: whose KV, which tokens are computed from the first layer on, what is chosen later."""
+    """What is compared."""
     share = round(0.15 * CONTEXT)
     # A document in front lacks nothing: chance, too, is spared from drawing it.
     drawn = torch.tensor(sorted(rng.sample(range(DOCUMENT_TOKENS, CONTEXT), share)))
@@ -100,8 +98,9 @@ def arms(cached: KV, turned: KV, truth: KV, rng: random.Random) -> dict[str, Arm
         "first 16": Arm(turned, firsts(16)),
         "first 32": Arm(turned, firsts(32)),
         "15 % at random": Arm(turned, torch.cat([drawn, QUESTION])),
-        "15 % by layer 1": Arm(turned, EVERYTHING, Choice(1, share)),
-        "15 % by layer 3": Arm(turned, EVERYTHING, Choice(3, share)),
+        "15 % by layer 1": Arm(turned, EVERYTHING, 1, share),
+        "15 % by layer 3": Arm(turned, EVERYTHING, 3, share),
+        "full prefill": Arm(turned, EVERYTHING),
         "truth's own KV": Arm(truth, QUESTION),
     }
 
@@ -129,25 +128,23 @@ def trial(
     ids = torch.cat([*documents, question])
     each = [kv_at(model, document, 0) for document in documents]
     cached = put_together(each, frequencies, 0)
-    turned, exact = put_together(each, frequencies, DOCUMENT_TOKENS), empty(model, len(ids))
-    theirs = model(ids[None], logits_to_keep=QUESTION_TOKENS).logits[0]
-    truth = torch.log_softmax(theirs, -1)
-    whole = {"full prefill": Arm(exact, EVERYTHING)}
+    turned = put_together(each, frequencies, DOCUMENT_TOKENS)
+    cache = DynamicCache(config=model.config)
+    theirs = model(ids[None], past_key_values=cache, logits_to_keep=QUESTION_TOKENS).logits[0]
+    truth, exact = torch.log_softmax(theirs, -1), KV(*kv_of(cache))
+    # Keys of the first layer depend on nothing but their token and its place.
+    if difference(turned.keys[0][:, :CONTEXT], exact.keys[0][:, :CONTEXT]) > 1e-4:
+        raise AssertionError("re-rotated keys of the first layer are not those of a full prefill")
     rows: dict[str, Results] = {}
-    for name, arm in (whole | arms(cached, turned, exact, rng)).items():
-        kv = exact if name in whole else arm.kv.copy()
+    for name, arm in arms(cached, turned, exact, rng).items():
+        kv = arm.kv.copy()
         begun = time.perf_counter()
         ours = answer(model, ids, arm, kv)
         seconds = time.perf_counter() - begun
         kl, top1 = compare(ours, truth)
-        chosen_after, count = arm.choice or Choice(layers - 1, 0)
-        fully, context = chosen_after + 1, len(arm.at) - QUESTION_TOKENS
-        work = (fully * context + (layers - fully) * count) / (layers * CONTEXT)
-        rows[name] = {"kl": kl, "top1": top1, "work": work, "seconds": seconds}
-    # Keys of the first layer depend on nothing but their token and its place.
-    first = slice(0, CONTEXT)
-    if difference(turned.keys[0][:, first], exact.keys[0][:, first]) > 1e-4:
-        raise AssertionError("re-rotated keys of the first layer are not those of a full prefill")
+        whole = arm.last_whole + 1 if arm.count else layers
+        work = whole * (len(arm.at) - QUESTION_TOKENS) + (layers - whole) * arm.count
+        rows[name] = {"kl": kl, "top1": top1, "work": work / layers / CONTEXT, "seconds": seconds}
     return rows
 
 
@@ -158,7 +155,7 @@ def measure(*, quick: bool = False) -> Results:
     model, tokenizer = load("smollm2-135m")
     text = resources.files("kvlab.demo").joinpath("prompts", "agent_prefix.md").read_text()
     tokens, rng = tokenizer(text)["input_ids"], random.Random(7)
-    trials = [trial(model, *pick(tokens, rng), rng) for _ in range(2 if quick else 16)]
+    trials = [trial(model, *pick(tokens, rng), rng) for _ in range(2 if quick else 8)]
     rows: dict[str, Results] = {}
     for name in trials[0]:
         column = {key: [one[name][key] for one in trials] for key in trials[0][name]}
@@ -171,9 +168,7 @@ def measure(*, quick: bool = False) -> Results:
         }
     for control in ("full prefill", "truth's own KV"):
         if rows[control]["kl"] > 1e-6:
-            raise AssertionError(
-                f"{control}: nothing is approximate, and yet KL is {rows[control]}"
-            )
+            raise AssertionError(f"{control}: nothing is approximate, yet KL is {rows[control]}")
     if not rows["as cached"]["kl"] > rows["re-rotated"]["kl"] > rows["15 % by layer 1"]["kl"]:
         raise AssertionError(f"re-rotation and recomputing were expected to help: {rows}")
     shape = {"documents": DOCUMENTS, "document_tokens": DOCUMENT_TOKENS}

@@ -46,13 +46,18 @@ def rotate(rows: Tensor, positions: Tensor, frequencies: Tensor) -> Tensor:
     return turned.to(rows.dtype)
 
 
+def kv_of(cache: Any) -> tuple[Tensor, Tensor]:
+    """K and V `[layers, heads, tokens, dim]` of a cache of transformers with one sequence."""
+    keys = torch.cat([layer.keys for layer in cache.layers])
+    return keys, torch.cat([layer.values for layer in cache.layers])
+
+
 def kv_at(model: Any, ids: Tensor, first: int) -> tuple[Tensor, Tensor]:
-    """K and V `[layers, heads, tokens, dim]` of `ids [tokens]` alone, the first one at position `first`."""
+    """K and V of `ids [tokens]` alone, the first one at position `first`."""
     cache = DynamicCache(config=model.config)
     places = torch.arange(first, first + len(ids))[None]
     model.model(ids[None], position_ids=places, past_key_values=cache)
-    keys = torch.cat([layer.keys for layer in cache.layers])
-    return keys, torch.cat([layer.values for layer in cache.layers])
+    return kv_of(cache)
 
 
 def difference(rows: Tensor, truth: Tensor) -> float:
