@@ -83,6 +83,6 @@ def test_turns_add_up(first: int, second: int) -> None:
 def test_the_toy(tmp_path: Path) -> None:
     results = toy_runs.quick("sinks", tmp_path)
     past = {row["arm"]: row["perplexity_past"] for row in results["arms"]}
-    assert past["full cache"] < past["4 sinks"] < past["0 sinks"]
+    assert max(past["full cache"], past["1 sinks"], past["4 sinks"]) < 0.8 * past["0 sinks"]
     assert results["arms"][0]["weight_of_first"] > 0.1
     assert set(results["generated"]["text"]) == {"full cache", "0 sinks", "4 sinks"}

@@ -8,6 +8,9 @@ import torch
 from grouped_attention import attend, bytes_per_token
 from torch import Tensor
 
+Query = tuple[Tensor, Tensor]
+"""What new tokens ask: the part without RoPE [heads, new, nope] and the part with it [heads, new, rope]."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -31,7 +34,8 @@ class Shape:
     def flops(self, new: int, tokens: int) -> dict[str, int]:
         """Multiplications and additions, one layer: `new` tokens attend to all of `tokens` cached ones.
 
-        Counted from the latents on. `expanded once` keeps the keys and values of all heads, as MHA does.
+        Counted from queries and latents on, which all forms have. `expanded once` keeps all heads' keys
+        and values, as MHA does.
         """
         pair = 2 * self.heads * (self.nope + self.rope + self.value)
         up = 2 * self.heads * self.latent * (self.nope + self.value)
@@ -77,8 +81,8 @@ class LatentAttention:
         )
         return latents, turn(rope_keys, torch.arange(first, first + len(x)))
 
-    def queries(self, x: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """The two parts of the queries [heads, new, nope] and [heads, new, rope]."""
+    def ask(self, x: Tensor, first: int) -> Query:
+        """The queries of the tokens x [new, width]; the first is at position `first`."""
         q = torch.einsum("nw,whd->hnd", x, self.query)
         nope, rope = torch.split(q, [self.shape.nope, self.shape.rope], dim=-1)
         return nope, turn(rope, torch.arange(first, first + len(x)))
@@ -89,19 +93,18 @@ class LatentAttention:
         shared = rope_keys.expand(self.shape.heads, -1, -1)
         return torch.cat([keys, shared], -1), torch.einsum("tl,lhd->htd", latents, self.up_value)
 
-    def naive(self, x: Tensor, latents: Tensor, rope_keys: Tensor) -> Tensor:
+    def naive(self, query: Query, latents: Tensor, rope_keys: Tensor) -> Tensor:
         """The definition: expand, then attend as MHA does. Returns [heads, new, value]."""
-        return self.attend_expanded(x, *self.expand(latents, rope_keys))
+        return self.attend_expanded(query, *self.expand(latents, rope_keys))
 
-    def attend_expanded(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_expanded(self, query: Query, keys: Tensor, values: Tensor) -> Tensor:
         """Attention over keys and values that are expanded already, as an MHA cache holds them."""
-        query = torch.cat(self.queries(x, keys.shape[1] - len(x)), -1)
-        return attend(query[None], keys[None], values[None])[0]
+        return attend(torch.cat(query, -1)[None], keys[None], values[None])[0]
 
-    def absorbed(self, x: Tensor, latents: Tensor, rope_keys: Tensor) -> Tensor:
+    def absorbed(self, query: Query, latents: Tensor, rope_keys: Tensor) -> Tensor:
         """The same from the latents alone: no head's keys or values ever exist."""
-        new, tokens = len(x), len(latents)
-        nope, rope = self.queries(x, tokens - new)
+        nope, rope = query
+        new, tokens = nope.shape[1], len(latents)
         asked = torch.einsum("hnd,lhd->hnl", nope, self.up_key)
         scores = (asked.flatten(0, 1) @ latents.T + rope.flatten(0, 1) @ rope_keys.T) * self.scale
         future = torch.ones(new, tokens, dtype=torch.bool).triu(tokens - new + 1)
