@@ -28,7 +28,10 @@ def execute(name: str) -> tuple[dict[str, Any], list[str]]:
     notebook.cells.append(nbformat.v4.new_code_cell(modules))
     where = {"metadata": {"path": str(ROOT / "notebooks")}}
     nbclient.NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
-    told, imported = ("".join(out.text for out in cell.outputs) for cell in notebook.cells[-2:])
+    told, imported = (
+        "".join(out.text for out in cell.outputs if out.get("name") == "stdout")
+        for cell in notebook.cells[-2:]
+    )
     pictures = [
         out
         for cell in notebook.cells
