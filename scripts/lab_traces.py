@@ -16,7 +16,7 @@ from kvlab.sim import prefix
 from kvlab.sim.experiments import requests
 from kvlab.sim.experiments.plots import COLOURS, ORACLE
 from kvlab.sim.experiments.table import Row, summarise
-from kvlab.sim.formats._rows import json_rows
+from kvlab.sim.formats.rows import json_rows
 from kvlab.sim.trace import Trace, find, load
 
 CAPACITIES = ("1%", "5%", "10%", "25%", "50%")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +21,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+import toy_runs
 from kvlab import (
     CapacityError,
     InvalidArgumentError,
@@ -296,13 +294,8 @@ def test_fifty_sequences_waste_little_paged_and_nearly_all_reserved(
     allocator.validate()
 
 
-def test_the_toy_shows_the_same() -> None:
-    toy = Path(__file__).parent.parent / "toys" / "fragmentation.py"
-    done = subprocess.run(
-        [sys.executable, toy, "--quick", "--json"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
+def test_the_toy_shows_the_same(tmp_path: Path) -> None:
+    shown = toy_runs.quick("fragmentation", tmp_path)
     (sixteen,) = (row for row in shown["paged"] if row["block_tokens"] == 16)
     assert sixteen["wasted"] < 0.05
     assert shown["reserved_wasted"] > 0.9

@@ -11,7 +11,7 @@ import pytest
 
 from kvlab.errors import ConfigError, InvalidArgumentError, TraceFormatError
 from kvlab.sim import Request, formats, prefix
-from kvlab.sim.formats._chain import chain_ids
+from kvlab.sim.formats.chain import chain_ids
 from kvlab.sim.runs import Runs
 from kvlab.sim.trace import find, load
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +9,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-TOYS = Path(__file__).parent.parent / "toys"
-sys.path.insert(0, str(TOYS))
+import toy_runs
+
+sys.path.insert(0, str(toy_runs.TOYS))
 
 from radix_tree import Match, RadixCache
 
@@ -225,9 +224,8 @@ def test_a_block_size_of_nothing_is_refused() -> None:
         RadixCache(0)
 
 
-def test_the_second_request_computes_only_its_own_suffix() -> None:
-    command = [sys.executable, str(TOYS / "radix_cache.py"), "--json", "--quick"]
-    result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+def test_the_second_request_computes_only_its_own_suffix(tmp_path: Path) -> None:
+    result = toy_runs.quick("radix_cache", tmp_path)
     first, second = result["requests"]
     assert first["hit_tokens"] == 0
     assert second["hit_tokens"] == 512

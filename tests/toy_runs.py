@@ -21,5 +21,6 @@ def quick(name: str, tmp_path: Path) -> dict[str, Any]:
     assert str(out) in done.stderr
     assert out.read_text().count("<path") > 3
     results: dict[str, Any] = json.loads(done.stdout)
+    sys.path.insert(0, str(TOYS))
     importlib.import_module(name).tell(results)
     return results

@@ -24,7 +24,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8001)
     parser.add_argument("--context", type=int, default=8192, help="tokens of each slot")
     parser.add_argument("--slots", type=int, default=1, help="sequences at once")
-    parser.add_argument("--no-cache", action="store_true", help="compute every prompt anew")
+    parser.add_argument(
+        "--mode",
+        choices=("baseline", "prefix_reuse"),
+        default="prefix_reuse",
+        help="baseline computes every prompt anew",
+    )
     asked = parser.parse_args()
 
     module: Any = importlib.import_module("xllamacpp")
@@ -37,8 +42,8 @@ def main() -> None:
     parameters.cpuparams.n_threads = THREADS
     parameters.cpuparams_batch.n_threads = THREADS
     parameters.use_jinja = True
-    parameters.cache_prompt = not asked.no_cache
-    if asked.no_cache:
+    parameters.cache_prompt = asked.mode == "prefix_reuse"
+    if asked.mode == "baseline":
         parameters.cache_ram_mib = 0
     parameters.port = asked.port
     server = module.Server(parameters)

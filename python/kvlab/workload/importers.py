@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import ConfigError, InvalidArgumentError, TraceFormatError
-from kvlab.sim.formats._messages import body, content, is_call, time_ms
-from kvlab.sim.formats._rows import Row, json_rows, open_text
+from kvlab.sim.formats.messages import body, content, is_call, time_ms
+from kvlab.sim.formats.rows import Row, json_rows, open_text
 from kvlab.workload.schema import ROLES, Header, Message, Workload, WorkloadRequest
 from kvlab.workload.tokens import Characters
 

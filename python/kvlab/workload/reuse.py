@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvlab.errors import InvalidArgumentError
-from kvlab.sim.formats._chain import chain_ids
+from kvlab.sim.formats.chain import chain_ids
 from kvlab.workload.schedule import starts
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import InvalidArgumentError, TraceFormatError
-from kvlab.sim.formats._rows import Row, json_rows
+from kvlab.sim.formats.rows import Row, json_rows
 
 if TYPE_CHECKING:
     import os

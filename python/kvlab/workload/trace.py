@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import InvalidArgumentError
-from kvlab.sim.formats._chain import chain_ids
+from kvlab.sim.formats.chain import chain_ids
 from kvlab.workload.reuse import prompts
 from kvlab.workload.schedule import ANSWER_TOKEN_MS, answer_ms, starts
 

@@ -90,6 +90,7 @@ pub(super) fn open_segments(
                 if mode.read_only || !blank || files.remove(&file).is_err() {
                     log::warn!("{}: left alone: {error}", file.display());
                     report.foreign_segments += 1;
+                    report.foreign_ids.push(id);
                 }
             }
         }
@@ -146,6 +147,7 @@ pub(super) fn scan(
             Err(error) => {
                 log::warn!("{}: left alone: {error}", found.segment.path().display());
                 report.foreign_segments += 1;
+                report.foreign_ids.push(*id);
                 false
             }
         }

@@ -106,6 +106,8 @@ pub(super) struct Inner {
     resources: Mutex<Option<Arc<Resources>>>,
     /// A segment file was removed since the directory was last saved.
     unlinked: AtomicBool,
+    /// Segment files that were left alone when the store was opened. What they hold nobody knows until they can be read.
+    left_alone: Mutex<Vec<u32>>,
     /// The disk was full when something was last written.
     full: AtomicBool,
     /// What `close` gives back of a store that is only read: the lock of its directory.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::directory::Gone;
+use super::files::OpenMode;
 use super::index::Index;
 use super::run::{Place, Run};
-use super::segment::Segment;
+use super::segment::{Segment, file_name};
 use super::space::Release;
 use super::{Inner, State};
 use crate::error::{Error, Result};
@@ -194,7 +195,43 @@ impl Inner {
             }
         }
         self.give_back_unread(gone);
-        outcome.and(self.save_reclaimed())
+        outcome
+            .and(self.remove_left_alone())
+            .and(self.save_reclaimed())
+    }
+
+    /// Removes this store's segments that could not be read when it was opened: they may hold what was deleted, and would bring it
+    /// back at the next open.
+    fn remove_left_alone(&self) -> Result<()> {
+        let left = std::mem::take(&mut *self.left_alone.lock());
+        let mode = OpenMode {
+            create: false,
+            direct: false,
+            read_only: false,
+        };
+        let mut outcome = Ok(());
+        for id in left {
+            let opened =
+                Segment::open(&self.files, &self.path, self.store, id, mode, &self.bounces);
+            match opened.and_then(|segment| segment.remove()) {
+                Ok(()) => self.unlinked.store(true, Ordering::Release),
+                // Another's, or too short for a header: nothing of this store is in it.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::InvalidData
+                            | io::ErrorKind::UnexpectedEof
+                            | io::ErrorKind::NotFound
+                    ) => {}
+                Err(error) => {
+                    self.left_alone.lock().push(id);
+                    let file = self.path.join(file_name(id));
+                    let context = format!("{}: it may hold what was deleted", file.display());
+                    outcome = Err(Error::io(context, error));
+                }
+            }
+        }
+        outcome
     }
 
     /// Puts on stable storage what was given back: a run that was evicted before its prompt was deleted does not come back

@@ -68,6 +68,8 @@ pub struct RecoveryReport {
     pub segments_scanned: usize,
     /// Files with a segment's name that are not this store's, or cannot be read; they are left alone.
     pub foreign_segments: usize,
+    /// The ids of these files.
+    pub foreign_ids: Vec<u32>,
     /// Records that were kept though the system could not read their payload, so that nobody knows yet whether it is whole: an I/O
     /// error, said in the log. Who reads one will know.
     pub payloads_unread: usize,
@@ -160,6 +162,7 @@ pub(super) fn open(config: &DiskConfig) -> Result<(Inner, RecoveryReport)> {
         bounces,
         counters: Counters::unread_at_open(report.payloads_unread),
         unlinked: AtomicBool::new(true),
+        left_alone: Mutex::new(report.foreign_ids.clone()),
         full: AtomicBool::new(false),
         resources: Mutex::new(resources),
         reading: Mutex::new(reading),

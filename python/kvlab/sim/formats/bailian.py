@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvlab.sim.formats._info import Source, TraceInfo
 from kvlab.sim.formats._order import by_time
-from kvlab.sim.formats._rows import json_rows
+from kvlab.sim.formats.rows import json_rows
 from kvlab.sim.request import Request
 
 if TYPE_CHECKING:

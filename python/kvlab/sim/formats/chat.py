@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kvlab.errors import ConfigError, InvalidArgumentError, ModelUnavailableError
-from kvlab.sim.formats._chain import chain_ids
 from kvlab.sim.formats._info import Source, TraceInfo
-from kvlab.sim.formats._messages import body, content, is_call, time_ms
 from kvlab.sim.formats._order import by_time
-from kvlab.sim.formats._rows import Row, json_rows
+from kvlab.sim.formats.chain import chain_ids
+from kvlab.sim.formats.messages import body, content, is_call, time_ms
+from kvlab.sim.formats.rows import Row, json_rows
 from kvlab.sim.request import Request
 
 if TYPE_CHECKING:

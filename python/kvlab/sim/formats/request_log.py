@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kvlab.errors import InvalidArgumentError, TraceFormatError
-from kvlab.sim.formats._chain import chain_ids
 from kvlab.sim.formats._info import Source, TraceInfo
 from kvlab.sim.formats._order import by_time
-from kvlab.sim.formats._rows import Row, open_text
+from kvlab.sim.formats.chain import chain_ids
+from kvlab.sim.formats.rows import Row, open_text
 from kvlab.sim.request import Request
 
 if TYPE_CHECKING:

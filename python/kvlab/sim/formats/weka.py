@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvlab.errors import InvalidArgumentError, TraceFormatError
 from kvlab.sim.formats._info import Source, TraceInfo
 from kvlab.sim.formats._order import by_time
-from kvlab.sim.formats._rows import Row, json_rows, open_text
+from kvlab.sim.formats.rows import Row, json_rows, open_text
 from kvlab.sim.request import Request
 from kvlab.sim.runs import Runs
 

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kvlab.sim.formats._rows import Row
+    from kvlab.sim.formats.rows import Row
 
 __all__ = ["body", "content", "is_call", "time_ms"]
 
