@@ -87,7 +87,8 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Q, K and V of the tokens x `[batch, tokens, width]`, each `[batch, heads, tokens, head_dim]`."""
-        split = (x @ self.query_key_value).unflatten(-1, (3, self.heads, -1))
+        batch, tokens, _ = x.shape
+        split = (x @ self.query_key_value).view(batch, tokens, 3, self.heads, -1)
         q, k, v = split.permute(2, 0, 3, 1, 4)
         return q, k, v
 
@@ -156,8 +157,8 @@ def cost(lengths: list[int], rounds: int) -> list[Results]:
         timed |= {f"{name} {tokens}": action for name, action in arms.items()}
         rows.append({"tokens": tokens, **size, "seconds": dict.fromkeys(arms, 0.0)})
     for name, seconds in interleaved(timed, rounds).items():
-        part, tokens = name.split()
-        rows[lengths.index(int(tokens))]["seconds"][part] = seconds
+        part, length = name.split()
+        rows[lengths.index(int(length))]["seconds"][part] = seconds
     return rows
 
 

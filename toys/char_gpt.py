@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TEXT = Path(__file__).parent / "texts" / "pride-and-prejudice.txt"
 OPENING = "It is a truth universally acknowledged, that "
-STEPS = 400  # about two minutes on two cores
+STEPS = 300  # about two minutes on two cores
 
 
 def entropies(text: str) -> tuple[float, float]:
