@@ -1,4 +1,4 @@
-"""Self-contained pages: no scripts, nothing fetched, light and dark, readable on a phone."""
+"""Self-contained pages: nothing fetched, light and dark, readable on a phone."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ pre { overflow-x: auto; padding: .75rem; background: var(--card); border-radius:
 _INK = ("#000000", "#222222", "black")
 
 
-def document(title: str, tag: str, parts: Sequence[str]) -> str:
+def document(title: str, tag: str, parts: Sequence[str], *, style: str = "") -> str:
     """A page.
 
     Args:
         title: In the window and above the page.
         tag: What is said of all figures beside the title, such as "simulated".
         parts: Pieces of HTML.
+        style: Rules of this page's own, behind those of all.
     """
     head = escape(title)
     lines = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{head} ({tag})</title><style>{_STYLE}</style></head><body>",
+        f"<title>{head} ({tag})</title><style>{_STYLE}{style}</style></head><body>",
         f'<h1>{head}</h1><p><span class="tag">{tag}</span></p>',
         *parts,
         "</body></html>\n",

@@ -89,7 +89,7 @@ class UnsafeDirectoryError(KvlabError):
 
 
 class FormatError(KvlabError):
-    """A directory that is not a kvlab store, or one of a format that this version does not read."""
+    """A directory or file that is not what kvlab wrote there, or of a format that this version does not read."""
 
 
 class TraceFormatError(KvlabError, ValueError):

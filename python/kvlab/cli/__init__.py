@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import keyword
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "clear": "Delete what a store holds.",
     "codec-bench": "What int8 on disk saves, and what it does to a model's answers.",
     "compare": "Set reports of `kvlab bench` side by side.",
+    "course": "Learn KV caching by building it: what to read, write, build and show.",
     "demo": "Restore a real model's prompt from NVMe in a new process, and compare.",
     "explain": "Why a prompt hits or misses a store.",
     "export": "Write a namespace of a store to one file.",
@@ -53,9 +54,10 @@ class LazyGroup(click.Group):
         lazy: Mapping[str, str],
         help: str,  # noqa: A002 (click's name)
         name: str | None = None,
+        **more: Any,
     ) -> None:
         settings = {"help_option_names": ["-h", "--help"]}
-        super().__init__(name=name, help=help, context_settings=settings)
+        super().__init__(name=name, help=help, context_settings=settings, **more)
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
