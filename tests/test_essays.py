@@ -148,6 +148,17 @@ def tiers_cost_a_miss_nothing_and_the_engine_does() -> bool:
     return without > 0.97 * tiers and tiers > median_ttft("miss_overhead-generate")
 
 
+def which_matters_more_than_how_many() -> bool:
+    arms = measured("blend")["arms"]
+    few, drawn, chosen = (arms[arm] for arm in ("first 4", "15 % at random", "15 % by layer 1"))
+    return bool(few["kl"] < drawn["kl"] > chosen["kl"] and 9 * few["work"] < drawn["work"])
+
+
+def what_is_left_does_not_vanish() -> bool:
+    arms = measured("blend")["arms"]
+    return bool(arms["first 4"]["kl"] > arms["15 % by layer 1"]["kl"] > 0.01)
+
+
 CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
     ("01", "But every query still meets every key", attention_grows_like_a_square),
     ("02", "stands far to the right", prefill_is_right_of_the_ridge_and_decode_left),
@@ -162,6 +173,12 @@ CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
     ("05", "One token of no importance is most of the difference", one_sink_is_most_of_it),
     ("05", "at two bits the arrangement decides", the_arrangement_decides_at_two_bits),
     ("08", "Most of the harm is in the positions", positions_are_most_of_the_harm),
+    (
+        "08",
+        "*which* tokens are computed matters more than how many",
+        which_matters_more_than_how_many,
+    ),
+    ("08", "CacheBlend's choice is better still", what_is_left_does_not_vanish),
     ("capstone", "any cache is no faster", tiers_cost_a_miss_nothing_and_the_engine_does),
 ]
 
