@@ -153,7 +153,7 @@ def measure(*, quick: bool = False) -> Results:
         raise AssertionError(f"one module lacks nobody's attention, and all leave no gaps: {rows}")
     if min(rows[0]["gaps"]["kl"], rows[-1]["alone"]["missing"]) < 1e-3:
         raise AssertionError(f"both gaps and missing attention were expected to cost: {rows}")
-    if not all(row["alone"]["kl"] > row["behind"]["kl"] for row in rows[1:]):
+    if not all(row["alone"]["missing"] > row["behind"]["missing"] for row in rows[1:]):
         raise AssertionError(f"modules behind the first one were expected to be closer: {rows}")
     shape = {"modules": MODULES, "module_tokens": MODULE_TOKENS, "question": QUESTION_TOKENS}
     return {**shape, "rows": rows}
