@@ -159,6 +159,12 @@ def what_is_left_does_not_vanish() -> bool:
     return bool(arms["first 4"]["kl"] > arms["15 % by layer 1"]["kl"] > 0.01)
 
 
+def gaps_count() -> bool:
+    one, *_, everything = measured("prompt_modules")["rows"]
+    alone, behind = everything["alone"]["kl"], everything["behind"]["kl"]
+    return bool(one["gaps"]["kl"] > alone > behind)
+
+
 CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
     ("01", "But every query still meets every key", attention_grows_like_a_square),
     ("02", "stands far to the right", prefill_is_right_of_the_ridge_and_decode_left),
@@ -179,6 +185,7 @@ CLAIMS: list[tuple[str, str, Callable[[], bool]]] = [
         which_matters_more_than_how_many,
     ),
     ("08", "CacheBlend's choice is better still", what_is_left_does_not_vanish),
+    ("08", "the gaps count, too", gaps_count),
     ("capstone", "any cache is no faster", tiers_cost_a_miss_nothing_and_the_engine_does),
 ]
 
