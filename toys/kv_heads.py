@@ -26,7 +26,7 @@ need("torch")
 
 import torch
 from grouped_attention import Attention, attend, bytes_per_token
-from thread_time import thread_ms
+from timing import thread_ms
 from torch import Tensor
 from torch.nn import functional
 

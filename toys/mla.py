@@ -30,7 +30,7 @@ need("torch")
 
 import torch
 from latent_attention import LatentAttention, Shape
-from thread_time import thread_ms
+from timing import thread_ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
