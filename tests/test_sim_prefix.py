@@ -268,6 +268,14 @@ def test_a_capture_is_replayed_by_the_live_structures(tmp_path: Path) -> None:
     assert small.policy == "lru"
     assert small.hits < ideal.hits
     assert small.evictions > 0
+    assert (small.l2_hits, small.l3_hits) == (0, 0)
+    for l2_blocks, l3_blocks in ((None, 0), (6, None)):
+        tiers = capture.rerun(
+            file, l1_blocks=12, l2_blocks=l2_blocks, l3_blocks=l3_blocks, run_blocks=2
+        )[0]
+        assert (tiers.hits, tiers.victims) == (small.hits, small.victims)
+        assert tiers.l2_hits + tiers.l3_hits == ideal.hits - small.hits
+        assert (tiers.l3_hits > 0) == (l3_blocks is None)
     with pytest.raises(ConfigError, match="use one of: lru, "):
         capture.rerun(file, policy="luck")
     with pytest.raises(InvalidArgumentError, match="0 blocks"):

@@ -79,7 +79,7 @@ def test_what_cannot_be_is_refused(trace: Trace) -> None:
         run(trace, Tiers(0))
     with pytest.raises(InvalidArgumentError, match="l3_blocks = -1: at least 0"):
         run(trace, Tiers(1, 0, -1))
-    with pytest.raises(ConfigError, match="write_through, write_through_selective, write_back"):
+    with pytest.raises(ConfigError, match="write_through, write_through_selective or write_back"):
         run(trace, Tiers(1, write_policy="never"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="always, auto or never"):
         run(trace, Tiers(1, restore="some"))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ use kvlab_core::cache::{CacheConfig, PrefixCache};
 use kvlab_core::config::{DiskConfig, StoreConfig, WritePolicy};
 use kvlab_core::policy::live_names;
 use kvlab_core::run::Terms;
-use kvlab_core::sim::capture::{Capture, Replayed, replay, requests, rerun};
+use kvlab_core::sim::capture::{Capture, Otherwise, Replayed, replay, requests, rerun};
 use kvlab_core::store::BlockStore;
 use proptest::prelude::*;
 
@@ -270,6 +270,14 @@ fn run_in_l1(file: &Path, policy: &str, blocks: u64, all: &[Vec<u32>]) -> usize 
     found
 }
 
+fn otherwise(policy: Option<&str>, l1_blocks: Option<u64>) -> Otherwise {
+    Otherwise {
+        policy: policy.map(str::to_owned),
+        l1_blocks,
+        ..Otherwise::default()
+    }
+}
+
 /// Names in the order in which requests first have them: what is the same in two captures of the same requests.
 fn numbered(file: &Path) -> HashMap<u64, usize> {
     let mut numbers = HashMap::new();
@@ -306,7 +314,7 @@ proptest! {
                 let live_names = numbered(&live);
                 let lived = replayed[0].victims.iter().map(|name| live_names[name]).collect::<Vec<_>>();
 
-                let reruns = rerun(&file, Some(policy), Some(blocks)).expect("a sound capture");
+                let reruns = rerun(&file, &otherwise(Some(policy), Some(blocks))).expect("a sound capture");
                 prop_assert_eq!(reruns.len(), 1);
                 let rerun = &reruns[0];
                 let rerun_victims = rerun.victims.iter().map(|name| names[name]).collect::<Vec<_>>();
@@ -316,10 +324,10 @@ proptest! {
             }
         }
         // One that is for the simulator alone, and the sizes of life where none are given.
-        let arc = rerun(&file, Some("arc"), None).expect("a sound capture");
+        let arc = rerun(&file, &otherwise(Some("arc"), None)).expect("a sound capture");
         prop_assert_eq!((arc[0].blocks, arc[0].policy.as_str()), (24, "arc"));
         for (policy, blocks) in [(Some("belady"), None), (None, Some(0))] {
-            prop_assert!(rerun(&file, policy, blocks).is_err());
+            prop_assert!(rerun(&file, &otherwise(policy, blocks)).is_err());
         }
     }
 }

@@ -1538,12 +1538,19 @@ def capture_replay(path: str | PathLike[str]) -> list[dict[str, Any]]:
     """
 
 def capture_rerun(
-    path: str | PathLike[str], policy: str | None, l1_blocks: int | None
+    path: str | PathLike[str],
+    *,
+    policy: str | None,
+    l1_blocks: int | None,
+    l2_blocks: int | None,
+    l3_blocks: int | None,
+    write_policy: str,
+    run_blocks: int | None,
 ) -> list[dict[str, Any]]:
-    """Drives the L1 of each cache of a capture anew, without the GIL; see `kvlab.sim.capture.rerun`.
+    """Drives the L1 of each cache of a capture, and tiers below, without the GIL; see `kvlab.sim.capture.rerun`.
 
     Raises:
-        ConfigError: a policy that is not known.
+        ConfigError: a policy or write policy that is not known.
         InvalidArgumentError: 0 blocks.
         FormatError: the file is no capture, or is damaged; the message says where.
         StoreIOError: it cannot be read.

@@ -27,7 +27,7 @@ pub(super) struct Keyed {
 }
 
 /// The whole blocks of the tree, and those on their way out of it, by their keys.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct KeyIndex {
     by_key: KeyMap<Keyed>,
     by_block: HashMap<BlockId, BlockKey>,
@@ -58,6 +58,11 @@ impl KeyIndex {
         }
         chain.reverse();
         chain
+    }
+
+    /// What is listed by a key.
+    pub(super) fn get(&self, key: &BlockKey) -> Option<&Keyed> {
+        self.by_key.get(key)
     }
 
     /// The key of a block that is listed.

@@ -15,6 +15,7 @@ mod resident;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod upper;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +47,7 @@ pub use request::{HitTokens, Request};
 pub(crate) use resident::Contents;
 pub use resident::{Lease, ResidentStats};
 pub use restore::{Restore, Restored};
+pub(crate) use upper::Upper;
 
 /// How a [`PrefixCache`] divides its memory.
 #[derive(Clone, Debug)]

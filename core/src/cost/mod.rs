@@ -10,6 +10,7 @@
 mod decide;
 mod estimate;
 mod persist;
+mod rule;
 
 #[cfg(test)]
 mod tests;
@@ -27,15 +28,9 @@ use estimate::{Estimator, Observation, Prior};
 pub use decide::{Costs, Cut, Part, Question, RestoreMode, best};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use persist::fuzz_costs;
+use rule::Weighed;
+pub(crate) use rule::{Trials, weigh};
 
-/// What must be predicted to be saved before a found prefix is cut: predictions are no better than this.
-const MARGIN_SECONDS: f64 = 0.002;
-/// The same, as a share of what restoring all would take.
-const MARGIN_SHARE: f64 = 0.05;
-/// Requests that leave a tier alone before it is tried again.
-const TRIAL_REQUESTS: u32 = 16;
-/// The share of the predicted time of requests that trials may add.
-const TRIAL_SHARE: f64 = 0.05;
 /// Restores beside forwards that are remembered; their median counts.
 const OVERLAPS: usize = 9;
 /// Models whose costs are remembered.
@@ -181,23 +176,12 @@ pub struct CostStats {
     pub choices: ChoiceCounts,
 }
 
-/// Whether a tier that is left alone is due to be tried again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Trial {
-    /// Requests since that left it alone.
-    requests: u32,
-    /// Seconds that a trial may cost.
-    credit: f64,
-    /// The last trial went much better than predicted: the next one need not wait.
-    promising: bool,
-}
-
 #[derive(Debug, Default)]
 struct Book {
     reads: BTreeMap<TierId, ReadCost>,
     /// In the order of their last use, the latest last.
     prefills: Vec<(BlockKey, PrefillCost)>,
-    trials: BTreeMap<TierId, Trial>,
+    trials: Trials,
     /// The latest shares of restore or forward, whichever was shorter, that the other one hid.
     overlaps: VecDeque<f64>,
     choices: ChoiceCounts,
@@ -275,11 +259,7 @@ impl CostBook {
             return;
         };
         let seconds = time.as_secs_f64();
-        let trial = book.trials.entry(tier).or_default();
-        *trial = Trial {
-            promising: seconds < predicted / 2.0,
-            ..Trial::default()
-        };
+        book.trials.read(tier, predicted, seconds);
         book.observe_read(tier, bytes, seconds);
     }
 
@@ -433,7 +413,7 @@ impl Book {
                 let (mut choice, next) = self.weigh(model, question);
                 if let (Some(cheapest), Some(next), Some(tier)) =
                     (choice.predicted, next, choice.left)
-                    && self.tries(tier, &cheapest, &next)
+                    && self.trials.tries(tier, &cheapest, &next)
                 {
                     choice.reason = Reason::Trial;
                     choice.tokens = next.tokens;
@@ -460,34 +440,26 @@ impl Book {
             book: self,
             model: *model,
         });
-        let (Some(&none), Some(&all), Some(&cheapest)) = (cuts.first(), cuts.last(), best(&cuts))
+        let Some(Weighed {
+            chosen,
+            next,
+            all,
+            none,
+        }) = weigh(&cuts)
         else {
             return (Choice::everything(Reason::NotMeasured, question), None);
         };
-        let saved = all.total - cheapest.total;
         let mut choice = Choice {
-            predicted: Some(all),
+            predicted: Some(chosen),
             all: Some(all),
             none: Some(none),
             ..Choice::everything(Reason::Cheapest, question)
         };
-        if saved <= MARGIN_SECONDS.max(MARGIN_SHARE * all.total) {
-            return (choice, None);
+        if next.is_some() {
+            choice.tokens = chosen.tokens;
+            choice.left = question.parts.get(chosen.parts).map(|part| part.tier);
         }
-        choice.tokens = cheapest.tokens;
-        choice.predicted = Some(cheapest);
-        choice.left = question.parts.get(cheapest.parts).map(|part| part.tier);
-        let next = cuts.into_iter().find(|cut| cut.tokens > cheapest.tokens);
         (choice, next)
-    }
-
-    /// Whether to spend the difference between two cuts on a look at a tier. Reading from it starts the wait anew.
-    fn tries(&mut self, tier: TierId, cheapest: &Cut, next: &Cut) -> bool {
-        let trial = self.trials.entry(tier).or_default();
-        trial.requests = trial.requests.saturating_add(1);
-        trial.credit += TRIAL_SHARE * cheapest.total;
-        let due = trial.requests >= TRIAL_REQUESTS && trial.credit >= next.total - cheapest.total;
-        trial.promising || due
     }
 }
 

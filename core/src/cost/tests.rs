@@ -5,7 +5,8 @@ use proptest::prelude::*;
 
 use super::decide::{Costs, Cut, Part, Question, best};
 use super::estimate::{Estimator, Observation};
-use super::{CostBook, DISK, FORWARD, Reason, RestoreMode, TRIAL_REQUESTS, forward_features};
+use super::rule::TRIAL_REQUESTS;
+use super::{CostBook, DISK, FORWARD, Reason, RestoreMode, forward_features};
 use crate::key::BlockKey;
 use crate::tier::TierId;
 

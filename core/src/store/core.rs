@@ -54,7 +54,6 @@ impl Core {
         l3: Option<Arc<dyn DurableTier>>,
         costs: CostBook,
     ) -> Result<Self> {
-        let counters = Arc::new(Counters::default());
         let clock = l3.as_ref().map_or_else(Clock::default, |l3| l3.clock());
         let recorder = config.capture.clone().map(Recorder::Live);
         let l2 = match config.l2_bytes {
@@ -65,6 +64,19 @@ impl Core {
                 Some(MemoryTier::captured(bytes, policy, clock.clone(), tap)?)
             }
         };
+        let core = Self::over(config, l2, l3, costs, clock);
+        Ok(Self { recorder, ..core })
+    }
+
+    /// A core of these tiers, of which the configuration says nothing more.
+    pub(super) fn over(
+        config: &StoreConfig,
+        l2: Option<MemoryTier>,
+        l3: Option<Arc<dyn DurableTier>>,
+        costs: CostBook,
+        clock: Clock,
+    ) -> Self {
+        let counters = Arc::new(Counters::default());
         let writer = l3
             .clone()
             .map(|l3| Writer::new(l3, config.write_queue_bytes, Arc::clone(&counters)));
@@ -75,7 +87,7 @@ impl Core {
             }
             _ => None,
         };
-        Ok(Self {
+        Self {
             l2,
             l3,
             writer,
@@ -91,9 +103,9 @@ impl Core {
                 .then(|| Uses::new(config.selective_uses)),
             above: Uppers::default(),
             patience: Patience::of(config),
-            recorder,
+            recorder: None,
             may_wait: AtomicBool::new(false),
-        })
+        }
     }
 
     /// A writer thread.
@@ -146,6 +158,17 @@ impl Core {
             .as_ref()
             .is_some_and(|writer| writer.is_pending(key))
             || self.l3.as_ref().is_some_and(|l3| l3.contains(key))
+    }
+
+    /// How many of `keys`, from the first on, L3 has or will have once its queue is written.
+    pub(super) fn leading_in_l3(&self, keys: &[BlockKey]) -> usize {
+        keys.iter().take_while(|key| self.reaches_l3(key)).count()
+    }
+
+    /// Drops from L2 what L1 has taken over: the runs of which `keys` are all that L2 has; how many.
+    pub(super) fn forget_l2(&self, keys: &[BlockKey]) -> usize {
+        self.claim(keys);
+        self.l2.as_ref().map_or(0, |l2| l2.remove_covered(keys))
     }
 
     /// Opaque blocks are asked for: a request, of blocks of a token each.

@@ -35,7 +35,6 @@ impl Core {
 
     /// Into L2, or else into the queue for L3.
     pub(super) fn take_in(&self, mut header: RunHeader, source: RunSource) -> Result<Put> {
-        crate::tier::memory::check_source(&header, &source)?;
         header.terms = header.terms.stamped(self.clock.now());
         if self.is_over(&header.terms) {
             let put = Put::Refused(Refusal::Expired);
@@ -83,12 +82,15 @@ impl Core {
     fn demote_victim(&self, victim: VictimRun, born: Born, room_by: Option<Instant>) {
         self.counters.l2.evictions.add(1);
         let header = victim.header().clone();
+        let keys = header.keys.clone();
         let put = match &self.writer {
             Some(_) => self.send_down(header, victim.into_source(), born, room_by),
             None => Put::Refused(Refusal::Unavailable),
         };
         if matches!(put, Put::Refused(_)) {
             self.counters.dropped_victims.add(1);
+            let lost = keys.iter().filter(|key| !self.reaches_l3(key)).count();
+            self.counters.dropped_victim_blocks.add(lost as u64);
         }
     }
 

@@ -13,6 +13,7 @@ mod down;
 mod moves;
 mod opaque;
 mod open;
+mod payload_free;
 mod plan;
 mod prefetch;
 mod read;
@@ -46,6 +47,7 @@ use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, NamespaceUsage, Put};
 
 pub use above::Above;
+pub(crate) use payload_free::{PayloadFree, Shape, Size};
 pub use plan::{Lookup, Plan, Step};
 pub use prefetch::{PrefetchProgress, PrefetchTicket};
 pub use read::{ReadFailed, ReadOutcome, ReadRequest, ReadTicket, TierRead};
@@ -118,7 +120,7 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
-        Self::build(config, l3, None, CostBook::in_memory())
+        Self::build(config, l3, None, CostBook::in_memory(), WRITERS)
     }
 
     fn build(
@@ -126,6 +128,7 @@ impl BlockStore {
         l3: Option<Arc<dyn DurableTier>>,
         disk: Option<(Arc<DiskTier>, RecoveryReport)>,
         costs: CostBook,
+        writers: usize,
     ) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
@@ -134,7 +137,11 @@ impl BlockStore {
                 remedy: format!("use 1 to {MAX_WORKERS}"),
             });
         }
-        let core = Arc::new(Core::new(config, l3, costs)?);
+        let mut core = Core::new(config, l3, costs)?;
+        if writers == 0 {
+            core.writer = core.writer.map(write::Writer::at_once);
+        }
+        let core = Arc::new(core);
         let running = Arc::new(Running::default());
         let handle = Handle {
             core: Arc::clone(&core),
@@ -145,7 +152,7 @@ impl BlockStore {
             running,
         };
         // From here on an early return drops the handle, which ends the threads that did start.
-        for index in 0..config.io_workers + WRITERS {
+        for index in 0..config.io_workers + writers {
             let writes = index >= config.io_workers;
             let name = if writes {
                 format!("kvlab-write-{}", index - config.io_workers)
@@ -231,6 +238,7 @@ impl BlockStore {
     /// # Errors
     /// [`Error::InvalidArgument`] if header and source do not match, [`Error::Closed`], [`Error::Forked`].
     pub fn demote(&self, header: RunHeader, source: RunSource) -> Result<Put> {
+        crate::tier::memory::check_source(&header, &source)?;
         let core = self.core()?;
         let put = core.take_in(header, source)?;
         if put == Put::Stored || put == Put::Queued {
@@ -288,9 +296,7 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
     pub fn forget_l2(&self, keys: &[BlockKey]) -> Result<usize> {
-        let core = self.core()?;
-        core.claim(keys);
-        Ok(core.l2.as_ref().map_or(0, |l2| l2.remove_covered(keys)))
+        Ok(self.core()?.forget_l2(keys))
     }
 
     /// Empties L2: what L3 lacks is queued for it, waiting for room in the queue until `timeout` is over; pinned runs stay.
@@ -439,8 +445,7 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
     pub fn leading_in_l3(&self, keys: &[BlockKey]) -> Result<usize> {
-        let core = self.core()?;
-        Ok(keys.iter().take_while(|key| core.reaches_l3(key)).count())
+        Ok(self.core()?.leading_in_l3(keys))
     }
 
     /// What reads and forwards were learnt to cost. Reads are noted here when their tickets are waited for; it is written down

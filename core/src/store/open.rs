@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::BlockStore;
+use super::{BlockStore, WRITERS};
 use crate::clock::Clock;
 use crate::config::{DiskConfig, StoreConfig};
 use crate::cost::CostBook;
@@ -22,6 +22,19 @@ impl BlockStore {
     /// [`crate::Error::Config`] for settings that cannot be used; what [`DiskTier::open`] gives for a directory that cannot
     /// be; [`crate::Error::Io`] if memory or threads cannot be had.
     pub fn open(config: &StoreConfig) -> Result<Self> {
+        Self::open_with(config, WRITERS)
+    }
+
+    /// A store that has no threads to write: who queues a run writes it, too.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(test)]
+    pub(crate) fn open_at_once(config: &StoreConfig) -> Result<Self> {
+        Self::open_with(config, 0)
+    }
+
+    fn open_with(config: &StoreConfig, writers: usize) -> Result<Self> {
         let Some(disk) = &config.disk else {
             return Self::with_l3(config, None);
         };
@@ -44,7 +57,7 @@ impl BlockStore {
         disk.set_readers(config.io_workers);
         let disk = Arc::new(disk);
         let l3 = Arc::clone(&disk) as Arc<dyn DurableTier>;
-        Self::build(config, Some(l3), Some((disk, report)), costs)
+        Self::build(config, Some(l3), Some((disk, report)), costs, writers)
     }
 
     /// What opening found and repaired on disk; none without a disk.

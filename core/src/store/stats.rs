@@ -151,6 +151,8 @@ pub(super) struct Counters {
     pub(super) l3: TierCounters,
     pub(super) demotions: Counter,
     pub(super) dropped_victims: Counter,
+    /// Blocks of them that no tier below has.
+    pub(super) dropped_victim_blocks: Counter,
     pub(super) refusals: RefusalCounters,
     pub(super) prefetch: PrefetchCounters,
 }

@@ -63,6 +63,8 @@ pub(super) struct Writer {
     l3: Arc<dyn DurableTier>,
     counters: Arc<Counters>,
     limit: u64,
+    /// Whoever puts a run into the queue writes it, too, before going on; there are no threads.
+    at_once: bool,
     state: Mutex<State>,
     work: Condvar,
     progressed: Condvar,
@@ -74,9 +76,18 @@ impl Writer {
             l3,
             counters,
             limit,
+            at_once: false,
             state: Mutex::default(),
             work: Condvar::new(),
             progressed: Condvar::new(),
+        }
+    }
+
+    /// A queue that needs no threads: what is put into it is written before that returns.
+    pub(super) fn at_once(self) -> Self {
+        Self {
+            at_once: true,
+            ..self
         }
     }
 
@@ -93,6 +104,11 @@ impl Writer {
     /// Accepts a run, or says why not.
     pub(super) fn enqueue(&self, header: RunHeader, source: RunSource) -> Put {
         let put = self.try_enqueue(header, source);
+        if self.at_once {
+            while let Some(job) = self.take() {
+                self.write(job);
+            }
+        }
         self.counters.refusals.note(put)
     }
 
@@ -136,42 +152,49 @@ impl Writer {
     /// A writer thread: writes until stopped.
     pub(super) fn run(&self) {
         while let Some(job) = self.next() {
-            let start = Instant::now();
-            let admitted = || self.begun(&job.header);
-            // A tier that panics must not end all writing.
-            let put = catch_unwind(AssertUnwindSafe(|| {
-                self.l3.put_ahead(&job.header, &job.source, &admitted)
-            }));
-            let put = match put {
-                Ok(Ok(put)) => put,
-                Ok(Err(error)) => {
-                    log::warn!("a run was not written to L3: {error}");
-                    Put::Refused(Refusal::Unavailable)
-                }
-                Err(_) => Put::Refused(Refusal::WriteFailed),
-            };
-            if put == Put::Stored {
-                let bytes = job.header.payload_bytes();
-                self.counters.l3.wrote(bytes, start.elapsed());
-            }
-            self.counters.refusals.note(put);
-            // The lease ends before anyone is told, so that a flush leaves no memory pinned.
-            drop(job.source);
-            let mut state = self.state.lock();
-            state.writing.remove(&job.number);
-            state.forget(job.number, &job.header, job.chain);
-            drop(state);
-            self.work.notify_all();
-            self.progressed.notify_all();
+            self.write(job);
         }
+    }
+
+    fn write(&self, job: WriteJob) {
+        let start = Instant::now();
+        let admitted = || self.begun(&job.header);
+        // A tier that panics must not end all writing.
+        let put = catch_unwind(AssertUnwindSafe(|| {
+            self.l3.put_ahead(&job.header, &job.source, &admitted)
+        }));
+        let put = match put {
+            Ok(Ok(put)) => put,
+            Ok(Err(error)) => {
+                log::warn!("a run was not written to L3: {error}");
+                Put::Refused(Refusal::Unavailable)
+            }
+            Err(_) => Put::Refused(Refusal::WriteFailed),
+        };
+        if put == Put::Stored {
+            let bytes = job.header.payload_bytes();
+            self.counters.l3.wrote(bytes, start.elapsed());
+        }
+        self.counters.refusals.note(put);
+        // The lease ends before anyone is told, so that a flush leaves no memory pinned.
+        drop(job.source);
+        let mut state = self.state.lock();
+        state.writing.remove(&job.number);
+        state.forget(job.number, &job.header, job.chain);
+        drop(state);
+        self.work.notify_all();
+        self.progressed.notify_all();
+    }
+
+    /// The run that is to be written next, if any waits. The lock ends here, not after its use in a loop's condition.
+    fn take(&self) -> Option<WriteJob> {
+        self.state.lock().take()
     }
 
     fn next(&self) -> Option<WriteJob> {
         let mut state = self.state.lock();
         loop {
-            if let Some(job) = state.line.pop_front() {
-                let writing = (job.header.clone(), job.chain);
-                state.writing.insert(job.number, writing);
+            if let Some(job) = state.take() {
                 return Some(job);
             }
             if state.stopped {
@@ -328,6 +351,14 @@ impl State {
         } else {
             self.line.push_back(job);
         }
+    }
+
+    /// The run that is to be written next.
+    fn take(&mut self) -> Option<WriteJob> {
+        let job = self.line.pop_front()?;
+        let writing = (job.header.clone(), job.chain);
+        self.writing.insert(job.number, writing);
+        Some(job)
     }
 
     /// What hangs from a block need not wait for it any more.

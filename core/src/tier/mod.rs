@@ -169,6 +169,19 @@ pub struct TierUsage {
     pub memory_waits: u64,
 }
 
+/// What went in and out of a tier that is simulated, in blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// Could be found and then could not, for want of room or because their time was over.
+    pub(crate) evicted: u64,
+    /// Could not be found and then could.
+    pub(crate) stored: u64,
+    /// In runs that were larger than the tier, or for which nothing could go.
+    pub(crate) refused: u64,
+    /// The most that could be found.
+    pub(crate) peak: usize,
+}
+
 /// What a tier has of one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamespaceUsage {

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
+    from kvlab.sim.tiers import WritePolicy
+
 __all__ = ["ReplayedOrder", "Rerun", "replay", "requests", "rerun"]
 
 
@@ -42,16 +44,18 @@ class ReplayedOrder:
 
 @dataclass(frozen=True, slots=True)
 class Rerun:
-    """What the L1 of a cache would have done under another policy or in another size.
+    """What would have been found for a cache under other policies or in other sizes, and what its L1 would have done.
 
     Attributes:
         policy: The policy's name.
-        blocks: Blocks that it holds.
+        blocks: Blocks that its L1 holds.
         requests: Requests that came.
         block_refs: Blocks of all requests.
-        hits: Blocks found, up to the first that was not, of each request.
-        evictions: Blocks that it gave up.
-        victims: Names of the victims, in order.
+        hits: Blocks found in L1, up to the first that was not, of each request.
+        l2_hits: Blocks found behind them in L2.
+        l3_hits: And in L3.
+        evictions: Blocks that L1 gave up.
+        victims: Names of the victims of L1, in order.
     """
 
     policy: str
@@ -59,6 +63,8 @@ class Rerun:
     requests: int
     block_refs: int
     hits: int
+    l2_hits: int
+    l3_hits: int
     evictions: int
     victims: list[int]
 
@@ -101,24 +107,44 @@ def replay(path: str | PathLike[str]) -> list[ReplayedOrder]:
 
 
 def rerun(
-    path: str | PathLike[str], *, policy: str | None = None, l1_blocks: int | None = None
+    path: str | PathLike[str],
+    *,
+    policy: str | None = None,
+    l1_blocks: int | None = None,
+    l2_blocks: int | None = 0,
+    l3_blocks: int | None = 0,
+    write_policy: WritePolicy = "write_through",
+    run_blocks: int | None = None,
 ) -> list[Rerun]:
     """Drives the L1 of each cache of a capture with the same requests, commits and leases.
 
-    As in `replay` it is the live L1 that runs. What it evicts is free at once, and nothing expires
-    but by the policy. For three tiers in other sizes give the capture's requests to
-    `kvlab.sim.tiers.run`.
+    As in `replay` it is the live L1 that runs, and below it a live store without payload, one for all caches,
+    as in `kvlab.sim.tiers`. What is evicted is free at once, what is to be in L3 is written at once, nothing
+    expires but by the policy, and all that is found is restored.
 
     Args:
         path: The file that was captured to.
-        policy: One of those that `kvlab sim policies` lists as an eviction policy; None for the one
-            that was live.
+        policy: One of those that `kvlab sim policies` lists as an eviction policy, for all tiers; None for the
+            one that L1 had live.
         l1_blocks: Blocks that L1 holds; None for as many as it had.
+        l2_blocks: Blocks of L2; 0 if there is none, None for one that holds all.
+        l3_blocks: Blocks of L3, likewise.
+        write_policy: When L3 gets what is new.
+        run_blocks: The most blocks of a run: live, as many as have 16 MiB of payload. None for 4,096.
 
     Raises:
         ConfigError: a policy that is not known; the message lists those that are.
-        InvalidArgumentError: 0 blocks.
+        InvalidArgumentError: an L1 of 0 blocks.
         FormatError: the file is no capture, or is damaged; the message says where.
         StoreIOError: it cannot be read.
     """
-    return [Rerun(**found) for found in _core.capture_rerun(path, policy, l1_blocks)]
+    found = _core.capture_rerun(
+        path,
+        policy=policy,
+        l1_blocks=l1_blocks,
+        l2_blocks=l2_blocks,
+        l3_blocks=l3_blocks,
+        write_policy=write_policy,
+        run_blocks=run_blocks,
+    )
+    return [Rerun(**counts) for counts in found]

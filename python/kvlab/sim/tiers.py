@@ -1,9 +1,9 @@
 """Three tiers, simulated: hits by tier, bytes moved, and what a cost model makes of them.
 
-L1 is the live radix tree; L2 and L3 are directories without payload under the same policies, of which
-leaves go first. What goes down and when is as in the live store, and so is the rule that weighs a restore
-against computing again. The unit of L2 and L3 is the block, where the live store has runs, and a
-write is done at once.
+L1 is the live radix tree. L2 and L3 are the live memory tier and the live disk directory without payload;
+what is found, what goes down when, in which runs, and what is weighed against computing again is decided by
+the live store's own code. What time decides live is left out: a write is done at once, requests change the
+tiers one after the other, and the costs that are given do not change.
 
 Hits and bytes are exact for that model. Every time here is predicted from the costs that are given.
 """
@@ -103,12 +103,13 @@ class TiersReplay:
         tokens: Tokens of the prompts.
         recomputed_tokens: Tokens that were computed, the last of each prompt always.
         left_alone_blocks: Blocks found below L1 that were computed, because that was predicted to be faster.
-        evictions: Blocks that each tier gave up for others.
+        evictions: Blocks that each tier gave up for others, or as the policy said that their time was over.
         stored_blocks: Blocks that came into each.
         refused_blocks: Blocks that each did not take.
-        lost_blocks: Evicted blocks that no tier took.
+        lost_blocks: Blocks that L1 or L2 gave up and nothing below took, or whose time was over in the last
+            tier that had them.
         peak_blocks: The most that each held.
-        bytes_read: Payload bytes read from each.
+        bytes_read: Payload bytes read from each; runs are read whole.
         bytes_written: Payload bytes written into each.
         queued: Predicted seconds in line, `[requests]`.
         first_token: Predicted seconds from arrival to the first token, `[requests]`.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use kvlab_core::sim::capture::{self, Requests};
+use kvlab_core::config::WritePolicy;
+use kvlab_core::sim::capture::{self, Otherwise, Requests};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -60,18 +61,39 @@ pub(crate) fn capture_replay(py: Python<'_>, path: PathBuf) -> PyResult<Vec<Boun
     orders.collect()
 }
 
-/// Drives the L1 of each cache of a capture under another policy or in another size.
+/// Drives the L1 of each cache of a capture, and tiers below it, under another policy or in other sizes.
 #[pyfunction]
-pub(crate) fn capture_rerun(
-    py: Python<'_>,
+#[pyo3(signature = (path, *, policy, l1_blocks, l2_blocks, l3_blocks, write_policy, run_blocks))]
+#[expect(clippy::too_many_arguments, reason = "they have names")]
+pub(crate) fn capture_rerun<'py>(
+    py: Python<'py>,
     path: PathBuf,
     policy: Option<String>,
     l1_blocks: Option<u64>,
-) -> PyResult<Vec<Bound<'_, PyDict>>> {
-    let rerun = || capture::rerun(&path, policy.as_deref(), l1_blocks);
+    l2_blocks: Option<u64>,
+    l3_blocks: Option<u64>,
+    write_policy: &str,
+    run_blocks: Option<usize>,
+) -> PyResult<Vec<Bound<'py, PyDict>>> {
+    let default = Otherwise::default();
+    let otherwise = Otherwise {
+        policy,
+        l1_blocks,
+        l2_blocks,
+        l3_blocks,
+        write: WritePolicy::by_name(write_policy).or_raise()?,
+        run_blocks: run_blocks.unwrap_or(default.run_blocks),
+    };
+    let rerun = || capture::rerun(&path, &otherwise);
     let reruns = py.detach(rerun).or_raise()?;
     let reruns = reruns.into_iter().map(|rerun| {
-        let dict = fields!(py, rerun, [blocks, requests, block_refs, hits, evictions]);
+        let dict = fields!(
+            py,
+            rerun,
+            [
+                blocks, requests, block_refs, hits, l2_hits, l3_hits, evictions
+            ]
+        );
         dict.set_item("policy", rerun.policy)?;
         dict.set_item("victims", rerun.victims)?;
         Ok(dict)

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kvlab_core::Error;
+use kvlab_core::config::WritePolicy;
 use kvlab_core::cost::RestoreMode;
-use kvlab_core::sim::prefix::tiers::{CostModel, ReadCost, TiersConfig, WritePolicy, replay_tiers};
+use kvlab_core::sim::prefix::tiers::{CostModel, ReadCost, TiersConfig, replay_tiers};
 use kvlab_core::sim::prefix::{self, Config, Mode};
 use kvlab_core::sim::trace::{BlockTokens, Request, Requests, Trace, TraceBuilder};
 use parking_lot::Mutex;

@@ -94,17 +94,17 @@ impl L1 {
         self.holds.contains_key(&id)
     }
 
-    /// Tells the policy that a request comes, and gives up what it says the time of is over.
-    pub(super) fn tell_request(&mut self, now_ms: u64, category: u32) -> Result<()> {
+    /// Tells the policy that a request comes, and gives up what it says the time of is over; the blocks that went.
+    pub(super) fn tell_request(&mut self, now_ms: u64, category: u32) -> Result<Vec<BlockId>> {
         self.tree.request(now_ms, category);
         let mut gone = Vec::new();
         self.tree
-            .discard_expired(|blocks| gone.extend_from_slice(blocks));
-        for block in gone.into_iter().map(BlockId) {
-            self.index.remove(block);
-            self.pool.release(block)?;
+            .discard_expired(|blocks| gone.extend(blocks.iter().copied().map(BlockId)));
+        for block in &gone {
+            self.index.remove(*block);
+            self.pool.release(*block)?;
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// One more user of a hold.

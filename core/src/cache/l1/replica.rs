@@ -1,15 +1,19 @@
 //! L1 driven by a capture: the same pool, sequences and tree, over blocks without bytes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Grown, HoldId, L1};
 use crate::block::{BlockId, BlockPool};
+use crate::cache::upper::Upper;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
+use crate::key::BlockKey;
 use crate::policy::EvictionPolicy;
-use crate::radix::RadixTree;
+use crate::radix::{Evicted, RadixTree};
 use crate::run::NEVER;
 use crate::sim::capture::{Claim, L1Event, Name};
+use crate::store::{PayloadFree, Shape};
 
 /// An L1 whose blocks' tokens stand for the names of a capture.
 #[derive(Debug)]
@@ -18,9 +22,30 @@ pub(crate) struct Replica {
     /// What stands for a name: the token that its block is full of.
     tokens: HashMap<Name, u32>,
     /// The blocks of holds, as the capture says.
-    holds: HashMap<HoldId, Vec<Name>>,
+    holds: HashMap<HoldId, Held>,
     /// Whether evicted blocks are free at once, and none are lent: what time decided live is not asked for.
     timeless: bool,
+    /// What lies below an L1 that is timeless.
+    below: Option<Below>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    namespace: BlockKey,
+    names: Vec<Name>,
+    /// Leading blocks that a commit has handed over.
+    committed: usize,
+}
+
+/// A store without payload, and what it may borrow of L1.
+#[derive(Debug)]
+struct Below {
+    store: Arc<PayloadFree>,
+    upper: Arc<Upper>,
+}
+
+fn keys(names: &[Name]) -> Vec<BlockKey> {
+    names.iter().map(|name| name.key()).collect()
 }
 
 fn unknown(what: &str, number: u64) -> Error {
@@ -46,7 +71,19 @@ impl Replica {
             tokens: HashMap::new(),
             holds: HashMap::new(),
             timeless,
+            below: None,
         })
+    }
+
+    /// Puts a timeless L1 above a store.
+    pub(crate) fn over(mut self, store: &Arc<PayloadFree>, shape: &Shape) -> Self {
+        let upper = Arc::new(Upper::new(shape.clone()));
+        store.set_above(&upper);
+        self.below = Some(Below {
+            store: Arc::clone(store),
+            upper,
+        });
+        self
     }
 
     /// Tokens for these blocks.
@@ -71,7 +108,7 @@ impl Replica {
         self.spell(&names[..live])
     }
 
-    /// A request begins; gives back how many of its blocks were found.
+    /// A request begins; gives back how many of its blocks were found, by tier.
     ///
     /// # Errors
     /// What L1 says.
@@ -81,19 +118,75 @@ impl Replica {
         category: u32,
         claim: &Claim,
         names: Vec<Name>,
-    ) -> Result<usize> {
+    ) -> Result<[u64; 3]> {
         let namespace = claim.namespace.key();
         let tokens = self.spell_live(&names, claim.live);
         if self.timeless {
-            self.l1.tell_request(time_ms, category)?;
+            let gone = self.l1.tell_request(time_ms, category)?;
+            if let Some(below) = &self.below {
+                below.upper.remove(gone);
+                below.store.request(time_ms, category);
+            }
         }
         let (hold, found) = self.l1.begin(namespace, &tokens, category)?;
-        self.holds.insert(hold, names);
-        Ok(found / self.l1.block_tokens)
+        let found = found / self.l1.block_tokens;
+        let mut hits = [found as u64, 0, 0];
+        if let Some(below) = &self.below {
+            for step in below.store.plan(&keys(&names[found..])).steps {
+                hits[step.tier as usize] += step.blocks as u64;
+            }
+        }
+        let held = Held {
+            namespace,
+            names,
+            committed: 0,
+        };
+        self.holds.insert(hold, held);
+        Ok(hits)
     }
 
-    fn held(&self, hold: HoldId) -> Result<&Vec<Name>> {
+    fn held(&self, hold: HoldId) -> Result<&Held> {
         self.holds.get(&hold).ok_or_else(|| unknown("hold", hold))
+    }
+
+    /// The commit of these blocks begins.
+    fn adopt(
+        &mut self,
+        hold: HoldId,
+        shared: u64,
+        blocks: Vec<Name>,
+        live: Option<u64>,
+    ) -> Result<()> {
+        let mut held = self.held(hold)?.clone();
+        held.names.truncate(shared as usize);
+        held.names.extend(blocks);
+        let tokens = self.spell_live(&held.names, live);
+        if let Some(below) = &self.below {
+            let counted = held.committed.min(held.names.len());
+            below
+                .store
+                .write_through(held.namespace, &keys(&held.names), counted);
+        }
+        held.committed = held.names.len();
+        self.holds.insert(hold, held);
+        self.l1.adopt(hold, &tokens)
+    }
+
+    fn publish(&mut self, hold: HoldId) -> Result<()> {
+        let names = self.held(hold)?.names.clone();
+        let tokens = self.spell(&names);
+        let keys = keys(&names);
+        let (published, _) = self
+            .l1
+            .publish(hold, &tokens, &keys, &vec![NEVER; keys.len()])?;
+        if let Some(below) = &self.below {
+            let keys = &keys[..published / self.l1.block_tokens];
+            for entry in keys.iter().filter_map(|key| self.l1.index.get(key)) {
+                below.upper.insert(*entry);
+            }
+            below.store.forget_l2(keys);
+        }
+        Ok(())
     }
 
     /// Whatever else L1 was asked.
@@ -107,23 +200,9 @@ impl Replica {
                 shared,
                 blocks,
                 live,
-            } => {
-                let held = self.held(hold)?;
-                let mut names = held.get(..shared as usize).unwrap_or_default().to_vec();
-                names.extend(blocks);
-                let tokens = self.spell_live(&names, live);
-                self.holds.insert(hold, names);
-                self.l1.adopt(hold, &tokens)
-            }
+            } => self.adopt(hold, shared, blocks, live),
             L1Event::Append { hold, tokens } => self.append(hold, tokens as usize),
-            L1Event::Publish { hold } => {
-                let names = self.held(hold)?.clone();
-                let tokens = self.spell(&names);
-                let keys = names.iter().map(|name| name.key()).collect::<Vec<_>>();
-                self.l1
-                    .publish(hold, &tokens, &keys, &vec![NEVER; keys.len()])?;
-                Ok(())
-            }
+            L1Event::Publish { hold } => self.publish(hold),
             L1Event::Retain { hold } => {
                 self.l1.retain(hold);
                 Ok(())
@@ -168,6 +247,9 @@ impl Replica {
             }
             L1Event::Clear { namespace } => {
                 self.l1.clear(namespace.map(Name::key).as_ref())?;
+                if let Some(below) = &self.below {
+                    below.upper.replace(&self.l1.index);
+                }
                 Ok(())
             }
             L1Event::Freed { .. } | L1Event::Lend { .. } | L1Event::TakeBack { .. }
@@ -207,13 +289,28 @@ impl Replica {
         }
     }
 
-    /// Frees what was evicted, unless the capture says when.
-    fn leave(&mut self, evicted: &[crate::radix::Evicted]) -> Result<()> {
-        if self.timeless {
-            for part in evicted {
-                let blocks = part.blocks().iter().copied().map(BlockId);
-                self.l1.finish_eviction(&blocks.collect::<Vec<_>>())?;
+    /// Frees what was evicted, unless the capture says when; before that, it goes to the store below.
+    fn leave(&mut self, evicted: &[Evicted]) -> Result<()> {
+        if !self.timeless {
+            return Ok(());
+        }
+        for part in evicted {
+            let blocks = part.blocks().iter().copied().map(BlockId);
+            let blocks = blocks.collect::<Vec<_>>();
+            if let Some(below) = &self.below {
+                // A partial block has no key: it goes nowhere.
+                let known = blocks.iter().filter_map(|block| {
+                    let key = self.l1.index.key_of(*block)?;
+                    self.l1.index.get(&key)
+                });
+                let known = known.copied().collect::<Vec<_>>();
+                if let Some(first) = known.first() {
+                    let keys = known.iter().map(|entry| entry.key).collect::<Vec<_>>();
+                    below.store.demote(first.namespace, first.parent, &keys)?;
+                }
+                below.upper.remove(blocks.iter().copied());
             }
+            self.l1.finish_eviction(&blocks)?;
         }
         Ok(())
     }

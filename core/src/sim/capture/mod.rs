@@ -18,7 +18,7 @@ mod writer;
 
 pub use replay::{Replayed, replay};
 pub use requests::{Request, Requests, requests};
-pub use rerun::{Rerun, rerun};
+pub use rerun::{Otherwise, Rerun, rerun};
 pub use writer::{BUFFER_LIMIT, Capture};
 
 pub(crate) use record::{Claim, L1Event, L2Event, L3Event};

@@ -18,8 +18,9 @@ use super::tenants::{Cause, Rank, Tenants};
 use crate::clock::Clock;
 use crate::key::BlockKey;
 use crate::policy::{EntryMeta, EvictionPolicy, Slot, recompute_cost};
-use crate::run::NEVER;
+use crate::run::{NEVER, RunHeader};
 use crate::sim::capture::{L3Event, Tap};
+use crate::tier::{Put, Refusal};
 
 /// The most earlier uses of a run that a policy is told of when it first hears of it: enough to tell what was used from what was
 /// not, at a cost that does not depend on how often.
@@ -96,6 +97,8 @@ pub(super) struct Directory {
     pinned: usize,
     live_bytes: u64,
     clock: u64,
+    /// Of the request under way; 0 where nobody tells.
+    category: u32,
     /// Where what is asked is written down, while it is captured.
     tap: Option<Tap>,
 }
@@ -124,6 +127,7 @@ impl Directory {
             pinned: 0,
             live_bytes: 0,
             clock: 1,
+            category: 0,
             tap,
         }
     }
@@ -263,7 +267,7 @@ impl Directory {
             sums: OnceLock::new(),
             deleted: AtomicBool::new(false),
         });
-        let (meta, ghost) = (Self::meta(&run, depth), Self::ghost(&run));
+        let (meta, ghost) = (self.meta(&run, depth), Self::ghost(&run));
         self.policy.insert(slot, ghost, meta);
         let terms = &run.header.terms;
         let rank = self.tenants.insert(terms.tenant, slot, ghost, meta);
@@ -347,6 +351,50 @@ impl Directory {
             self.policy.set_candidate(slot, candidate);
             self.tenants.set_candidate(tenant, rank, candidate);
         }
+    }
+
+    /// Says of a run of so many bytes on disk whether it is to be stored: where the run is that it hangs from, if that is here, or what
+    /// becomes of it instead. `fits` says whether the tier could ever hold it, `parent_comes` whether what it hangs from is being
+    /// written.
+    pub(super) fn judge(
+        &mut self,
+        header: &RunHeader,
+        bytes: u64,
+        fits: bool,
+        parent_comes: bool,
+    ) -> Result<Option<Row>, Put> {
+        if header.keys.iter().all(|key| self.live(key).is_some()) {
+            return Err(Put::Present);
+        }
+        let parent = self.live(&header.parent);
+        let hangs = parent.is_some() || parent_comes || header.parent == header.namespace;
+        let refusal = if header.terms.decoded {
+            Refusal::Decoded
+        } else if !header.terms.persist {
+            Refusal::NotPersisted
+        } else if header.terms.expires() <= self.time.now() {
+            Refusal::Expired
+        } else if !hangs {
+            Refusal::ParentMissing
+        } else if !fits {
+            Refusal::TooLarge
+        } else if !self.tenants.fits(header.terms.tenant, bytes) {
+            Refusal::OverQuota
+        } else {
+            return Ok(parent);
+        };
+        Err(Put::Refused(refusal))
+    }
+
+    /// Tells the policy that a request comes, and takes out what it says the time of is over.
+    pub(super) fn request(&mut self, now_ms: u64, category: u32) -> Vec<Gone> {
+        self.category = category;
+        self.policy.request(now_ms, category);
+        let mut gone = Vec::new();
+        while let Some(slot) = self.policy.expired() {
+            gone.extend(self.take_out(slot, Cause::Dropped));
+        }
+        gone
     }
 
     /// Evicts leaves of `bytes` bytes or more, if there are as many.
@@ -549,7 +597,7 @@ impl Directory {
             let Some(entry) = self.entry(slot) else {
                 continue;
             };
-            let (meta, ghost) = (Self::meta(&entry.run, entry.depth), Self::ghost(&entry.run));
+            let (meta, ghost) = (self.meta(&entry.run, entry.depth), Self::ghost(&entry.run));
             let told = entry.uses.hits.min(TOLD_USES);
             let rank = self.tenants.insert(tenant, slot, ghost, meta);
             for _ in 0..told {
@@ -562,7 +610,7 @@ impl Directory {
         }
     }
 
-    fn meta(run: &Run, depth: u32) -> EntryMeta {
+    fn meta(&self, run: &Run, depth: u32) -> EntryMeta {
         let block_tokens = run.header.block_tokens;
         let tokens = (run.header.keys.len() as u32).saturating_mul(block_tokens);
         EntryMeta {
@@ -570,7 +618,7 @@ impl Directory {
             tokens,
             depth,
             cost: recompute_cost(tokens, u64::from(depth) * u64::from(block_tokens)),
-            category: 0,
+            category: self.category,
         }
     }
 

@@ -18,6 +18,7 @@ pub mod inspect;
 mod limited;
 mod lock;
 mod payload;
+mod payload_free;
 mod platform;
 mod read;
 mod reclaim;
@@ -59,6 +60,9 @@ use stats::Counters;
 
 pub use files::{Files, IoMode, OpenFile, OpenMode, SystemFiles};
 pub use import::Imported;
+pub(crate) use payload_free::PayloadFree;
+#[cfg(test)]
+pub(crate) use record::record_bytes;
 pub(crate) use replica::Replica;
 
 pub use recovery::{RecoveryReport, RowsDropped};

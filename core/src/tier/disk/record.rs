@@ -77,7 +77,7 @@ pub(super) fn padded(len: u32) -> u64 {
 }
 
 /// Bytes of a run's whole record on disk, as it is written now.
-pub(super) fn record_bytes(header: &RunHeader) -> u64 {
+pub(crate) fn record_bytes(header: &RunHeader) -> u64 {
     header_bytes(header.keys.len(), header.slices.len()) as u64 + stored_payload_bytes(header)
 }
 

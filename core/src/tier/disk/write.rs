@@ -101,7 +101,6 @@ impl Inner {
     }
 
     fn admit<'a>(&'a self, header: &'a RunHeader) -> Result<Admission<'a>> {
-        let refused = |refusal| Ok(Admission::Done(Put::Refused(refusal)));
         let mut state = self.state.lock();
         loop {
             if state.closed {
@@ -112,38 +111,18 @@ impl Inner {
             }
             self.changed.wait(&mut state);
         }
-        if header
-            .keys
-            .iter()
-            .all(|key| state.directory.live(key).is_some())
-        {
-            return Ok(Admission::Done(Put::Present));
-        }
-        if header.terms.decoded {
-            return refused(Refusal::Decoded);
-        }
-        if !header.terms.persist {
-            return refused(Refusal::NotPersisted);
-        }
-        if header.terms.expires() <= self.clock.now() {
-            return refused(Refusal::Expired);
-        }
-        let parent = state.directory.live(&header.parent);
-        let mut follows = None;
-        if parent.is_none() && header.parent != header.namespace {
-            follows = state.flights.of(&header.parent);
-            if follows.is_none() {
-                return refused(Refusal::ParentMissing);
-            }
-        }
+        let follows = state.flights.of(&header.parent);
         let least = FIRST_RECORD + record_bytes(header) + contents_bytes(1);
-        if least + state.index_bytes > self.capacity {
-            return refused(Refusal::TooLarge);
-        }
+        let fits = least + state.index_bytes <= self.capacity;
         let (tenant, bytes) = (header.terms.tenant, record_bytes(header));
-        if !state.directory.tenants.fits(tenant, bytes) {
-            return refused(Refusal::OverQuota);
-        }
+        let judged = state
+            .directory
+            .judge(header, bytes, fits, follows.is_some());
+        let parent = match judged {
+            Ok(parent) => parent,
+            Err(put) => return Ok(Admission::Done(put)),
+        };
+        let follows = follows.filter(|_| parent.is_none());
         let parent = parent.and_then(|row| state.directory.pin(row.slot));
         let id = state.flights.begin(header.namespace, &header.keys);
         state.directory.tenants.begin(tenant, bytes);

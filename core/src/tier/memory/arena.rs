@@ -1,6 +1,8 @@
 //! The memory of L2: one region cut into pages, and the records that are lists of them.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -17,17 +19,40 @@ pub const ARENA_PAGE: usize = 64 << 10;
 
 #[derive(Debug)]
 struct Free {
-    /// A stack; low pages on top at first, so that records tend to be contiguous.
-    pages: Vec<u32>,
+    /// Pages that were given back: a stack, taken from before what was never used.
+    returned: Vec<u32>,
+    /// Pages that nobody has had, taken from below, so that records tend to be contiguous.
+    fresh: Range<u32>,
     /// Pages of records that left the directory but are still being read or written out.
     draining: usize,
     /// The number of the next record.
     next: u64,
 }
 
+impl Free {
+    fn pages(&self) -> usize {
+        self.returned.len() + self.fresh.len()
+    }
+
+    /// Takes so many pages; none if too few are free.
+    fn take(&mut self, wanted: usize) -> Option<Box<[u32]>> {
+        if wanted > self.pages() {
+            return None;
+        }
+        let rest = self.returned.len().saturating_sub(wanted);
+        let mut pages = self.returned.split_off(rest);
+        pages.reverse();
+        let lacking = wanted - pages.len();
+        pages.extend(self.fresh.by_ref().take(lacking));
+        Some(pages.into_boxed_slice())
+    }
+}
+
 /// A fixed number of pages over one region, committed by the system as they are first touched.
 pub(super) struct Arena {
     region: Arc<Region>,
+    /// False for an arena that is only counted: its records have no bytes.
+    has_payload: bool,
     pages: usize,
     free: Mutex<Free>,
     freed: Condvar,
@@ -53,18 +78,33 @@ impl Arena {
                 ),
             });
         };
-        let pages = count as usize;
-        Ok(Self {
-            region: Arc::new(Region::new(pages * ARENA_PAGE)?),
-            pages,
+        let region = Region::new(count as usize * ARENA_PAGE)?;
+        Ok(Self::over(region, true, count, tap))
+    }
+
+    /// An arena of so many pages, of which none has memory.
+    pub(super) fn payload_free(pages: u32) -> Result<Self> {
+        Ok(Self::over(Region::new(1)?, false, pages, None))
+    }
+
+    fn over(region: Region, has_payload: bool, pages: u32, tap: Option<Tap>) -> Self {
+        Self {
+            region: Arc::new(region),
+            has_payload,
+            pages: pages as usize,
             free: Mutex::new(Free {
-                pages: (0..count).rev().collect(),
+                returned: Vec::new(),
+                fresh: 0..pages,
                 draining: 0,
                 next: 0,
             }),
             freed: Condvar::new(),
             tap,
-        })
+        }
+    }
+
+    pub(super) fn has_payload(&self) -> bool {
+        self.has_payload
     }
 
     pub(super) fn pages(&self) -> usize {
@@ -74,7 +114,7 @@ impl Arena {
     /// Free pages, and pages that become free without anything being evicted.
     pub(super) fn available(&self) -> (usize, usize) {
         let free = self.free.lock();
-        (free.pages.len(), free.draining)
+        (free.pages(), free.draining)
     }
 
     /// As [`Self::available`], for who wants so many pages and is going to evict for them.
@@ -84,13 +124,13 @@ impl Arena {
             let pages = pages as u64;
             tap.l2(L2Event::MakeRoom { pages });
         }
-        (free.pages.len(), free.draining)
+        (free.pages(), free.draining)
     }
 
     /// Waits until `pages` are free or `deadline` has passed or nothing is draining any more.
     pub(super) fn wait_free(&self, pages: usize, deadline: Instant) {
         let mut free = self.free.lock();
-        while free.pages.len() < pages && free.draining > 0 {
+        while free.pages() < pages && free.draining > 0 {
             if self.freed.wait_until(&mut free, deadline).timed_out() {
                 return;
             }
@@ -102,16 +142,14 @@ impl Arena {
         let wanted = pages_of(header);
         let (pages, number) = {
             let mut free = self.free.lock();
-            let rest = free.pages.len().checked_sub(wanted)?;
-            let mut pages = free.pages.split_off(rest);
-            pages.reverse();
+            let pages = free.take(wanted)?;
             let number = free.next;
             free.next += 1;
             if let Some(tap) = &self.tap {
                 let run = tap.run(header);
                 tap.l2(L2Event::Take { run });
             }
-            (pages.into_boxed_slice(), number)
+            (pages, number)
         };
         let mut end = 0;
         let starts = header
@@ -138,16 +176,15 @@ impl Arena {
         &self,
         live: impl Iterator<Item = &'a Record>,
     ) -> Result<(), String> {
-        let mut seen = vec![false; self.pages];
+        let mut seen = HashSet::new();
         let free = self.free.lock();
         let listed = free
-            .pages
+            .returned
             .iter()
             .chain(live.flat_map(|record| &record.pages));
         for &page in listed {
-            match seen.get_mut(page as usize) {
-                Some(seen) if !*seen => *seen = true,
-                _ => return Err(format!("page {page} is held twice or does not exist")),
+            if page >= free.fresh.start || !seen.insert(page) {
+                return Err(format!("page {page} is held twice or was never given out"));
             }
         }
         Ok(())
@@ -204,6 +241,9 @@ impl Record {
 
     /// Where slice `index` lies in the arena; neighbouring pages make one piece.
     pub(super) fn pieces(&self, index: usize) -> Vec<Piece> {
+        if !self.arena.has_payload {
+            return Vec::new();
+        }
         let mut at = self.starts[index];
         let end = at + self.header.slices[index] as usize;
         let mut pieces: Vec<Piece> = Vec::new();
@@ -248,7 +288,7 @@ impl Drop for Record {
             if let Some(tap) = &self.arena.tap {
                 tap.l2(L2Event::Free { run: self.number });
             }
-            free.pages.extend(self.pages.iter().rev());
+            free.returned.extend(self.pages.iter().rev());
             if *self.draining.get_mut() {
                 free.draining -= self.pages.len();
             }

@@ -56,6 +56,8 @@ pub(super) struct Directory {
     clock: Clock,
     /// Runs with a time to live, by the second at which it is over.
     expiries: BTreeSet<(u64, Slot)>,
+    /// Of the request under way; 0 where nobody tells.
+    category: u32,
 }
 
 /// How much a directory lists.
@@ -82,6 +84,7 @@ impl Directory {
             prune_at: 0,
             clock,
             expiries: BTreeSet::new(),
+            category: 0,
         }
     }
 
@@ -262,7 +265,7 @@ impl Directory {
             tokens,
             depth,
             cost: recompute_cost(tokens, u64::from(depth) * u64::from(header.block_tokens)),
-            category: 0,
+            category: self.category,
         };
         self.policy.insert(slot, header.keys[first].short(), meta);
         if linked {
@@ -338,6 +341,17 @@ impl Directory {
         }
         entry.record.mark_draining();
         Some(entry.record)
+    }
+
+    /// Tells the policy that a request comes, and takes out what it says the time of is over.
+    pub(super) fn request(&mut self, now_ms: u64, category: u32) -> Vec<Arc<Record>> {
+        self.category = category;
+        self.policy.request(now_ms, category);
+        let mut gone = Vec::new();
+        while let Some(slot) = self.policy.expired() {
+            gone.extend(self.unlink(slot));
+        }
+        gone
     }
 
     /// Takes out the leaf that goes next.

@@ -141,15 +141,46 @@ impl MemoryTier {
         clock: Clock,
         tap: Option<Tap>,
     ) -> Result<Self> {
-        let directory = Directory::new(policy, clock);
-        Ok(Self {
+        let arena = Arena::new(bytes, tap.clone())?;
+        Ok(Self::over(arena, policy, drain_limit, clock, tap))
+    }
+
+    /// A tier of so many pages that has no memory: all is as in any other, but that nothing is copied. Sources for it have no
+    /// pieces, as those of its runs have none. Pages of victims must be free when the callback that gets them returns.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] if the system has no memory at all.
+    pub(crate) fn payload_free(
+        pages: u32,
+        policy: Box<dyn EvictionPolicy>,
+        clock: Clock,
+    ) -> Result<Self> {
+        let arena = Arena::payload_free(pages)?;
+        Ok(Self::over(arena, policy, Duration::ZERO, clock, None))
+    }
+
+    fn over(
+        arena: Arena,
+        policy: Box<dyn EvictionPolicy>,
+        drain_limit: Duration,
+        clock: Clock,
+        tap: Option<Tap>,
+    ) -> Self {
+        Self {
             shared: Arc::new(Shared {
-                arena: Arc::new(Arena::new(bytes, tap.clone())?),
-                directory: Mutex::new(directory),
+                arena: Arc::new(arena),
+                directory: Mutex::new(Directory::new(policy, clock)),
                 drain_limit,
                 tap,
             }),
-        })
+        }
+    }
+
+    /// Tells the policy that a request comes, and takes out what it says the time of is over; their headers. For the simulator.
+    pub(crate) fn request(&self, now_ms: u64, category: u32) -> Vec<RunHeader> {
+        let gone = self.shared.directory.lock().request(now_ms, category);
+        let headers = gone.iter().map(|record| record.header().clone());
+        headers.collect()
     }
 
     /// Stores a run like [`Tier::put`] and hands out what had to go.
@@ -166,7 +197,10 @@ impl MemoryTier {
         source: &RunSource,
         on_victim: &mut dyn FnMut(VictimRun),
     ) -> Result<Put> {
-        check_source(header, source)?;
+        let has_payload = self.shared.arena.has_payload();
+        if has_payload {
+            check_source(header, source)?;
+        }
         {
             let mut directory = self.shared.directory.lock();
             let now = self.shared.note_timed(&directory, |tap| L2Event::Offer {
@@ -181,7 +215,8 @@ impl MemoryTier {
             Ok(record) => record,
             Err(refusal) => return Ok(Put::Refused(refusal)),
         };
-        for (index, pieces) in source.slices.iter().enumerate() {
+        let slices = source.slices.iter().filter(|_| has_payload);
+        for (index, pieces) in slices.enumerate() {
             let to = record.pieces(index);
             copy_pieces(&source.region, pieces, record.region(), &to);
         }

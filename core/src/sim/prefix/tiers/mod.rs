@@ -1,59 +1,62 @@
-//! Three tiers: L1 is the live tree, L2 and L3 are directories without payload; what is read and when comes from a cost model.
+//! Three tiers, as the live store has them: L1 is the live tree; L2, L3 and what moves between them is a live store's memory tier,
+//! disk directory, queue and decisions, over runs without bytes ([`crate::store`]).
 //!
-//! As in the live store: L1's victims go down to L2, and L2's to L3 if that lacks them, or drop out. What is new goes to L3 by the
-//! write policy. L3 takes a block only behind its parent, so that what goes down takes along what L3 lacks of its chain. A hit in a
-//! lower tier leaves the copy there and puts the block into L1. How much of what is found is restored is decided by the live rule
-//! ([`crate::cost::best`]).
+//! A request goes the way that it goes in [`crate::cache`], in the same order: what L1 has is claimed; the runs that have the blocks
+//! behind it are found and pinned, in L2 before L3; the live rule decides how many of them are read ([`crate::cost`]), with its
+//! margin and its trials of a tier that it leaves alone; what L3 lacks and should have is written, in runs; L1 makes room, and each piece
+//! that it gives up is a run that goes down to L2, or else to L3, with what is missing above it; L1 takes the new blocks in, and
+//! L2 drops the runs of which L1 has all there is in L2.
 //!
-//! Unlike the live store: the unit of L2 and L3 is the block, not the run; a write is done at once and never refused for a full
-//! queue; requests change the tiers one after the other, in the order of their arrival.
+//! A live store of these sizes, asked one request after the other with its queue drained after each write, finds the same blocks in
+//! the same tiers and gives up the same runs, as the tests check. What is not modelled, because time decides it:
+//! - The queue for L3. Here a write is done at once. Live, runs wait in line: they are refused if the queue is full, L2's victims hold
+//!   their memory until they are written, and two writers may finish in another order than they began.
+//! - Requests at once. Here they change the tiers one after the other, in the order of their arrival; live they share what is locked.
+//! - What is measured. The costs that the rule goes by are given and do not change, so that a trial never finds a tier faster than
+//!   predicted.
+//! - Prefetches; times to live; tenants' quotas. A trace has none of them.
+//!
+//! In L1, the tree of a trace counts a request's use when its new blocks come in, a live one when the request begins; and its blocks have
+//! one token each. Policies that age by uses (`lfu`, `w-tinylfu`) or weigh a block's tokens (`gdsf`) may choose otherwise there.
+//!
+//! What is not modelled of sizes: a block is one page of L2 and as much of L3, whatever it holds. Live, each layer of a run starts on
+//! a page of its own, L3 adds a header to each run, makes room by segment file and counts its index. And a partial last block of a
+//! prompt is a block as any other, which live never leaves L1's sequence.
+//!
+//! Policies that know time ([`crate::policy::EvictionPolicy::expired`]) are asked in each tier when a request begins; what they let go
+//! of is not sent down. Live policies let go of nothing by themselves.
 
-mod level;
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod tests;
 mod timing;
 
 pub use timing::{CostModel, ReadCost};
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use super::tree::NAMESPACE;
 use super::{STRIDE, capacity_of, policies, unknown};
-use crate::cost::{Part, Question, RestoreMode, best};
+use crate::block::BlockId;
+use crate::cache::Upper;
+use crate::config::WritePolicy;
+use crate::cost::{Costs, Part, Question, RestoreMode, Trials, weigh};
 use crate::error::Result;
-use crate::policy;
+use crate::key::BlockKey;
+use crate::layout::MAX_RUN_BYTES;
+use crate::policy::{self, EvictionPolicy};
 use crate::radix::RadixTree;
-use crate::sim::trace::{Request, Trace};
+use crate::run::RunHeader;
+use crate::sim::capture::Recorder;
+use crate::sim::trace::{BlockTokens, Request, Trace};
+use crate::store::{PayloadFree, Plan, Shape, Size};
 use crate::tier::TierId;
-use level::{Level, Put, ROOT};
 use timing::{Server, Times, Work};
 
-/// When L3 gets what is new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WritePolicy {
-    /// When it is made.
-    Through,
-    /// At its second use.
-    Selective,
-    /// When L2 gives it up.
-    Back,
-}
-
-impl WritePolicy {
-    /// The names of the policies, as the live store has them.
-    pub const NAMES: &[&str] = &["write_through", "write_through_selective", "write_back"];
-
-    /// The policy of a name.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] that lists the known names.
-    pub fn by_name(name: &str) -> Result<Self> {
-        match name {
-            "write_through" => Ok(Self::Through),
-            "write_through_selective" => Ok(Self::Selective),
-            "write_back" => Ok(Self::Back),
-            _ => Err(unknown("write_policy", name, Self::NAMES)),
-        }
-    }
-}
+/// Before the first block of a prompt.
+const ROOT: u32 = u32::MAX;
 
 /// A hierarchy.
 #[derive(Clone, Debug)]
@@ -85,17 +88,17 @@ pub struct TiersOutcome {
     pub recomputed_tokens: u64,
     /// Blocks found below L1 that were computed all the same, because that was predicted to be faster.
     pub left_alone: u64,
-    /// Blocks that each gave up for others.
+    /// Blocks that each gave up for others, or because the policy said that their time was over.
     pub evictions: [u64; 3],
     /// Blocks that came into each.
     pub stored: [u64; 3],
     /// Blocks that each did not take: larger than the cache, or nothing in it could go.
     pub refused: [u64; 3],
-    /// Blocks that no tier had any more once they were evicted.
+    /// Blocks that left L1 or L2 for want of room and that nothing below took, or whose time was over in the last tier that had them.
     pub lost: u64,
     /// The most blocks that each held.
     pub peak_blocks: [usize; 3],
-    /// Payload bytes read from each.
+    /// Payload bytes read from each. Runs are read whole.
     pub bytes_read: [u64; 3],
     /// Payload bytes written into each.
     pub bytes_written: [u64; 3],
@@ -118,7 +121,7 @@ pub fn replay_tiers(
 ) -> Result<TiersOutcome> {
     config.costs.validate()?;
     let trace = trace.prefix_ids();
-    let mut tiers = Tiers::new(&trace, config)?;
+    let mut tiers = Tiers::new(&trace, config, &Names::Numbers, None)?;
     let mut server = Server::new(config.costs);
     for (index, request) in trace.requests().enumerate() {
         let work = tiers.serve(&trace, &request)?;
@@ -128,96 +131,187 @@ pub fn replay_tiers(
             break;
         }
     }
-    let mut outcome = tiers.outcome;
-    outcome.peak_blocks[1] = tiers.l2.peak;
-    outcome.peak_blocks[2] = tiers.l3.peak;
+    let outcome = tiers.finish();
     let _ = progress(outcome.requests);
     Ok(outcome)
 }
 
-#[derive(Debug)]
+/// What blocks are called below L1, where policies may choose by names.
+enum Names {
+    /// By their numbers, spread out as digests are.
+    Numbers,
+    /// By these names, in L1 and below.
+    #[cfg(test)]
+    Given { l1: Vec<u64>, below: Vec<u64> },
+}
+
+impl Names {
+    /// A tree of blocks that are called so.
+    fn tree(&self, policy: Box<dyn EvictionPolicy>) -> Result<RadixTree> {
+        match self {
+            Self::Numbers => RadixTree::of_ids(policy),
+            #[cfg(test)]
+            Self::Given { l1, .. } => {
+                let mut tree = RadixTree::of_named_blocks(1, policy)?;
+                for (block, name) in l1.iter().enumerate() {
+                    tree.name_block(block as u32, *name);
+                }
+                Ok(tree)
+            }
+        }
+    }
+
+    fn key(&self, block: u32) -> BlockKey {
+        let name = match self {
+            Self::Numbers => spread(block),
+            #[cfg(test)]
+            Self::Given { below, .. } => below[block as usize],
+        };
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&name.to_le_bytes());
+        key[28..].copy_from_slice(&block.to_le_bytes());
+        BlockKey(key)
+    }
+}
+
+/// `SplitMix64` (Steele et al., 2014): different numbers give different names.
+fn spread(block: u32) -> u64 {
+    let mut bits = (u64::from(block) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+/// The block that a key of [`Names`] was made for.
+fn block_of(key: &BlockKey) -> u32 {
+    let [.., a, b, c, d] = key.0;
+    u32::from_le_bytes([a, b, c, d])
+}
+
 struct Tiers<'a> {
     config: &'a TiersConfig,
+    names: &'a Names,
     l1: RadixTree,
     l1_capacity: usize,
-    l2: Level,
-    l3: Level,
-    /// By block: what it hangs from, how deep, and its tokens.
+    /// What of L1 the store may borrow.
+    upper: Arc<Upper>,
+    below: PayloadFree,
+    /// By block: what it hangs from, and its tokens.
     parents: Vec<u32>,
-    depths: Vec<u32>,
     tokens: Vec<u32>,
-    /// By block: how many requests used it, two or more being the same.
-    uses: Vec<u8>,
-    /// By block: whether L1, or the request under way, has its bytes.
-    at_hand: Vec<bool>,
-    /// The category of the request under way.
-    category: u32,
+    trials: Trials,
     outcome: TiersOutcome,
 }
 
 impl<'a> Tiers<'a> {
-    fn new(trace: &Trace, config: &'a TiersConfig) -> Result<Self> {
+    /// What a recorder is told is what the policies choose, under the names.
+    fn new(
+        trace: &Trace,
+        config: &'a TiersConfig,
+        names: &'a Names,
+        recorder: Option<&Recorder>,
+    ) -> Result<Self> {
+        Self::with_records(trace, config, names, recorder, RunHeader::payload_bytes)
+    }
+
+    /// As [`Self::new`], of an L3 in which a run takes as many bytes as `record` says.
+    fn with_records(
+        trace: &Trace,
+        config: &'a TiersConfig,
+        names: &'a Names,
+        recorder: Option<&Recorder>,
+        record: fn(&RunHeader) -> u64,
+    ) -> Result<Self> {
         let l1_capacity = capacity_of(config.capacities[0])?;
         let unique = trace.unique_blocks();
-        let by_name = |tier: usize| {
-            let most = config.capacities[tier].unwrap_or(unique).min(unique).max(1);
-            let name = &config.policies[tier];
-            policy::simulated(name, most as u64)
-                .map_err(|_| unknown("policy", name, &policies(super::Mode::Flat)))
+        let by_name = |tier: TierId, capacity: u64| -> Result<Box<dyn EvictionPolicy>> {
+            let name = &config.policies[tier as usize];
+            let known = policy::simulated(name, capacity)
+                .map_err(|_| unknown("policy", name, &policies(super::Mode::Flat)))?;
+            match recorder {
+                None => Ok(known),
+                Some(recorder) => Ok(recorder.policy(tier, 0, name, capacity, 0)?.0),
+            }
         };
-        let below = |tier: usize| -> Result<Level> {
-            let capacity = config.capacities[tier].unwrap_or(usize::MAX);
-            Ok(Level::new(by_name(tier)?, capacity, unique))
+        let most = |tier: TierId| config.capacities[tier as usize].unwrap_or(unique).max(1) as u64;
+        let below = |tier: TierId| -> Result<Option<Size>> {
+            let bytes =
+                config.capacities[tier as usize].map(|n| n as u64 * PayloadFree::BLOCK_BYTES);
+            let policy = by_name(tier, most(tier) * PayloadFree::BLOCK_BYTES)?;
+            Ok((bytes != Some(0)).then_some(Size { policy, bytes }))
         };
+        let l1 = by_name(TierId::L1, most(TierId::L1))?;
         let mut parents = vec![ROOT; unique];
-        let mut depths = vec![0; unique];
         let mut tokens = vec![0; unique];
         for request in trace.requests() {
             let mut parent = ROOT;
             for (depth, &block) in request.blocks.iter().enumerate() {
                 parents[block as usize] = std::mem::replace(&mut parent, block);
-                depths[block as usize] = depth as u32;
                 let own = trace.tokens_of(&request, depth + 1) - trace.tokens_of(&request, depth);
                 // A block that is partial at the end of one prompt may be whole in another.
                 let most = &mut tokens[block as usize];
                 *most = (own as u32).max(*most);
             }
         }
+        let block_tokens = match trace.block_tokens() {
+            BlockTokens::Fixed(tokens) => u64::from(*tokens),
+            BlockTokens::Each(_) | BlockTokens::Even => {
+                trace.total_tokens() / trace.block_refs().max(1)
+            }
+        };
+        let block_tokens = block_tokens.clamp(1, u64::from(u32::MAX)) as u32;
+        let block_bytes = u64::from(block_tokens).saturating_mul(config.costs.token_bytes);
+        let run_blocks = (MAX_RUN_BYTES as u64 / block_bytes.max(1)) as usize;
+        let shape = Shape::new(block_tokens, run_blocks)?;
+        let upper = Arc::new(Upper::new(shape.clone()));
+        let below = PayloadFree::new(
+            below(TierId::L2)?,
+            below(TierId::L3)?,
+            config.write,
+            shape,
+            record,
+        )?;
+        below.set_above(&upper);
         Ok(Self {
             config,
-            l1: RadixTree::of_ids(by_name(0)?)?,
+            names,
+            l1: names.tree(l1)?,
             l1_capacity,
-            l2: below(1)?,
-            l3: below(2)?,
+            upper,
+            below,
             parents,
-            depths,
             tokens,
-            uses: vec![0; unique],
-            at_hand: vec![false; unique],
-            category: 0,
+            trials: Trials::default(),
             outcome: TiersOutcome::default(),
         })
     }
 
-    fn bytes(&self, blocks: &[u32]) -> u64 {
+    fn bytes<'b>(&self, blocks: impl IntoIterator<Item = &'b u32>) -> u64 {
         let tokens = blocks
-            .iter()
+            .into_iter()
             .map(|&block| u64::from(self.tokens[block as usize]));
         tokens.sum::<u64>() * self.config.costs.token_bytes
     }
 
+    fn bytes_of(&self, keys: &[BlockKey]) -> u64 {
+        let tokens = keys
+            .iter()
+            .map(|key| u64::from(self.tokens[block_of(key) as usize]));
+        tokens.sum::<u64>() * self.config.costs.token_bytes
+    }
+
     fn serve(&mut self, trace: &Trace, request: &Request<'_>) -> Result<Work> {
-        let (now, blocks) = (request.at_ms as u64, request.blocks);
-        self.category = request.category;
-        self.l1.request(now, request.category);
-        self.l2.request(now, request.category);
-        self.l3.request(now, request.category);
+        let blocks = request.blocks;
+        self.begin(request.at_ms as u64, request.category);
         let (lock, in_l1) = self.l1.claim(&NAMESPACE, blocks);
-        let found = self.find(&blocks[in_l1..]);
+        let keys: Vec<_> = blocks.iter().map(|&block| self.names.key(block)).collect();
         let prompt = request.tokens as usize;
         let l1_tokens = trace.tokens_of(request, in_l1) as usize;
-        let restored = in_l1 + self.choose(prompt, l1_tokens, &blocks[in_l1..], &found);
-        let used = &found[..restored - in_l1];
+        let mut plan = self.below.plan(&keys[in_l1..]);
+        let found = plan.blocks();
+        let parts = self.choose(prompt, l1_tokens, &blocks[in_l1..], &plan);
+        plan.steps.truncate(parts);
+        let restored = in_l1 + plan.blocks();
         let mut work = Work {
             at: request.at_ms / 1000.0,
             prompt,
@@ -226,94 +320,90 @@ impl<'a> Tiers<'a> {
             output: request.output_tokens as usize,
             bytes: [self.bytes(&blocks[..in_l1]), 0, 0],
         };
-        // Read, the root's side last, and kept from going meanwhile.
-        for (&block, &tier) in blocks[in_l1..restored].iter().zip(used).rev() {
-            work.bytes[tier as usize] += self.bytes(&[block]);
-            self.outcome.hits[tier as usize] += 1;
-            let level = self.level(tier);
-            level.touch(block);
-            level.pin(block, true);
+        for step in &plan.steps {
+            work.bytes[step.tier as usize] += self.bytes_of(&step.run.header().keys);
+            self.outcome.hits[step.tier as usize] += step.blocks as u64;
         }
         self.outcome.hits[0] += in_l1 as u64;
-        self.outcome.left_alone += (found.len() - used.len()) as u64;
+        self.outcome.left_alone += (in_l1 + found - restored) as u64;
+        self.note_read(&work);
+        // They are read: the pins end.
+        drop(plan);
 
+        self.below.write_through(NAMESPACE, &keys, 0);
         let missing = &blocks[in_l1..];
-        let mut free = self.l1_capacity - self.l1.stats().total_blocks;
-        let mut gone = Vec::new();
-        if missing.len() > free {
-            let wanted = missing.len() - free;
-            free += self
-                .l1
-                .discard(wanted, |piece| gone.extend_from_slice(piece));
-        }
-        let taken = &missing[..missing.len().min(free)];
+        let room = self.make_room(missing.len())?;
+        let taken = &missing[..missing.len().min(room)];
         self.l1.extend(lock, &NAMESPACE, taken, taken)?;
         self.l1.unlock(lock)?;
-        self.outcome.evictions[0] += gone.len() as u64;
-        self.outcome.refused[0] += (missing.len() - taken.len()) as u64;
-        self.outcome.stored[0] += taken.len() as u64;
-        self.outcome.bytes_written[0] += self.bytes(taken);
-        self.outcome.peak_blocks[0] = self.outcome.peak_blocks[0].max(self.l1.stats().total_blocks);
+        let held = in_l1 + taken.len();
+        let parent = in_l1.checked_sub(1).map_or(NAMESPACE, |last| keys[last]);
+        self.upper
+            .extend(NAMESPACE, parent, &keys[in_l1..held], taken);
+        self.below.forget_l2(&keys[..held]);
 
-        for &block in blocks {
-            self.at_hand[block as usize] = true;
-        }
-        for block in gone {
-            self.at_hand[block as usize] = false;
-            self.demote(block);
-        }
-        for &block in blocks {
-            self.uses[block as usize] = self.uses[block as usize].saturating_add(1);
-            let due = match self.config.write {
-                WritePolicy::Through => true,
-                WritePolicy::Selective => self.uses[block as usize] > 1,
-                WritePolicy::Back => false,
-            };
-            if due && !self.l3.contains(block) {
-                self.write(block);
-            }
-        }
-        for (&block, &tier) in blocks[in_l1..restored].iter().zip(used) {
-            self.level(tier).pin(block, false);
-        }
-        for &block in &missing[taken.len()..] {
-            self.at_hand[block as usize] = false;
-        }
-        self.outcome.requests += 1;
-        self.outcome.block_refs += blocks.len() as u64;
-        self.outcome.tokens += u64::from(request.tokens);
-        self.outcome.recomputed_tokens += (prompt - work.restored) as u64;
+        let outcome = &mut self.outcome;
+        outcome.refused[0] += (missing.len() - taken.len()) as u64;
+        outcome.stored[0] += taken.len() as u64;
+        outcome.peak_blocks[0] = outcome.peak_blocks[0].max(self.l1.stats().total_blocks);
+        outcome.requests += 1;
+        outcome.block_refs += blocks.len() as u64;
+        outcome.tokens += u64::from(request.tokens);
+        outcome.recomputed_tokens += (prompt - work.restored) as u64;
+        self.outcome.bytes_written[0] += self.bytes(taken);
+        let [l2, l3] = self.below.take_written();
+        self.outcome.bytes_written[1] += self.bytes_of(&l2);
+        self.outcome.bytes_written[2] += self.bytes_of(&l3);
         Ok(work)
     }
 
-    fn level(&mut self, tier: TierId) -> &mut Level {
-        match tier {
-            TierId::L2 => &mut self.l2,
-            _ => &mut self.l3,
+    /// Tells the policies that a request comes, and lets go of what they say the time of is over.
+    fn begin(&mut self, now_ms: u64, category: u32) {
+        self.l1.request(now_ms, category);
+        let mut gone = Vec::new();
+        self.l1
+            .discard_expired(|piece| gone.extend_from_slice(piece));
+        self.upper.remove(gone.iter().copied().map(BlockId));
+        self.outcome.evictions[0] += gone.len() as u64;
+        let below = self.below.request(now_ms, category);
+        gone.extend(below.iter().map(block_of));
+        gone.sort_unstable();
+        gone.dedup();
+        let nowhere = |block: &&u32| {
+            !self.upper.contains(**block) && !self.below.contains(&self.names.key(**block))
+        };
+        self.outcome.lost += gone.iter().filter(nowhere).count() as u64;
+    }
+
+    /// A read takes as long as predicted, so that no trial promises more.
+    fn note_read(&mut self, work: &Work) {
+        let mut costs = self.config.costs;
+        let read = [TierId::L2, TierId::L3].into_iter().filter_map(|tier| {
+            let bytes = work.bytes[tier as usize];
+            (bytes > 0).then(|| (tier, costs.read(tier, bytes)))
+        });
+        if let Some((tier, seconds)) = read.max_by(|a, b| a.1.total_cmp(&b.1)) {
+            self.trials.read(tier, seconds, seconds);
         }
     }
 
-    /// Where the blocks that follow L1's lie, up to the first that is nowhere.
-    fn find(&self, blocks: &[u32]) -> Vec<TierId> {
-        let tier_of = |&block: &u32| {
-            let l2 = self.l2.contains(block).then_some(TierId::L2);
-            l2.or_else(|| self.l3.contains(block).then_some(TierId::L3))
-        };
-        blocks.iter().map_while(tier_of).collect()
-    }
-
-    /// How many of the blocks found below L1 are restored.
-    fn choose(&mut self, prompt: usize, l1: usize, blocks: &[u32], found: &[TierId]) -> usize {
+    /// How many of the runs found below L1 are read.
+    fn choose(&mut self, prompt: usize, l1: usize, blocks: &[u32], plan: &Plan) -> usize {
         match self.config.restore {
             RestoreMode::Never => 0,
-            RestoreMode::Auto if !found.is_empty() => {
-                let mut left = prompt - l1;
-                let parts = blocks.iter().zip(found).map(|(&block, &tier)| {
-                    let tokens = left.min(self.tokens[block as usize] as usize);
+            RestoreMode::Auto if !plan.steps.is_empty() => {
+                let (mut left, mut rest) = (prompt - l1, blocks);
+                let parts = plan.steps.iter().map(|step| {
+                    let (own, behind) = rest.split_at(step.blocks);
+                    rest = behind;
+                    let own = own
+                        .iter()
+                        .map(|&block| self.tokens[block as usize] as usize);
+                    let tokens = left.min(own.sum());
                     left -= tokens;
                     Part {
-                        tier,
-                        bytes: self.bytes(&[block]),
+                        tier: step.tier,
+                        bytes: self.bytes_of(&step.run.header().keys),
                         tokens,
                     }
                 });
@@ -326,75 +416,48 @@ impl<'a> Tiers<'a> {
                     chunked: false,
                 };
                 let mut costs = self.config.costs;
-                best(&question.cuts(&mut costs)).map_or(0, |cut| cut.parts)
+                let Some(weighed) = weigh(&question.cuts(&mut costs)) else {
+                    return 0;
+                };
+                let chosen = weighed.chosen;
+                let left = parts.get(chosen.parts).map(|part| part.tier);
+                match (weighed.next, left) {
+                    (Some(next), Some(left)) if self.trials.tries(left, &chosen, &next) => {
+                        next.parts
+                    }
+                    _ => chosen.parts,
+                }
             }
-            _ => found.len(),
+            _ => plan.steps.len(),
         }
     }
 
-    /// What L1 gave up goes to L2, and what that gives up for it to L3.
-    fn demote(&mut self, block: u32) {
-        let mut gone = Vec::new();
-        if self.config.capacities[1] == Some(0) {
-            gone.push(block);
-        } else {
-            match self.put(TierId::L2, block, &mut gone) {
-                Put::Stored => {}
-                Put::Present => return,
-                Put::NothingToEvict => gone.push(block),
-            }
-            self.outcome.evictions[1] +=
-                gone.iter().filter(|&&other| other != block).count() as u64;
+    /// Has L1 give up what it takes for so many blocks, as far as it can; the room that there is then. What goes, goes down.
+    fn make_room(&mut self, wanted: usize) -> Result<usize> {
+        let free = self.l1_capacity - self.l1.stats().total_blocks;
+        if wanted <= free {
+            return Ok(free);
         }
-        for block in gone {
-            if !self.l3.contains(block) && !self.write(block) {
-                self.outcome.lost += 1;
-            }
+        let (mut gone, mut ends) = (Vec::new(), Vec::new());
+        let discarded = self.l1.discard(wanted - free, |piece| {
+            gone.extend_from_slice(piece);
+            ends.push(gone.len());
+        });
+        let mut start = 0;
+        for end in ends {
+            let piece = &gone[std::mem::replace(&mut start, end)..end];
+            let keys: Vec<_> = piece.iter().map(|&block| self.names.key(block)).collect();
+            let parent = match self.parents[piece[0] as usize] {
+                ROOT => NAMESPACE,
+                parent => self.names.key(parent),
+            };
+            self.below.demote(NAMESPACE, parent, &keys)?;
+            self.upper.remove(piece.iter().copied().map(BlockId));
+            let lost = keys.iter().filter(|key| !self.below.contains(key));
+            self.outcome.lost += lost.count() as u64;
         }
-    }
-
-    /// Writes a block to L3, behind what L3 lacks of its chain; false if it could not be.
-    fn write(&mut self, block: u32) -> bool {
-        if self.config.capacities[2] == Some(0) {
-            return false;
-        }
-        let up = |&block: &u32| {
-            let parent = self.parents[block as usize];
-            (parent != ROOT && !self.l3.contains(parent)).then_some(parent)
-        };
-        let chain: Vec<u32> = std::iter::successors(Some(block), up).collect();
-        // The block itself is just leaving.
-        let readable = |&block: &u32| self.at_hand[block as usize] || self.l2.contains(block);
-        if !chain[1..].iter().all(readable) {
-            return false;
-        }
-        let mut gone = Vec::new();
-        for &block in chain.iter().rev() {
-            if self.put(TierId::L3, block, &mut gone) == Put::NothingToEvict {
-                break;
-            }
-        }
-        self.outcome.evictions[2] += gone.len() as u64;
-        self.l3.contains(block)
-    }
-
-    fn put(&mut self, tier: TierId, block: u32, gone: &mut Vec<u32>) -> Put {
-        let (depth, tokens) = (self.depths[block as usize], self.tokens[block as usize]);
-        let category = self.category;
-        let level = match tier {
-            TierId::L2 => &mut self.l2,
-            _ => &mut self.l3,
-        };
-        let put = level.put(block, &self.parents, depth as usize, tokens, category, gone);
-        match put {
-            Put::Stored => {
-                self.outcome.stored[tier as usize] += 1;
-                self.outcome.bytes_written[tier as usize] += self.bytes(&[block]);
-            }
-            Put::Present => {}
-            Put::NothingToEvict => self.outcome.refused[tier as usize] += 1,
-        }
-        put
+        self.outcome.evictions[0] += discarded as u64;
+        Ok(free + discarded)
     }
 
     fn note(&mut self, work: &Work, times: Times) {
@@ -405,143 +468,17 @@ impl<'a> Tiers<'a> {
         self.outcome.first_token.push(times.first_token as f32);
         self.outcome.makespan = self.outcome.makespan.max(work.at + times.done);
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::ops::ControlFlow;
-
-    use proptest::prelude::*;
-
-    use super::{CostModel, ReadCost, Tiers, TiersConfig, TiersOutcome, WritePolicy, replay_tiers};
-    use crate::cost::RestoreMode;
-    use crate::sim::prefix::{Config, Mode, Outcome, replay};
-    use crate::sim::trace::Trace;
-    use crate::sim::trace::testing::{prefixes, trace};
-
-    const COSTS: CostModel = CostModel {
-        prefill: [0.02, 1.2e-3, 4e-7],
-        decode: 0.05,
-        token_bytes: 46_080,
-        read: [ReadCost {
-            latency: 1e-4,
-            bandwidth: 2e9,
-            transfers: 2,
-        }; 3],
-        overlap: 0.8,
-        concurrency: 1,
-    };
-
-    fn config(l1: usize, l2: Option<usize>, l3: Option<usize>, write: WritePolicy) -> TiersConfig {
-        TiersConfig {
-            capacities: [Some(l1), l2, l3],
-            policies: ["lru", "lru", "lru"].map(str::to_owned),
-            write,
-            restore: RestoreMode::Always,
-            costs: COSTS,
+    fn finish(self) -> TiersOutcome {
+        let mut outcome = self.outcome;
+        for (tier, flow) in [TierId::L2, TierId::L3].into_iter().zip(self.below.flows()) {
+            let tier = tier as usize;
+            outcome.evictions[tier] = flow.evicted;
+            outcome.stored[tier] = flow.stored;
+            outcome.refused[tier] = flow.refused;
+            outcome.peak_blocks[tier] = flow.peak;
         }
-    }
-
-    fn run(trace: &Trace, config: &TiersConfig) -> TiersOutcome {
-        replay_tiers(trace, config, |_| ControlFlow::Continue(())).unwrap()
-    }
-
-    fn one_tier(trace: &Trace, capacity: Option<usize>) -> Outcome {
-        let config = Config {
-            mode: Mode::Prefix,
-            policy: "lru".to_owned(),
-            capacity,
-        };
-        replay(trace, &config, |_| ControlFlow::Continue(())).unwrap()
-    }
-
-    fn write() -> impl Strategy<Value = WritePolicy> {
-        prop_oneof![
-            Just(WritePolicy::Through),
-            Just(WritePolicy::Selective),
-            Just(WritePolicy::Back)
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn l1_does_not_know_of_what_is_below(
-            requests in prefixes(50),
-            sizes in (1..20_usize, 0..30_usize, 0..40_usize),
-            write in write(),
-        ) {
-            let trace = trace(&requests);
-            let config = config(sizes.0, Some(sizes.1), Some(sizes.2), write);
-            let mut tiers = Tiers::new(&trace, &config).unwrap();
-            for request in trace.requests() {
-                tiers.serve(&trace, &request).unwrap();
-                prop_assert_eq!(tiers.l2.validate(&tiers.parents), Ok(()));
-                prop_assert_eq!(tiers.l3.validate(&tiers.parents), Ok(()));
-                // L3 has whole chains only.
-                for block in 0..tiers.parents.len() {
-                    let parent = tiers.parents[block];
-                    let whole = parent == super::ROOT || tiers.l3.contains(parent);
-                    prop_assert!(whole || !tiers.l3.contains(block as u32));
-                }
-            }
-            let (alone, outcome) = (one_tier(&trace, Some(sizes.0)), run(&trace, &config));
-            prop_assert_eq!(outcome.hits[0], alone.hits);
-            prop_assert_eq!(outcome.evictions[0], alone.evictions);
-            prop_assert!(outcome.hits.iter().sum::<u64>() <= one_tier(&trace, None).hits);
-        }
-
-        #[test]
-        fn a_tier_that_holds_all_finds_all(requests in prefixes(50), l1 in 1..20_usize, deep: bool) {
-            let trace = trace(&requests);
-            let (l2, l3) = if deep { (Some(3), None) } else { (None, Some(0)) };
-            // L2 gets only what was in L1 once.
-            prop_assume!(deep || requests.iter().all(|blocks| blocks.len() <= l1));
-            let outcome = run(&trace, &config(l1, l2, l3, WritePolicy::Through));
-            let ideal = one_tier(&trace, None);
-            prop_assert_eq!(outcome.hits.iter().sum::<u64>(), ideal.hits);
-            prop_assert_eq!(outcome.lost, 0);
-        }
-
-        #[test]
-        fn without_a_tier_below_it_is_one_cache(requests in prefixes(50), l1 in 1..20_usize) {
-            let trace = trace(&requests);
-            let outcome = run(&trace, &config(l1, Some(0), Some(0), WritePolicy::Through));
-            let alone = one_tier(&trace, Some(l1));
-            prop_assert_eq!(outcome.hits, [alone.hits, 0, 0]);
-            prop_assert_eq!(outcome.lost, alone.evictions);
-            prop_assert_eq!(outcome.bytes_read[1..].to_vec(), [0, 0]);
-        }
-
-        /// The rule looks at one request by itself, so the first that finds anything below is never slower for it.
-        #[test]
-        fn the_rule_never_waits_longer_than_restoring_all_or_nothing(
-            blocks in 1..60_usize, bandwidth in 1e5..1e10_f64, latency in 0.0..2.0_f64,
-        ) {
-            let prompt: Vec<u64> = (0..blocks as u64).collect();
-            let trace = trace(&[prompt.clone(), vec![1000], prompt]);
-            let first_token = |restore| {
-                let mut config = config(blocks, Some(0), None, WritePolicy::Through);
-                config.capacities[0] = Some(1);
-                config.restore = restore;
-                config.costs.read = [ReadCost { latency, bandwidth, transfers: 1 }; 3];
-                config.costs.concurrency = 9;
-                run(&trace, &config).first_token[2]
-            };
-            let auto = first_token(RestoreMode::Auto);
-            let best = first_token(RestoreMode::Always).min(first_token(RestoreMode::Never));
-            prop_assert!(auto <= best * 1.000_01 + 0.002, "{} {}", auto, best);
-        }
-    }
-
-    #[test]
-    fn write_back_writes_what_l2_gives_up_and_selective_what_is_used_twice() {
-        let trace = trace(&[vec![0, 1, 2], vec![3, 4, 5], vec![0, 1, 6], vec![7, 8, 9]]);
-        let stored = |write| run(&trace, &config(3, Some(2), None, write)).stored;
-        assert_eq!(stored(WritePolicy::Through)[2], 10);
-        // 0 and 1, when they were used again.
-        let selective = stored(WritePolicy::Selective);
-        let back = stored(WritePolicy::Back);
-        assert!(selective[2] >= 2 && selective[2] < 10, "{selective:?}");
-        assert!(back[2] > 0 && back[2] < 10, "{back:?}");
+        outcome.lost += self.below.dropped();
+        outcome
     }
 }
