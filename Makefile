@@ -110,8 +110,9 @@ measure: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Measure anew what the cour
 	$(BIN)/python scripts/measure.py $(TOYS)
 
 .PHONY: figures
-figures: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Draw docs/figures from docs/measurements
+figures: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Draw docs/figures from docs/measurements, and fill in the numbers of the docs
 	$(BIN)/python scripts/figures.py
+	$(BIN)/python scripts/fill_numbers.py
 
 .PHONY: experiments
 experiments: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run experiments/ and make reports/, charts/ and the brief anew (EXPERIMENTS=FILE for one)
