@@ -93,20 +93,23 @@ class StepwiseRequest:
         return 0 if self._live is None else self._live.buffer_bytes
 
     @torch.inference_mode()
-    def advance(self) -> Tensor | None:
+    def advance(self, most: int | None = None) -> Tensor | None:
         """Compute the next chunk of the prompt.
 
         If a restored layer turns out damaged in the first chunk, that chunk is computed again on what
         did arrive whole.
 
+        Args:
+            most: The most tokens of this chunk instead of ``chunk_tokens``; on a grid it is not heeded.
+
         Returns:
             The logits ``[vocabulary]`` of the next token once the prompt is computed, else None.
         """
         if self._settled or self._live is None:
-            logits = self._prefill()
+            logits = self._prefill(most)
         else:
             try:
-                logits = self._prefill()
+                logits = self._prefill(most)
                 self._live.settle()
             except LayerMissing as missing:
                 self._kv = None
@@ -115,16 +118,17 @@ class StepwiseRequest:
                 self._hits = self._live.hits
                 if self._grid:
                     self._live.computed_on_grid = self.rows
-                logits = self._prefill()
+                logits = self._prefill(most)
             self._settled = True
         if logits is not None and self._live is not None:
             self._live.learn()
         return logits
 
-    def _prefill(self) -> Tensor | None:
+    def _prefill(self, most: int | None) -> Tensor | None:
         """One chunk; all chunks but the last are whole, which is what puts them on a grid."""
         start = self.rows
-        ids = self._ids[start : start + self._chunk]
+        chunk = self._chunk if most is None or self._grid else most
+        ids = self._ids[start : start + chunk]
         last = start + len(ids) == self.prompt_tokens
         if self._live is not None:
             self._live.begin_forward(len(ids), start)

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _HEADROOM = 256
 """Tokens of an answer that memory is taken for at first; most answers are shorter than what is allowed."""
+_ALONE = 2
+"""A chunk of the only request there is has so many times the tokens: every forward reads all weights anew."""
 
 
 class Engine:
@@ -325,12 +327,18 @@ class Engine:
         sequence = prompts[next_prefill(left, self._turn)]
         self._turn += 1
         with self._failing(sequence):
-            logits = sequence.kv.advance()
+            logits = sequence.kv.advance(self._chunk_tokens())
             sequence.prefilled()
             if logits is not None:
                 self._token(sequence, logits)
                 if sequence.steps is not None:
                     self._kv.keep(sequence.steps)
+
+    def _chunk_tokens(self) -> int | None:
+        """The most tokens of the next chunk, if not as configured: larger where nobody is there to wait for it."""
+        with self._changed:
+            alone = len(self._active) == 1 and not self._waiting
+        return self.options.prefill_chunk * _ALONE if alone else None
 
     def _decode(self) -> None:
         """Compute one token of each answer."""

@@ -149,7 +149,9 @@ class PlainKv:
         cache = PreallocatedCache(self._take(len(ids) + headroom), 0, grow=self._grow)
         options = self._options
         chunk = options.chunk_tokens or options.prefill_chunk
-        return StepwiseRequest(self._model, ids, cache, chunk_tokens=chunk)
+        return StepwiseRequest(
+            self._model, ids, cache, chunk_tokens=chunk, grid=options.chunk_tokens
+        )
 
     def keep(self, steps: StepwiseRequest) -> None:
         """See `KvSource`."""

@@ -248,7 +248,8 @@ class EngineOptions:
     Attributes:
         max_active: The most requests that are prefilled or decoded side by side.
         max_queue: The most requests that wait.
-        prefill_chunk: The most prompt tokens in one forward.
+        prefill_chunk: The most prompt tokens in one forward; twice as many of the only request there
+            is, if there is no grid.
         block_tokens: Tokens in a block of the cache: a hit is rounded down to whole blocks.
         chunk_tokens: The chunk grid (see `kvlab.hf.attach`), a multiple of ``block_tokens`` and at
             most ``prefill_chunk``; 0 for none.
