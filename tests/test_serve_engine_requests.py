@@ -266,8 +266,9 @@ def test_a_request_that_the_model_fails_on_fails_alone(model: Any) -> None:
                 ids = request("").prompt.copy()
                 ids[16] = bad
                 failed, fine = Answer(), Answer()
-                engine.submit(GenerationRequest("failed", ids, 4), failed)
-                engine.submit(request("fine", seed=3), fine)
+                with held_back(engine):  # none of them is alone, and has longer chunks
+                    engine.submit(GenerationRequest("failed", ids, 4), failed)
+                    engine.submit(request("fine", seed=3), fine)
                 end = failed.wait()
                 assert isinstance(end, Failed)
                 assert isinstance(end.error, GenerationError)
@@ -279,6 +280,31 @@ def test_a_request_that_the_model_fails_on_fails_alone(model: Any) -> None:
             again = ask(engine, GenerationRequest("again", ids, 4))
             assert again.admitted.cached.l1 == 16
         nothing_held(store)
+
+
+def test_a_prompt_that_is_alone_has_longer_chunks(model: Any) -> None:
+    lengths: list[int] = []
+    with Engine(model, TOKENIZER, None, EngineOptions(prefill_chunk=16)) as engine:
+        inner = model.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            lengths.append(kwargs["input_ids"].shape[1])
+            return inner(*args, **kwargs)
+
+        model.forward = forward
+        try:
+            prompt = np.arange(3, 83, dtype=np.int64)
+            alone = ask(engine, GenerationRequest("alone", prompt, 1, Sampling(0.0)))
+            assert lengths == [32, 32, 16]
+            lengths.clear()
+            beside = Answer()
+            with held_back(engine, GenerationRequest("held", prompt[:20], 40, Sampling(0.0))):
+                engine.submit(GenerationRequest("beside", prompt, 1, Sampling(0.0)), beside)
+            beside.wait()
+            assert max(lengths) == 16
+            assert beside.ids == alone.ids
+        finally:
+            del model.forward
 
 
 def test_a_sink_that_fails_cancels_its_request_alone(engine: Engine) -> None:
