@@ -73,7 +73,7 @@ def test_another_process_computes_the_same_fingerprint(tmp_path: Path) -> None:
         command = [sys.executable, "-c", script, str(tmp_path), str(torch.get_num_threads())]
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=120
+            command, env=environment, capture_output=True, text=True, check=True, timeout=280
         )
         return done.stdout.strip()
 
