@@ -64,7 +64,6 @@ def test_modules_lose_what_they_did_not_see_of_each_other(tmp_path: Path) -> Non
     assert rows[-1]["gaps"]["kl"] < 1e-6
     for row in rows[1:]:
         assert row["alone"]["kl"] > row["behind"]["kl"] > 1e-3
-    assert rows[-1]["behind"]["seconds"] < rows[-1]["full"]["seconds"]
 
 
 PLACES = st.integers(0, 4000)
