@@ -6,6 +6,7 @@
 #   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
 #   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS, PEERS_ARGS
 #                          further arguments of `make demo`, of the pytest of `make test`, of `make torture` and of `make bench-peers`
+#   WORKERS                processes among which `make test` shares out the Python tests, one thread each; default: 2
 #   CASES                  how many cases of each property `make test-long` tries; default: 200
 #   FUZZ_SECONDS           how long `make fuzz` feeds each parser; default: 60
 #   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
@@ -27,6 +28,7 @@ SYSTEM_SITE_PACKAGES ?=
 DEMO_ARGS ?=
 TORTURE_ARGS ?=
 PYTEST_ARGS ?=
+WORKERS ?= 2
 SCHEDULES ?= 20000
 FUZZ_SECONDS ?= 60
 CASES ?= 200
@@ -59,9 +61,10 @@ demo: $(VENV)/.stamp-demo $(VENV)/.stamp-built  ## Restore a real model's prompt
 .PHONY: test
 test: test-rust test-python  ## Run every test, Rust and Python; nothing skips
 
+# The extension has no Rust tests. Two runs over one package share what they build of its dependencies.
 .PHONY: test-rust
 test-rust: $(VENV)/.stamp-venv  ## Run the Rust tests and doctests
-	cargo test --workspace --locked
+	cargo test -p kvlab-core --locked
 	cargo test -p kvlab-core --features shuttle --lib --locked models::
 
 .PHONY: test-long
@@ -76,7 +79,8 @@ shuttle: $(VENV)/.stamp-venv  ## Try many orders of threads on the models of cor
 .PHONY: test-python
 test-python: $(VENV)/.stamp-test $(VENV)/.stamp-built wheel  ## Run the Python tests with every extra and the model
 	$(BIN)/python -c "from kvlab import models; print('model:', models.resolve('smollm2-135m'))"
-	PYTHONPATH=tests KVLAB_DIST=$(abspath dist) $(BIN)/python -m pytest -p no_skip $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests KVLAB_DIST=$(abspath dist) \
+		$(BIN)/python -m pytest -p no_skip -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, then the same through Python

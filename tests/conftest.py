@@ -6,10 +6,15 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from browser import browser, chromium
 
 __all__ = ["browser", "chromium", "smollm2"]
+
+# How long an example takes says nothing: the machine may do something else meanwhile.
+settings.register_profile("kvlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("kvlab")
 
 
 @pytest.fixture(scope="session")

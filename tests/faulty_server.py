@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         if fault == "silence":
-            time.sleep(1.0)
+            self.rfile.read(1)  # until the client has gone
             return
         if fault == "html":
             self.wfile.write(b"<html>a proxy's page</html>\n")

@@ -130,7 +130,7 @@ def running(
             server.end()
 
 
-def until(what: Callable[[], bool], *, within: float = 30.0) -> None:
+def until(what: Callable[[], bool], *, within: float = 120.0) -> None:
     """Waits for something that is to become true."""
     end = time.monotonic() + within
     while not what():

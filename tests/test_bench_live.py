@@ -57,9 +57,10 @@ def by_id(run: Played) -> dict[str, Outcome]:
 
 
 def test_each_fault_has_its_name_and_the_others_go_on(server: State) -> None:
-    requests = [request(name, text=f"fault: {name}") for name in FAULTS]
-    requests += [request(f"fine {at}") for at in range(6)]
-    run = by_id(played(server, workload(*requests), timeout=0.3))
+    faults = {name: request(name, text=f"fault: {name}") for name in FAULTS}
+    late = played(server, workload(faults.pop("silence")), timeout=0.3)
+    requests = [*faults.values(), *(request(f"fine {at}") for at in range(6))]
+    run = by_id(late) | by_id(played(server, workload(*requests)))
     for name, (kind, text) in FAULTS.items():
         assert (run[name].status, run[name].error_kind) == ("failed", kind), run[name]
         assert re.search(text, str(run[name].error)), run[name].error
@@ -196,7 +197,7 @@ def test_a_started_server_is_restarted_in_the_middle(monkeypatch: pytest.MonkeyP
 
     async def run() -> Played:
         started = StartedServer([sys.executable, "-c", SCRIPT, str(port)], {"command": "script"})
-        options = LiveOptions(endpoint=f"http://127.0.0.1:{port}/v1", ready_seconds=20.0)
+        options = LiveOptions(endpoint=f"http://127.0.0.1:{port}/v1", ready_seconds=120.0)
         async with LiveBackend(options, restarter=started).open("nvme") as service:
             made = workload(*(request(f"r{at}", text="x" * 80) for at in range(4)))
             return await play(made, service.send, Plan(), middle=service.restart)
@@ -211,7 +212,7 @@ def test_a_started_server_is_restarted_in_the_middle(monkeypatch: pytest.MonkeyP
 def test_a_server_that_does_not_start_says_why() -> None:
     async def run() -> None:
         command = [sys.executable, "-c", "raise SystemExit('no such model')"]
-        options = LiveOptions(endpoint="http://127.0.0.1:9/v1", ready_seconds=20.0)
+        options = LiveOptions(endpoint="http://127.0.0.1:9/v1", ready_seconds=120.0)
         async with LiveBackend(options, restarter=StartedServer(command, {})).open("baseline"):
             pass
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from importlib import resources
 from pathlib import Path
@@ -86,7 +85,12 @@ def check_spread(spread: dict[str, float]) -> None:
     assert 0 < spread["min"] <= spread["median"] <= spread["max"]
 
 
-def test_the_demo_restores_bit_for_bit_in_a_new_process(tokenizer: Any, tmp_path: Path) -> None:
+def test_the_demo_restores_bit_for_bit_in_a_new_process(
+    tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
     build("llama").save_pretrained(model)
     tokenizer.save_pretrained(model)
@@ -99,16 +103,14 @@ def test_the_demo_restores_bit_for_bit_in_a_new_process(tokenizer: Any, tmp_path
     }
     arguments = [part for option in options.items() for part in option]
     capstone = Path(__file__).parents[1] / "toys" / "capstone.py"
-    done = subprocess.run(
-        [sys.executable, str(capstone), *arguments, "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-        env={**os.environ, "COLUMNS": "80"},
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "argv", [str(capstone), *arguments, "--json"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(capstone), run_name="__main__")
+    printed, said = capsys.readouterr()
+    assert not ended.value.code, said
+    result = json.loads(printed)
     assert result == json.loads((out / "demo.json").read_text("utf-8"))
     assert result["environment"]["model"] == str(model)
     runs = [(run["dtype"], run["prefix_tokens"]) for run in result["runs"]]
@@ -134,7 +136,7 @@ def test_the_demo_restores_bit_for_bit_in_a_new_process(tokenizer: Any, tmp_path
             beat["l1_used_blocks"] == beat["l2_used_bytes"] == 0 for beat in beats["lengths"]
         )
     # The tables fit a terminal of 80 columns, nothing cut off.
-    assert "…" not in done.stderr
-    tables = done.stderr[done.stderr.index("Time to the first token") :]
+    assert "…" not in said
+    tables = said[said.index("Time to the first token") :]
     assert max(len(line.rstrip()) for line in tables.split("restored logits")[0].splitlines()) <= 80
     assert not list(out.glob("store-*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,16 @@ def test_generation_goes_on_as_from_a_cache_cut_at_the_hit(
             assert torch.equal(mine, other)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Kernels that share their work out, as users' do; `make test` runs the others on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_smollm2_restored_equals_never_evicted(dtype: str, smollm2: Path, tmp_path: Path) -> None:
     model: Any

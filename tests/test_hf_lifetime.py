@@ -20,7 +20,7 @@ from tiny_models import build, prompt
 def test_what_outlives_its_ttl_is_a_miss_in_every_tier_and_in_a_new_process(tmp_path: Path) -> None:
     model, below, above = build("llama"), prompt(70), prompt(70, seed=1)
     with open_store(tmp_path) as store:
-        brief = attach(model, store, salt="brief", ttl="1s", codec="int8")
+        brief = attach(model, store, salt="brief", ttl="2s", codec="int8")
         lasting = attach(model, store, salt="lasting", ttl="1h", codec="int8")
         for session in (brief, lasting):
             session.prefill(below)
@@ -28,15 +28,15 @@ def test_what_outlives_its_ttl_is_a_miss_in_every_tier_and_in_a_new_process(tmp_
         brief.prefill(above)
         brief.flush()
         stored = {each["namespace"]: each for each in inspect_store(tmp_path)["namespaces"]}
-        assert stored[brief.namespace]["ttl_seconds"] == 1
+        assert stored[brief.namespace]["ttl_seconds"] == 2
         assert stored[lasting.namespace]["ttl_seconds"] == 3600
         assert {each["codec"] for each in stored.values()} == {"int8"}
-        time.sleep(2.1)
+        time.sleep(3.1)
         for ids in (below, above):
             assert brief.prefill(ids, keep=False).report.hit_tokens.total == 0
         assert hits(lasting.prefill(below, keep=False).report) == all_in("l3", 64)
     with open_store(tmp_path) as store:
-        brief = attach(model, store, salt="brief", ttl="1s", codec="int8")
+        brief = attach(model, store, salt="brief", ttl="2s", codec="int8")
         assert brief.prefill(below, keep=False).report.hit_tokens.total == 0
 
 

@@ -66,7 +66,7 @@ def test_prefetched_bytes_are_hit_in_l2(tmp_path: Path) -> None:
         expected = session.prefill(ids)
         store.evict()
         ticket = session.prefetch(ids)
-        assert ticket.wait(30)
+        assert ticket.wait(120)
         progress = ticket.progress()
         assert progress["wanted"] == progress["loaded"] == 7
         assert store.stats()["prefetch"]["held_bytes"] > 0
@@ -84,7 +84,7 @@ def test_a_cancelled_prefetch_holds_nothing_and_the_request_is_served(tmp_path: 
         store.evict()
         ticket = session.prefetch(ids)
         ticket.cancel()
-        assert ticket.wait(30)
+        assert ticket.wait(120)
         assert store.stats()["prefetch"]["held_bytes"] == 0
         assert session.prefill(ids, keep=False).report.hit_tokens.total == 112
 

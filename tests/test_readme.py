@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,26 +18,31 @@ README = Path(__file__).parent.parent / "README.md"
 
 @pytest.mark.usefixtures("smollm2")
 def test_the_example_runs_twice_and_the_second_process_reuses_the_first_ones_prompt(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example, *_ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     # A home of its own, and a system prompt of more than one block.
     example = example.replace("~/.cache/kvlab/store", str(tmp_path / "store"))
     example = example.replace("These are your tools: ...", "Tools: " + "read a file, " * 20)
     example = example.replace("max_new_tokens=64", "max_new_tokens=2")
-    reports = [
-        re.findall(r"hit_tokens=HitTokens\(l1=(\d+), l2=(\d+), l3=(\d+)\)", run(example))
-        for _ in range(2)
-    ]
-    (first, first_again), (second, _) = reports
+    path = tmp_path / "example.py"
+    path.write_text(example, encoding="utf-8")
+    capsys.readouterr()
+    runpy.run_path(str(path), run_name="__main__")
+    first, first_again = hits(capsys.readouterr().out)
+    second, _ = hits(run(path))
     assert first == ("0", "0", "0")
     assert int(first_again[0]) >= 64
     assert int(second[2]) >= 64
 
 
-def run(code: str) -> str:
+def hits(printed: str) -> list[tuple[str, str, str]]:
+    return re.findall(r"hit_tokens=HitTokens\(l1=(\d+), l2=(\d+), l3=(\d+)\)", printed)
+
+
+def run(path: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, path],
         capture_output=True,
         text=True,
         check=False,

@@ -34,7 +34,7 @@ from kvlab.serve.engine import (
     Sampling,
 )
 from kvlab.serve.engine.engine import Engine
-from serve_support import Answer, ask, byte_tokenizer, greedy, held_back, nothing_held
+from serve_support import PATIENCE, Answer, ask, byte_tokenizer, greedy, held_back, nothing_held
 from tiny_models import build, prompt
 
 TOKENIZER = byte_tokenizer()
@@ -89,7 +89,7 @@ class Leaving(Answer):
     def __call__(self, event: Any) -> None:
         super().__call__(event)
         if self._after is not None and len(self.events) > self._after:
-            assert self._handed.wait(10)
+            assert self._handed.wait(PATIENCE)
             self.handle.cancel()
 
 

@@ -159,33 +159,41 @@ def test_modes_reuse_from_their_tiers_and_give_one_answer(model: Any, tmp_path: 
 
 
 CHILD = """
-import os, signal, sys
+import sys
 from pathlib import Path
-from test_serve_engine_sharing import OPTIONS, TOKENIZER, Engine, ask, asked, build, open_store, prompt
-store = open_store(Path(sys.argv[1]))
-engine = Engine(build("llama"), TOKENIZER, store, OPTIONS)
-ask(engine, asked("before", prompt(100)))
-if sys.argv[2] == "kill":
-    store.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-engine.close()
-store.close()
+from test_serve_engine_sharing import serve_once
+serve_once(Path(sys.argv[1]), "kill")
 """
+
+
+def serve_once(path: Path, end: str) -> None:
+    """One request, and a clean end or that of the process."""
+    store = open_store(path)
+    engine = Engine(build("llama"), TOKENIZER, store, OPTIONS)
+    ask(engine, asked("before", prompt(100)))
+    if end == "kill":
+        store.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    engine.close()
+    store.close()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @pytest.mark.parametrize("end", ["close", "kill"])
 def test_a_restarted_engine_answers_from_disk(model: Any, end: str, tmp_path: Path) -> None:
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path), end],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    assert done.returncode == (0 if end == "close" else -signal.SIGKILL), done.stderr
+    if end == "close":
+        serve_once(tmp_path, end)
+    else:
+        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(tmp_path)],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr
     with open_store(tmp_path) as store, Engine(model, TOKENIZER, store, OPTIONS) as engine:
         recovered = engine.recovered()
         assert recovered is not None

@@ -98,7 +98,7 @@ def measure(*, quick: bool = False) -> Results:
     model, tokenizer = load("smollm2-135m")
     text = resources.files("kvlab.demo").joinpath("prompts", "agent_prefix.md").read_text()
     tokens, rng = tokenizer(text)["input_ids"], random.Random(7)
-    trials = [trial(model, *pick(tokens, rng), rng) for _ in range(2 if quick else 6)]
+    trials = [trial(model, *pick(tokens, rng), rng) for _ in range(1 if quick else 6)]
     rows: dict[str, Results] = {}
     for name in trials[0]:
         column = {key: [one[name][key] for one in trials] for key in trials[0][name]}

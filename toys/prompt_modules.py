@@ -28,8 +28,6 @@ import torch
 from blend import compare as distance
 from prompt_schema import (
     MODULE_TOKENS,
-    MODULES,
-    SCHEMA,
     Schema,
     cached,
     from_modules,
@@ -45,8 +43,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-QUESTION_TOKENS = 48
-SETS = (1, 2, 3, 5, 8)
+MODULES, QUESTION_TOKENS = 8, 48
+SETS, QUICK_SETS = (1, 2, 3, 5, 8), (1, 2, 4)
 
 
 def ways(
@@ -54,7 +52,7 @@ def ways(
 ) -> dict[str, Callable[[], Tensor]]:
     """How the question can be answered; each gives its log-probabilities `[tokens, vocabulary]`."""
     model, ids = schema.model, torch.cat([schema.tokens[list(modules)].flatten(), question])
-    after = torch.arange(SCHEMA, SCHEMA + len(question))
+    after = schema.tokens.numel() + torch.arange(len(question))
     with_gaps = torch.cat([positions(modules), after])
 
     def modular(kv: list[list[tuple[Tensor, Tensor]]]) -> Tensor:
@@ -91,18 +89,20 @@ def measure(*, quick: bool = False) -> Results:
     model, tokenizer = load("smollm2-135m")
     text = resources.files("kvlab.demo").joinpath("prompts", "agent_prefix.md").read_text()
     ids, rng = tokenizer(text)["input_ids"], random.Random(5)
-    sizes, found = SETS[::2] if quick else SETS, []
-    length = SCHEMA + QUESTION_TOKENS
+    modules, sizes, found = (4, QUICK_SETS, []) if quick else (MODULES, SETS, [])
+    reserved = modules * MODULE_TOKENS
+    length = reserved + QUESTION_TOKENS
     for number in range(1 if quick else 2):
         part = torch.tensor(ids[number * length : (number + 1) * length])
-        schema = Schema(model, part[:SCHEMA].view(MODULES, MODULE_TOKENS))
+        schema = Schema(model, part[:reserved].view(modules, MODULE_TOKENS))
         sets = [
-            [0, *sorted(rng.sample(range(1, MODULES), size - 1))]
+            [0, *sorted(rng.sample(range(1, modules), size - 1))]
             for size in sizes
-            for _ in range(1 if quick or size in {1, MODULES} else 2)
+            for _ in range(1 if quick or size in {1, modules} else 2)
         ]
-        compare(schema, sets[0], part[SCHEMA:])  # warm-up
-        found += [(len(one), compare(schema, one, part[SCHEMA:])) for one in sets]
+        question = part[reserved:]
+        compare(schema, sets[0], question)  # warm-up
+        found += [(len(one), compare(schema, one, question)) for one in sets]
     rows = [summary(size, [one for has, one in found if has == size]) for size in sizes]
     if max(rows[0]["alone"]["missing"], rows[-1]["gaps"]["kl"]) > 1e-6:
         raise AssertionError(f"one module lacks nobody's attention, and all leave no gaps: {rows}")
@@ -110,7 +110,7 @@ def measure(*, quick: bool = False) -> Results:
         raise AssertionError(f"both gaps and missing attention were expected to cost: {rows}")
     if not all(row["alone"]["missing"] > row["behind"]["missing"] for row in rows[1:]):
         raise AssertionError(f"modules behind the first one were expected to be closer: {rows}")
-    shape = {"modules": MODULES, "module_tokens": MODULE_TOKENS, "question": QUESTION_TOKENS}
+    shape = {"modules": modules, "module_tokens": MODULE_TOKENS, "question": QUESTION_TOKENS}
     return {**shape, "rows": rows}
 
 

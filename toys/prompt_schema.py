@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-MODULES, MODULE_TOKENS = 8, 128
-SCHEMA = MODULES * MODULE_TOKENS
+MODULE_TOKENS = 128
 
 
 def positions(modules: Sequence[int]) -> Tensor:

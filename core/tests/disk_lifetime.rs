@@ -42,6 +42,7 @@ fn put(tier: &DiskTier, run: &RunHeader) -> Put {
     tier.put(run, &source(run)).expect("valid")
 }
 
+/// For what opens a store anew, by the time of day; the clock of an open one can be put forward.
 fn wait_until(time: u64) {
     while unix_seconds() < time {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -54,7 +55,7 @@ fn what_has_expired_is_a_miss_and_does_not_come_back() {
     let path = directory.path().join("store");
     let (tier, _) = open(&config(&path));
     let runs = [
-        mortal(1, None, 10, 12),
+        mortal(1, None, 10, 14),
         mortal(2, None, 10, 1000),
         header(namespace("one"), namespace("one"), 3, 2, SLICES),
     ];
@@ -135,12 +136,12 @@ fn expired_runs_go_before_others_and_a_flush_drops_them() {
     let stays = mortal(0, None, 0, 1000);
     assert_eq!(put(&tier, &stays), Put::Stored);
     let runs = (1..60)
-        .map(|seed| mortal(seed, None, 10, 12))
+        .map(|seed| mortal(seed, None, 10, 500))
         .collect::<Vec<_>>();
     for run in &runs {
         assert_eq!(put(&tier, run), Put::Stored);
     }
-    wait_until(runs[58].terms.expires());
+    tier.clock().seen(runs[58].terms.expires());
     assert!(tier.evict(1) > 0);
     assert!(
         tier.contains(&stays.keys[0]),
@@ -279,14 +280,14 @@ fn what_a_limit_took_does_not_come_back_after_a_kill() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store");
     let (tier, _) = open(&config(&path));
-    let short = mortal(1, None, 10, 11);
+    let short = mortal(1, None, 10, 500);
     let tenants = (0..6).map(|seed| owned(7, seed, 100)).collect::<Vec<_>>();
     let other = owned(8, 0, 100);
     for run in tenants.iter().chain([&short, &other]) {
         assert_eq!(put(&tier, run), Put::Stored);
     }
     tier.set_quota(7, Some(2 * record(100))).expect("set");
-    wait_until(short.terms.expires());
+    tier.clock().seen(short.terms.expires());
     tier.flush().expect("flushed");
     assert_eq!((tier.stats().expired, tier.stats().quota_evictions), (1, 4));
     for lost_index in [false, true] {
@@ -370,7 +371,7 @@ fn a_store_that_is_only_read_is_not_changed() {
     for run in &runs {
         assert_eq!(put(&tier, run), Put::Stored);
     }
-    let brief = mortal(4, None, 10, 11);
+    let brief = mortal(4, None, 10, 14);
     assert_eq!(put(&tier, &brief), Put::Stored);
     tier.flush().expect("saved");
     let killed = directory.path().join("killed");

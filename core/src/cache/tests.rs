@@ -14,7 +14,7 @@ const LAYERS: usize = 6;
 const BLOCK: usize = 16;
 /// Bytes of a token in one layer: large, so that each layer is a job of its own.
 const ROW: usize = 2 * 4 * 1024 * 4;
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(30);
 const NAMESPACE: BlockKey = BlockKey([7; 32]);
 

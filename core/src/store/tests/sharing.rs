@@ -81,6 +81,7 @@ fn a_ticket_that_is_given_up_takes_nothing_from_the_others() {
         let (first, first_targets) = order(&store, &keys);
         until("three reads", || disk.reads.waiting() == 3);
         let (second, targets) = order(&store, &keys);
+        let transfer = Arc::clone(&first.transfer);
         if !dropped {
             first.cancel();
         }
@@ -95,6 +96,7 @@ fn a_ticket_that_is_given_up_takes_nothing_from_the_others() {
                 target.region.zero(0, target.region.len());
             }
         });
+        until("the end of the first", || transfer.is_cancelled());
         disk.reads.open();
         assert_eq!(second.wait().steps_ok, 4);
         giving_up.join().expect("a thread");
