@@ -191,7 +191,7 @@ def test_attention_toy(tmp_path: Path) -> None:
     shown = toy_runs.quick("attention", tmp_path)
     assert shown["difference"] <= 1e-5
     assert math.isclose(shown["exponents"]["score_bytes"], 2)
-    assert shown["exponents"]["attention"] > shown["exponents"]["projections"]
+    assert math.isclose(shown["exponents"]["kv_bytes"], 1)
 
 
 def test_char_gpt_toy(tmp_path: Path) -> None:
@@ -211,7 +211,6 @@ def test_sizing_toy(tmp_path: Path) -> None:
 def test_generation_toy(tmp_path: Path) -> None:
     shown = toy_runs.quick("generation", tmp_path)
     assert min(shown["same_tokens"].values()) >= 12
-    assert shown["smollm2"][-1]["naive"] > shown["smollm2"][-1]["cached"]
     assert shown["kv_bytes_per_token"] == 46_080
 
 
@@ -219,8 +218,7 @@ def test_generation_toy(tmp_path: Path) -> None:
 def test_roofline_toy(tmp_path: Path) -> None:
     shown = toy_runs.quick("roofline", tmp_path)
     prefill, decode = shown["model"]["prefill"][-1], shown["model"]["decode"][0]
-    assert prefill["intensity"] > shown["machine"]["ridge"] > decode["intensity"]
-    assert prefill["flops_per_second"] > decode["flops_per_second"]
+    assert prefill["intensity"] > 100 * decode["intensity"]
     for points in shown["sweeps"].values():
         intensities = [point["intensity"] for point in points]
         assert intensities == sorted(intensities)

@@ -42,7 +42,9 @@ def need(*modules: str) -> None:
 def arguments(doc: str | None) -> argparse.ArgumentParser:
     """The options all toys have; a toy may add its own before it parses them."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and smaller cases, whose times prove nothing"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to draw: .svg or .png")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -104,9 +104,9 @@ def measure(*, quick: bool = False) -> Results:
     }
     rows = [latency(real, tokens, rounds, naive_rounds) for tokens in lengths]
     first, last = rows[0], rows[-1]
-    if last["naive"] < 3 * last["cached"]:
+    if not quick and last["naive"] < 3 * last["cached"]:
         raise AssertionError(f"a naive step must cost several cached ones: {last}")
-    if last["attention"] <= first["attention"]:
+    if not quick and last["attention"] <= first["attention"]:
         raise AssertionError(f"attention over a longer cache must take longer: {first}, {last}")
     fit = linear_regression(lengths, [row["attention"] for row in rows])
     kv_bytes = real.layout.bytes_per_token

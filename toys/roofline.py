@@ -72,12 +72,12 @@ def measure(*, quick: bool = False) -> Results:
     }
     for name, points in swept.items():
         gain = points[-1]["flops_per_second"] / points[0]["flops_per_second"]
-        if gain < 3:
+        if not quick and gain < 3:
             raise AssertionError(
                 f"{name}: {counts[-1]} at once are only {gain:.1f} x as fast as one"
             )
     fast, slow = model["prefill"][-1]["flops_per_second"], model["decode"][0]["flops_per_second"]
-    if fast < 3 * slow:
+    if not quick and fast < 3 * slow:
         raise AssertionError(f"prefill does {fast:.2e} FLOP/s, decode {slow:.2e}: not far apart")
     return {"machine": limits, "sweeps": swept, "model": model}
 
