@@ -7,4 +7,10 @@ pub struct RemoteStats {
     pub found_blocks: u64,
     /// Blocks that they did not find.
     pub missed_blocks: u64,
+    /// Runs that were written.
+    pub writes: u64,
+    /// Payload bytes of them.
+    pub write_bytes: u64,
+    /// Time spent writing.
+    pub write_micros: u64,
 }
