@@ -271,7 +271,7 @@ pub trait SharedTier: Send + Sync + fmt::Debug {
     /// [`crate::Error::InvalidArgument`] for a header that does not validate.
     fn share(&self, header: RunHeader, source: RunSource) -> Result<Put>;
 
-    /// Deletes the entries of these blocks for everybody, queued ones, too; how many blocks were there.
+    /// Deletes the runs that hold any of these blocks for everybody, queued ones, too; how many of the blocks were there.
     ///
     /// # Errors
     /// [`crate::Error::Remote`] if the server did not do it.

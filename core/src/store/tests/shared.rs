@@ -246,6 +246,7 @@ fn a_server_that_hangs_holds_up_nothing_here() {
     assert!(start.elapsed() < LONG);
     assert!(disk.closed.load(Ordering::SeqCst), "what is here is closed");
     assert!(servers.closed.load(Ordering::SeqCst));
+    servers.hung.store(false, Ordering::SeqCst);
 }
 
 #[test]
@@ -270,7 +271,7 @@ fn clearing_leaves_the_servers_alone_and_removing_does_not() {
     // What is in several tiers counts once.
     write_all(&store, &runs[..1]);
     assert_eq!(store.remove(&keys[1..4]).expect("remove"), 3);
-    assert_eq!(store.plan(&keys).expect("plan").blocks(), 1);
+    assert_eq!(store.plan(&keys).expect("plan").blocks(), 0, "whole runs");
     servers.hung.store(true, Ordering::SeqCst);
     write_all(&store, &runs[..1]);
     assert!(matches!(store.remove(&keys), Err(Error::Remote { .. })));

@@ -211,9 +211,12 @@ impl SharedTier for FakeServers {
         }
         self.known.lock().retain(|key| !keys.contains(key));
         let mut shelf = self.shelf.lock();
-        let before = shelf.rows.len();
-        shelf.rows.retain(|key, _| !keys.contains(key));
-        Ok(before - shelf.rows.len())
+        let found = keys.iter().filter_map(|key| shelf.rows.get(key).cloned());
+        let found = found.collect::<Vec<_>>();
+        for run in &found {
+            shelf.drop_run(run);
+        }
+        Ok(found.len())
     }
 
     fn forget(&self, namespace: Option<&BlockKey>) {
