@@ -218,13 +218,7 @@ impl PrefixCache {
         let buffer = match lease() {
             // Commits and writes under way hold buffers: better a wait than a refusal.
             Err(Error::OutOfMemory { .. }) => {
-                let start = Instant::now();
-                let limit = Duration::from_secs(60);
-                self.committer.flush(limit)?;
-                // L4 has copies.
-                shared
-                    .store
-                    .flush_l3(limit.saturating_sub(start.elapsed()))?;
+                self.flush(Duration::from_secs(60))?;
                 lease()?
             }
             other => other?,
@@ -280,7 +274,7 @@ impl PrefixCache {
         self.shared.l1.lock().clear(namespace)
     }
 
-    /// Waits until every commit is in L1 and every accepted write in L3, and in L4 or given up.
+    /// Waits until every commit is in L1 and every accepted write in L3. What waits for L4 has memory of its own.
     ///
     /// # Errors
     /// [`Error::Timeout`].
@@ -290,7 +284,7 @@ impl PrefixCache {
         self.committer.flush(timeout)?;
         self.shared
             .store
-            .flush(timeout.saturating_sub(start.elapsed()))
+            .flush_l3(timeout.saturating_sub(start.elapsed()))
     }
 
     fn check_open(&self) -> Result<()> {
