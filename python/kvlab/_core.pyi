@@ -1045,7 +1045,8 @@ class Store:
                 store writes through or gives up is shared, and what it lacks is asked for there. That no server
                 answers is no error: the store does without until one does.
             remote_ttl: Seconds, or e.g. `"7d"`, after which the servers forget what no namespace set a time for.
-            remote_timeout: Seconds that an answer may take (and 20 ns a byte); then the server is left alone for a while.
+            remote_timeout: Seconds that an answer may take, and 20 ns a byte; then the server is left alone for
+                a while.
             remote_prefix: What all names on the servers begin with. Stores of one prefix share their blocks.
             remote_cluster: The URLs are nodes of one Redis cluster.
             remote_key_file: A file of 64 hexadecimal digits: payload is encrypted with keys made from it (AES-256-GCM,
@@ -1110,7 +1111,7 @@ class Store:
         """
 
     def flush(self, timeout: float = 60.0) -> None:
-        """Waits until every commit is in L1, and every accepted write in L3, and in L4 or given up. The GIL is released.
+        """Waits until every commit is in L1, every accepted write in L3, and in L4 or given up. The GIL is released.
 
         Args:
             timeout: Seconds.
@@ -1122,9 +1123,10 @@ class Store:
         """
 
     def clear(self) -> None:
-        """Forgets everything in every tier of this machine, for good; what open requests have locked in L1 stays until they close.
+        """Forgets everything in every tier of this machine, for good.
 
-        L4 keeps what it has: it is not this store's alone.
+        What open requests have locked in L1 stays until they close. L4 keeps what it has: it is not
+        this store's alone.
 
         Raises:
             StoreClosedError: the store is closed.
@@ -1151,7 +1153,9 @@ class Store:
         """
 
     def remote_health(self) -> RemoteHealth | None:
-        """Asks the servers of L4 for a sign of life, for at most `remote_timeout`; None without L4. The GIL is released.
+        """Asks the servers of L4 for a sign of life, for at most `remote_timeout`; None without L4.
+
+        The GIL is released.
 
         Raises:
             StoreClosedError: the store is closed.
