@@ -45,6 +45,7 @@ from kvlab.errors import (
     UnsupportedModelError,
     UnsupportedRequestError,
 )
+from kvlab.tier import Tier
 
 __all__ = [
     "BlockStore",
@@ -73,6 +74,7 @@ __all__ = [
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "Tier",
     "TraceFormatError",
     "UnsafeDirectoryError",
     "UnsupportedModelError",
