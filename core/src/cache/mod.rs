@@ -218,7 +218,13 @@ impl PrefixCache {
         let buffer = match lease() {
             // Commits and writes under way hold buffers: better a wait than a refusal.
             Err(Error::OutOfMemory { .. }) => {
-                self.flush(Duration::from_secs(60))?;
+                let start = Instant::now();
+                let limit = Duration::from_secs(60);
+                self.committer.flush(limit)?;
+                // L4 has copies.
+                shared
+                    .store
+                    .flush_l3(limit.saturating_sub(start.elapsed()))?;
                 lease()?
             }
             other => other?,
@@ -274,7 +280,7 @@ impl PrefixCache {
         self.shared.l1.lock().clear(namespace)
     }
 
-    /// Waits until every commit is in L1 and every accepted write in L3.
+    /// Waits until every commit is in L1 and every accepted write in L3, and in L4 or given up.
     ///
     /// # Errors
     /// [`Error::Timeout`].

@@ -255,16 +255,24 @@ pub trait SharedTier: Send + Sync + fmt::Debug {
     /// position in it. Asks once for all of them, for at most the tier's time-out; a server that does not answer has nothing.
     fn find(&self, keys: &[BlockKey]) -> Vec<Option<(Arc<dyn PinnedRun>, usize)>>;
 
-    /// Whether a block was seen here lately, written or found. Answered from memory; may be wrong either way.
+    /// Whether a block was seen here lately: queued, written or found. Answered from memory; may be wrong either way.
     fn knows(&self, key: &BlockKey) -> bool;
 
-    /// Queues a run for writing; never waits. Its bytes are copied or kept by its lease until then.
+    /// What [`Self::share`] would make of such a run now, as far as that is known: asked before its bytes are copied for it.
+    /// A refusal is counted.
+    fn admits(&self, header: &RunHeader) -> Put {
+        let _ = header;
+        Put::Queued
+    }
+
+    /// Queues a run for writing; never waits, and copies nothing: its bytes are kept by its source until then. The store gives it
+    /// memory that nobody else waits for.
     ///
     /// # Errors
     /// [`crate::Error::InvalidArgument`] for a header that does not validate.
     fn share(&self, header: RunHeader, source: RunSource) -> Result<Put>;
 
-    /// Deletes the entries of these blocks for everybody, queued ones, too; how many blocks were there.
+    /// Deletes the runs that hold any of these blocks for everybody, queued ones, too; how many of the blocks were there.
     ///
     /// # Errors
     /// [`crate::Error::Remote`] if the server did not do it.

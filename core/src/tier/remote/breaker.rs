@@ -163,7 +163,9 @@ mod tests {
         let mut pause = FIRST_PAUSE;
         for _ in 0..10 {
             let due = breaker.due().expect("a probe is due some time");
-            assert!(due <= Instant::now() + pause && due + Duration::from_millis(200) >= now + pause);
+            assert!(
+                due <= Instant::now() + pause && due + Duration::from_millis(200) >= now + pause
+            );
             assert!(!breaker.probes(due - Duration::from_millis(1)));
             assert!(breaker.probes(due) && !breaker.probes(due), "one probe");
             assert_eq!(breaker.state().0, BreakerState::HalfOpen);

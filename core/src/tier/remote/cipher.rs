@@ -33,10 +33,13 @@ impl EncryptionKey {
         let mut key = [0; KEY_BYTES];
         let pairs = digits.as_chunks::<2>();
         let nibble = |digit: u8| char::from(digit).to_digit(16);
-        let read = key.iter_mut().zip(pairs.0).try_fold(0, |read, (byte, [high, low])| {
-            *byte = (nibble(*high)? << 4 | nibble(*low)?) as u8;
-            Some(read + 1)
-        });
+        let read = key
+            .iter_mut()
+            .zip(pairs.0)
+            .try_fold(0, |read, (byte, [high, low])| {
+                *byte = (nibble(*high)? << 4 | nibble(*low)?) as u8;
+                Some(read + 1)
+            });
         if read == Some(KEY_BYTES) && digits.len() == 2 * KEY_BYTES {
             return Ok(Self(key));
         }
@@ -55,7 +58,10 @@ impl EncryptionKey {
         let reading = || format!("reading the encryption key {}", path.display());
         let text = fs::read(path).map_err(|error| Error::io(reading(), error))?;
         let text = String::from_utf8(text).map_err(|_| {
-            Error::io(reading(), io::Error::new(io::ErrorKind::InvalidData, "not text"))
+            Error::io(
+                reading(),
+                io::Error::new(io::ErrorKind::InvalidData, "not text"),
+            )
         })?;
         Self::parse(&text)
     }
@@ -94,11 +100,16 @@ impl Cipher {
     }
 
     /// Encrypts what stands behind `from`, and puts nonce and tag around it: [`SEALED_BYTES`] more. Room for the nonce was left.
-    pub(super) fn seal(&self, bytes: &mut Vec<u8>, from: usize, bound: &Bound, slice: usize) -> Result<()> {
+    pub(super) fn seal(
+        &self,
+        bytes: &mut Vec<u8>,
+        from: usize,
+        bound: &Bound,
+        slice: usize,
+    ) -> Result<()> {
         let refuse = || Error::invalid("a slice cannot be encrypted");
-        let nonce = Nonce::try_generate().map_err(|error| {
-            Error::io("drawing a nonce", io::Error::other(error.to_string()))
-        })?;
+        let nonce = Nonce::try_generate()
+            .map_err(|error| Error::io("drawing a nonce", io::Error::other(error.to_string())))?;
         let (head, payload) = bytes[from..]
             .split_first_chunk_mut::<NONCE_BYTES>()
             .ok_or_else(refuse)?;
@@ -117,7 +128,12 @@ impl Cipher {
     }
 
     /// Decrypts in place; none if this is not what was encrypted for that slice of that run.
-    pub(super) fn open<'a>(&self, sealed: &'a mut [u8], bound: &Bound, slice: usize) -> Option<&'a [u8]> {
+    pub(super) fn open<'a>(
+        &self,
+        sealed: &'a mut [u8],
+        bound: &Bound,
+        slice: usize,
+    ) -> Option<&'a [u8]> {
         let (nonce, rest) = sealed.split_first_chunk_mut::<NONCE_BYTES>()?;
         let (payload, tag) = rest.split_last_chunk_mut::<TAG_BYTES>()?;
         let (nonce, tag): (Nonce<_>, Tag) = ((*nonce).into(), (*tag).into());

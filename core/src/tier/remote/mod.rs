@@ -39,8 +39,8 @@ pub use self::redis::RedisValues;
 pub use breaker::BreakerState;
 pub use cipher::EncryptionKey;
 pub use config::RemoteConfig;
-pub use stats::{RemoteErrors, RemoteRefusals, RemoteStats, ServerStats};
-pub use values::{Answer, Asked, Failure, Got, Values, ValuesError};
+pub use stats::{RemoteErrors, RemoteRefusals, RemoteStats, ServerHealth, ServerStats};
+pub use values::{Answer, Asked, Failure, Got, ServerMemory, Values, ValuesError};
 
 #[derive(Debug)]
 struct Inner {
@@ -75,7 +75,11 @@ impl RemoteTier {
     ///
     /// # Errors
     /// As for [`Self::open`].
-    pub fn over(servers: Vec<Box<dyn Values>>, config: &RemoteConfig, clock: Clock) -> Result<Self> {
+    pub fn over(
+        servers: Vec<Box<dyn Values>>,
+        config: &RemoteConfig,
+        clock: Clock,
+    ) -> Result<Self> {
         config.validate()?;
         let ttl = Duration::from_secs(config.ttl_seconds);
         let inner = Arc::new(Inner {
@@ -87,9 +91,8 @@ impl RemoteTier {
             clock,
         });
         let tier = Self { inner };
-        for trouble in tier.ping().into_iter().filter_map(Result::err) {
-            log::warn!("{trouble}; the store does without it until it answers");
-        }
+        // Who does not answer is left alone from the start.
+        tier.health();
         let inner = Arc::clone(&tier.inner);
         thread::Builder::new()
             .name("kvlab-remote".to_owned())
@@ -98,12 +101,9 @@ impl RemoteTier {
         Ok(tier)
     }
 
-    /// Asks each server for a sign of life, for at most the time-out, whether or not it is left alone now.
-    ///
-    /// # Errors
-    /// [`Error::Remote`] for each server that gave none.
-    pub fn ping(&self) -> Vec<Result<()>> {
-        self.inner.shards.ping()
+    /// Asks each server how it is, for at most the time-out, whether or not it is left alone now.
+    pub fn health(&self) -> Vec<ServerHealth> {
+        self.inner.shards.health()
     }
 }
 
@@ -121,7 +121,11 @@ impl SharedTier for RemoteTier {
     }
 
     fn knows(&self, key: &BlockKey) -> bool {
-        self.inner.shards.known.has(key)
+        self.inner.queue.has(key) || self.inner.shards.known.has(key)
+    }
+
+    fn admits(&self, header: &RunHeader) -> Put {
+        self.inner.admits(header)
     }
 
     fn share(&self, header: RunHeader, source: RunSource) -> Result<Put> {

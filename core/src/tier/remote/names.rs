@@ -121,8 +121,14 @@ mod tests {
             blocks: 45,
         };
         let digits = "ab".repeat(32);
-        assert_eq!(run.value("kvlab"), format!("kvlab:r:{digits}:45").into_bytes());
-        assert_eq!(entry_name("x", &run.last), format!("x:b:{digits}").into_bytes());
+        assert_eq!(
+            run.value("kvlab"),
+            format!("kvlab:r:{digits}:45").into_bytes()
+        );
+        assert_eq!(
+            entry_name("x", &run.last),
+            format!("x:b:{digits}").into_bytes()
+        );
         let entry = Entry {
             run,
             position: 3,

@@ -72,7 +72,9 @@ impl Inner {
         counters.lookups.add(1);
         counters.lookup_micros.took(start.elapsed());
         counters.missed_blocks.add(missing.len() as u64);
-        counters.found_blocks.add((keys.len() - missing.len()) as u64);
+        counters
+            .found_blocks
+            .add((keys.len() - missing.len()) as u64);
         found
     }
 
@@ -243,7 +245,11 @@ impl RemoteRun {
             Err(error) => {
                 let quiet = error.failure == Failure::Refused;
                 log::log!(
-                    if quiet { log::Level::Debug } else { log::Level::Warn },
+                    if quiet {
+                        log::Level::Debug
+                    } else {
+                        log::Level::Warn
+                    },
                     "a run could not be read: {error}"
                 );
                 Err(ReadFailure::Io)

@@ -12,7 +12,7 @@ use redis::{
 };
 
 use super::config::RemoteConfig;
-use super::values::{Answer, Asked, Failure, Got, Values, ValuesError};
+use super::values::{Answer, Asked, Failure, Got, ServerMemory, Values, ValuesError};
 use crate::error::{Error, Result};
 
 /// Arguments of so many bytes are sent from where they lie.
@@ -309,7 +309,9 @@ impl Values for RedisValues {
         let commands = commands.collect::<Vec<_>>();
         self.talk(&commands, by, &mut |index, answer| {
             match answer {
-                Ok(Value::BulkString(bytes)) if !bytes.is_empty() => take(index, Got::Bytes(&bytes)),
+                Ok(Value::BulkString(bytes)) if !bytes.is_empty() => {
+                    take(index, Got::Bytes(&bytes))
+                }
                 Ok(Value::BulkString(_) | Value::Nil) => take(index, Got::Missing),
                 Ok(_) => return Err(self.strange(&commands[index][0])),
                 Err(error) if error.failure == Failure::WrongType => take(index, Got::WrongType),
@@ -330,12 +332,14 @@ impl Values for RedisValues {
                 Cow::Borrowed(&ttl),
             ]
         });
-        self.talk(&commands.collect::<Vec<_>>(), by, &mut |_, answer| {
-            match answer? {
+        self.talk(
+            &commands.collect::<Vec<_>>(),
+            by,
+            &mut |_, answer| match answer? {
                 Value::Okay => Ok(()),
                 _ => Err(self.strange(b"SET")),
-            }
-        })
+            },
+        )
     }
 
     fn exists(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
@@ -349,6 +353,30 @@ impl Values for RedisValues {
     fn ping(&self, by: Instant) -> Answer<()> {
         // A read, which a user that may not read is refused, and a cluster redirects.
         self.exists(&[b"kvlab:ping".to_vec()], by).map(|_| ())
+    }
+
+    fn memory(&self, by: Instant) -> Answer<Option<ServerMemory>> {
+        if matches!(self.target, Target::Cluster(_)) {
+            return Ok(None);
+        }
+        let mut memory = None;
+        let info: Command<'_> = vec![b"INFO".into(), b"memory".into()];
+        self.talk(&[info], by, &mut |_, answer| {
+            let Value::BulkString(text) = answer? else {
+                return Err(self.strange(b"INFO"));
+            };
+            let text = String::from_utf8_lossy(&text);
+            let number = |name| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+                line.parse::<u64>().ok()
+            };
+            memory = number("used_memory:").map(|used| ServerMemory {
+                used,
+                limit: number("maxmemory:").unwrap_or(0),
+            });
+            Ok(())
+        })?;
+        Ok(memory)
     }
 }
 
@@ -409,7 +437,9 @@ fn parse(url: &str) -> Result<ConnectionInfo> {
         .into_connection_info()
         .map_err(|error| refuse(error.to_string()))?;
     if let ConnectionAddr::TcpTls { insecure: true, .. } = info.addr() {
-        return Err(refuse("TLS without a check of the certificate protects nothing".to_owned()));
+        return Err(refuse(
+            "TLS without a check of the certificate protects nothing".to_owned(),
+        ));
     }
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
         // Fails if the process has chosen another one already, which does as well.

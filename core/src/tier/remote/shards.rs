@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use super::breaker::{Breaker, BreakerState};
 use super::known::Known;
-use super::stats::{Counters, ServerStats};
+use super::stats::{Counters, ServerHealth, ServerStats};
 use super::values::{Answer, Asked, Failure, Got, Values, ValuesError};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::key::BlockKey;
 use crate::memory::Checksum;
 
@@ -78,7 +78,11 @@ impl Server {
         let (state, opened) = self.asking.state();
         let (writing, _) = self.writing.state();
         let well = state == BreakerState::Closed && writing == BreakerState::Closed;
-        let trouble = if well { None } else { self.trouble.lock().clone() };
+        let trouble = if well {
+            None
+        } else {
+            self.trouble.lock().clone()
+        };
         ServerStats {
             address: self.values.address().to_owned(),
             state,
@@ -97,10 +101,6 @@ impl Shards {
             counters: Counters::default(),
             known: Known::new(ttl),
         }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.servers.len()
     }
 
     pub(super) fn stats(&self) -> Vec<ServerStats> {
@@ -132,12 +132,7 @@ impl Shards {
 
     /// Which server is asked for which of these keys; keys without a server are left out.
     pub(super) fn split<'a>(&self, keys: impl IntoIterator<Item = &'a BlockKey>) -> Vec<Share> {
-        let mut shares = (0..self.len())
-            .map(|server| Share {
-                server,
-                items: Vec::new(),
-            })
-            .collect::<Vec<_>>();
+        let mut shares = self.all();
         for (item, key) in keys.into_iter().enumerate() {
             if let Some(home) = self.home(key) {
                 shares[home].items.push(item);
@@ -148,10 +143,7 @@ impl Shards {
     }
 
     /// Does something with each share, several at the same time; the outcomes, in order.
-    pub(super) fn each<T: Send>(
-        shares: Vec<Share>,
-        work: impl Fn(Share) -> T + Sync,
-    ) -> Vec<T> {
+    pub(super) fn each<T: Send>(shares: Vec<Share>, work: impl Fn(Share) -> T + Sync) -> Vec<T> {
         if shares.len() < 2 {
             return shares.into_iter().map(work).collect();
         }
@@ -187,11 +179,21 @@ impl Shards {
         })
     }
 
-    pub(super) fn exists(&self, server: usize, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
+    pub(super) fn exists(
+        &self,
+        server: usize,
+        names: &[Vec<u8>],
+        by: Instant,
+    ) -> Answer<Vec<bool>> {
         self.ask(server, |values| values.exists(names, by))
     }
 
-    pub(super) fn remove(&self, server: usize, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
+    pub(super) fn remove(
+        &self,
+        server: usize,
+        names: &[Vec<u8>],
+        by: Instant,
+    ) -> Answer<Vec<bool>> {
         self.ask(server, |values| values.remove(names, by))
     }
 
@@ -275,38 +277,52 @@ impl Shards {
                 }
             }
         }
-        self.servers.iter().filter_map(|server| server.asking.due()).min()
+        self.servers
+            .iter()
+            .filter_map(|server| server.asking.due())
+            .min()
     }
 
-    /// Asks all servers for a sign of life, breakers or not.
-    pub(super) fn ping(&self) -> Vec<Result<()>> {
-        let all = (0..self.len()).map(|server| Share {
-            server,
-            items: Vec::new(),
-        });
-        Self::each(all.collect(), |share| {
+    /// Asks all servers how they are, breakers or not.
+    pub(super) fn health(&self) -> Vec<ServerHealth> {
+        Self::each(self.all(), |share| {
             let server = &self.servers[share.server];
             // If it is open, this is its probe.
             server.asking.probes_now();
-            let answer = server.values.ping(self.deadline(0));
-            self.settle(server, answer)
-                .map_err(|error| remote(server.values.address(), error))
+            let (start, by) = (Instant::now(), self.deadline(0));
+            let answer = server.values.ping(by);
+            let latency = answer.is_ok().then(|| start.elapsed());
+            // Who may not ask for the memory does not know it, and can do without.
+            let memory = latency.and_then(|_| server.values.memory(by).ok().flatten());
+            let error = self.settle(server, answer).err();
+            ServerHealth {
+                address: server.values.address().to_owned(),
+                state: server.asking.state().0,
+                latency,
+                memory,
+                error: error.map(|error| error.message),
+            }
         })
     }
 
-    /// An error for who asked something of a server itself.
-    pub(super) fn error(&self, server: usize, error: ValuesError) -> Error {
-        remote(self.servers[server].values.address(), error)
+    /// A share of each server.
+    pub(super) fn all(&self) -> Vec<Share> {
+        let share = |server| Share {
+            server,
+            items: Vec::new(),
+        };
+        (0..self.servers.len()).map(share).collect()
     }
-}
 
-fn remote(address: &str, error: ValuesError) -> Error {
-    let reason = error.message;
-    let own = reason.strip_prefix(address);
-    let own = own.and_then(|rest| rest.strip_prefix(": "));
-    Error::Remote {
-        address: address.to_owned(),
-        reason: own.map_or(reason.clone(), str::to_owned),
+    /// An error for who asked something of a server itself.
+    pub(super) fn error(&self, server: usize, error: &ValuesError) -> Error {
+        let address = self.servers[server].values.address().to_owned();
+        let named = format!("{address}: ");
+        let reason = error.message.strip_prefix(&named).unwrap_or(&error.message);
+        Error::Remote {
+            reason: reason.to_owned(),
+            address,
+        }
     }
 }
 
@@ -316,7 +332,9 @@ mod tests {
 
     use super::{Shards, Share};
     use crate::key::{BlockKey, chain_key};
-    use crate::tier::remote::values::{Answer, Asked, Failure, Got, Values, ValuesError};
+    use crate::tier::remote::values::{
+        Answer, Asked, Failure, Got, ServerMemory, Values, ValuesError,
+    };
 
     /// A server that always fails.
     #[derive(Debug)]
@@ -324,7 +342,10 @@ mod tests {
 
     impl Down {
         fn fail<T>(&self) -> Answer<T> {
-            Err(ValuesError::new(Failure::Timeout, format!("{}: down", self.0)))
+            Err(ValuesError::new(
+                Failure::Timeout,
+                format!("{}: down", self.0),
+            ))
         }
     }
 
@@ -352,6 +373,10 @@ mod tests {
         fn ping(&self, _: Instant) -> Answer<()> {
             self.fail()
         }
+
+        fn memory(&self, _: Instant) -> Answer<Option<ServerMemory>> {
+            self.fail()
+        }
     }
 
     fn shards(count: usize) -> Shards {
@@ -368,11 +393,16 @@ mod tests {
     #[test]
     fn keys_spread_evenly_and_only_those_of_a_lost_server_move() {
         let (shards, keys) = (shards(4), keys());
-        let before = keys.iter().map(|key| shards.home(key).expect("all are asked"));
+        let before = keys
+            .iter()
+            .map(|key| shards.home(key).expect("all are asked"));
         let before = before.collect::<Vec<_>>();
         let mut count = [0; 4];
         before.iter().for_each(|home| count[*home] += 1);
-        assert!(count.iter().all(|count| (850..1150).contains(count)), "{count:?}");
+        assert!(
+            count.iter().all(|count| (850..1150).contains(count)),
+            "{count:?}"
+        );
         let answer = shards.exists(2, &[vec![1]], Instant::now());
         assert_eq!(answer.map_err(|error| error.failure), Err(Failure::Timeout));
         let mut moved = [0; 4];
@@ -383,9 +413,17 @@ mod tests {
             moved[home] += usize::from(before == 2);
         }
         assert_eq!(moved.iter().sum::<usize>(), count[2]);
-        assert!(moved.iter().enumerate().all(|(home, moved)| home == 2 || *moved > 250));
+        assert!(
+            moved
+                .iter()
+                .enumerate()
+                .all(|(home, moved)| home == 2 || *moved > 250)
+        );
         let shares = shards.split(&keys);
-        let mut items = shares.iter().flat_map(|share| share.items.clone()).collect::<Vec<_>>();
+        let mut items = shares
+            .iter()
+            .flat_map(|share| share.items.clone())
+            .collect::<Vec<_>>();
         items.sort_unstable();
         assert_eq!(items, (0..keys.len()).collect::<Vec<_>>());
         assert!(shares.iter().all(|Share { server, .. }| *server != 2));

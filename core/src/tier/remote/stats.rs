@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::breaker::BreakerState;
-use super::values::Failure;
+use super::values::{Failure, ServerMemory};
 use crate::tier::Refusal;
 
 /// What a [`SharedTier`](crate::tier::SharedTier) has done since the store was opened. Times in microseconds, sizes in bytes.
@@ -106,6 +106,21 @@ pub struct ServerStats {
     pub opened: u64,
     /// The last thing that went wrong, if it is not asked now or takes no values.
     pub trouble: Option<String>,
+}
+
+/// How a server answered when it was asked how it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerHealth {
+    /// Which one, without password.
+    pub address: String,
+    /// Whether it is asked from now on.
+    pub state: BreakerState,
+    /// How long a sign of life took.
+    pub latency: Option<Duration>,
+    /// Its memory, if it says.
+    pub memory: Option<ServerMemory>,
+    /// What is wrong, if anything is.
+    pub error: Option<String>,
 }
 
 /// Running counts, updated without a lock.

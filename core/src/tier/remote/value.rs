@@ -92,7 +92,12 @@ pub(super) enum Header {
 }
 
 /// Judges the bytes that stand where the header of a block's run should be.
-pub(super) fn judge(bytes: &[u8], block: &BlockKey, entry: &Entry, cipher: Option<&Cipher>) -> Header {
+pub(super) fn judge(
+    bytes: &[u8],
+    block: &BlockKey,
+    entry: &Entry,
+    cipher: Option<&Cipher>,
+) -> Header {
     let Some(record) = Record::decode(bytes) else {
         // Magic, version and length are as they should be, so that only the checksum can have failed.
         return match Record::peek(bytes) {
@@ -128,7 +133,11 @@ impl<'a> Payload<'a> {
     }
 
     /// Consecutive slices in groups of about `bytes`, each with the range of the value that it takes.
-    pub(super) fn groups(&self, slices: Range<usize>, bytes: u64) -> Vec<(Range<usize>, Range<u64>)> {
+    pub(super) fn groups(
+        &self,
+        slices: Range<usize>,
+        bytes: u64,
+    ) -> Vec<(Range<usize>, Range<u64>)> {
         let header = &self.record.header;
         let mut at = u64::from(self.record.header_bytes);
         let mut groups: Vec<(Range<usize>, Range<u64>)> = Vec::new();

@@ -69,7 +69,16 @@ pub enum Got<'a> {
     WrongType,
 }
 
-/// A server of values. Calls come from many threads; each takes as long as its last argument but one says, at most.
+/// Memory of a server, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerMemory {
+    /// What it uses.
+    pub used: u64,
+    /// What it may use; 0 for no limit of its own.
+    pub limit: u64,
+}
+
+/// A server of values. Calls come from many threads; each is over `by` the time that it was given.
 pub trait Values: Send + Sync + fmt::Debug {
     /// Which server, without password: its name among several.
     fn address(&self) -> &str;
@@ -78,12 +87,8 @@ pub trait Values: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ValuesError`]; some may have been handed out before.
-    fn get(
-        &self,
-        asked: &[Asked],
-        by: Instant,
-        take: &mut dyn FnMut(usize, Got<'_>),
-    ) -> Answer<()>;
+    fn get(&self, asked: &[Asked], by: Instant, take: &mut dyn FnMut(usize, Got<'_>))
+    -> Answer<()>;
 
     /// Sets values, in this order, which vanish after `ttl`.
     ///
@@ -108,4 +113,10 @@ pub trait Values: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`ValuesError`].
     fn ping(&self, by: Instant) -> Answer<()>;
+
+    /// How much memory it has; none if it does not say.
+    ///
+    /// # Errors
+    /// [`ValuesError`].
+    fn memory(&self, by: Instant) -> Answer<Option<ServerMemory>>;
 }

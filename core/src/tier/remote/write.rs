@@ -13,7 +13,7 @@ use super::value::{MAX_VALUE_BYTES, encode, value_bytes};
 use super::values::{Answer, Failure, ValuesError};
 use crate::error::Result;
 use crate::key::{BlockKey, KeyMap};
-use crate::run::{NEVER, RunHeader, RunSource};
+use crate::run::{NEVER, RunHeader, RunSource, Terms};
 use crate::tier::{Put, Refusal};
 
 #[derive(Debug)]
@@ -90,9 +90,14 @@ impl Queue {
         (state.bytes, state.open.len())
     }
 
-    fn accept(&self, header: RunHeader, source: RunSource, known: impl Fn(&BlockKey) -> bool) -> Put {
+    /// Whether a block waits to be written, or is being written.
+    pub(super) fn has(&self, key: &BlockKey) -> bool {
+        self.state.lock().pending.contains_key(key)
+    }
+
+    /// What [`Self::accept`] would make of a run.
+    fn judge(&self, state: &State, header: &RunHeader, known: impl Fn(&BlockKey) -> bool) -> Put {
         let bytes = header.payload_bytes();
-        let mut state = self.state.lock();
         if state.stopped {
             return Put::Refused(Refusal::Unavailable);
         }
@@ -106,10 +111,24 @@ impl Queue {
         if state.bytes + bytes > self.limit {
             return Put::Refused(Refusal::QueueFull);
         }
+        Put::Queued
+    }
+
+    fn accept(
+        &self,
+        header: RunHeader,
+        source: RunSource,
+        known: impl Fn(&BlockKey) -> bool,
+    ) -> Put {
+        let mut state = self.state.lock();
+        let put = self.judge(&state, &header, known);
+        if put != Put::Queued {
+            return put;
+        }
         let number = state.next_number;
         state.next_number += 1;
         state.open.insert(number);
-        state.bytes += bytes;
+        state.bytes += header.payload_bytes();
         for key in &header.keys {
             *state.pending.entry(*key).or_insert(0) += 1;
         }
@@ -141,7 +160,8 @@ impl Queue {
 
     fn drop_waiting(state: &mut State, matches: impl Fn(&RunHeader) -> bool) -> Vec<Job> {
         let line = std::mem::take(&mut state.line);
-        let (dropped, kept): (Vec<_>, Vec<_>) = line.into_iter().partition(|job| matches(&job.header));
+        let (dropped, kept): (Vec<_>, Vec<_>) =
+            line.into_iter().partition(|job| matches(&job.header));
         state.line = kept.into();
         for job in &dropped {
             state.done(job.number, &job.header);
@@ -224,10 +244,29 @@ enum Next {
 }
 
 impl Inner {
+    /// What would become of a run now.
+    pub(super) fn admits(&self, header: &RunHeader) -> Put {
+        let known = |key: &BlockKey| self.shards.known.has(key);
+        let put = match self.refuses(header) {
+            Some(refusal) => Put::Refused(refusal),
+            None => self.queue.judge(&self.queue.state.lock(), header, known),
+        };
+        if let Put::Refused(refusal) = put {
+            self.shards.counters.refused(refusal);
+        }
+        put
+    }
+
     pub(super) fn share(&self, header: RunHeader, source: RunSource) -> Result<Put> {
         header.validate()?;
         source.check(&header, |len| len)?;
-        let put = self.accept(header, source);
+        let terms = header.terms.stamped(self.clock.now());
+        let header = RunHeader { terms, ..header };
+        let known = |key: &BlockKey| self.shards.known.has(key);
+        let put = match self.refuses(&header) {
+            Some(refusal) => Put::Refused(refusal),
+            None => self.queue.accept(header, source, known),
+        };
         match put {
             Put::Refused(refusal) => self.shards.counters.refused(refusal),
             Put::Present => self.shards.counters.present.add(1),
@@ -236,35 +275,28 @@ impl Inner {
         Ok(put)
     }
 
-    fn accept(&self, header: RunHeader, source: RunSource) -> Put {
+    /// Why a run is not even queued, if it is not.
+    fn refuses(&self, header: &RunHeader) -> Option<Refusal> {
         let terms = header.terms.stamped(self.clock.now());
-        let header = RunHeader { terms, ..header };
-        let refusal = if !terms.persist {
-            Some(Refusal::NotPersisted)
-        } else if terms.decoded {
-            Some(Refusal::Decoded)
-        } else if self.ttl(&header).is_none() {
-            Some(Refusal::Expired)
-        } else if value_bytes(&header, self.key.is_some()) > MAX_VALUE_BYTES {
-            Some(Refusal::TooLarge)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
-            return Put::Refused(refusal);
+        if !terms.persist {
+            return Some(Refusal::NotPersisted);
         }
-        let known = |key: &BlockKey| self.shards.known.has(key);
-        // What is there needs no server that takes it.
-        let home = RunName::of(&header).and_then(|name| self.shards.home_to_write(&name.last));
-        if home.is_none() && !header.keys.iter().all(known) {
-            return Put::Refused(Refusal::Unavailable);
+        if terms.decoded {
+            return Some(Refusal::Decoded);
         }
-        self.queue.accept(header, source, known)
+        if self.ttl(&terms).is_none() {
+            return Some(Refusal::Expired);
+        }
+        if value_bytes(header, self.key.is_some()) > MAX_VALUE_BYTES {
+            return Some(Refusal::TooLarge);
+        }
+        let home = RunName::of(header).and_then(|name| self.shards.home_to_write(&name.last));
+        home.is_none().then_some(Refusal::Unavailable)
     }
 
     /// How much longer a run lives; none if it does not.
-    fn ttl(&self, header: &RunHeader) -> Option<Duration> {
-        match header.terms.expires() {
+    fn ttl(&self, terms: &Terms) -> Option<Duration> {
+        match terms.expires() {
             NEVER => Some(self.ttl),
             at => at
                 .checked_sub(self.clock.now())
@@ -327,7 +359,7 @@ impl Inner {
 
     fn try_write(&self, job: &Job, value: &mut Vec<u8>) -> Answer<Written> {
         let Job { header, source, .. } = job;
-        let Some(ttl) = self.ttl(header) else {
+        let Some(ttl) = self.ttl(&header.terms) else {
             return Ok(Written::Refused(Refusal::Expired));
         };
         let home = RunName::of(header).and_then(|name| Some((name, self.shards.home(&name.last)?)));
@@ -372,12 +404,18 @@ impl Inner {
     /// Whether the servers have all of these blocks: an entry each, and the runs that these lead to.
     fn all_there(&self, keys: &[BlockKey]) -> bool {
         let by = self.shards.deadline(0);
-        let entries = self.entries(keys, by).into_iter().collect::<Option<Vec<_>>>();
+        let entries = self
+            .entries(keys, by)
+            .into_iter()
+            .collect::<Option<Vec<_>>>();
         let Some(entries) = entries else {
             return false;
         };
         let runs = entries.into_iter().map(|entry| entry.run);
-        let runs = runs.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+        let runs = runs
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect::<Vec<_>>();
         let shares = self.shards.split(runs.iter().map(|run| &run.last));
         // A run that has no server now is not there.
         if shares.iter().map(|share| share.items.len()).sum::<usize>() < runs.len() {
@@ -407,17 +445,17 @@ impl Inner {
         // Values may lie where others passed a server over: all of them are told.
         let all = blocks.chain(runs.iter().map(|run| run.value(&self.prefix)));
         let all = all.collect::<Vec<_>>();
-        let servers = (0..self.shards.len()).map(|server| Share {
-            server,
-            items: Vec::new(),
-        });
         let by = self.shards.deadline(0);
-        let removed = Shards::each(servers.collect(), |share| {
+        let removed = Shards::each(self.shards.all(), |share| {
             let removed = self.shards.remove(share.server, &all, by);
-            removed.map_err(|error| self.shards.error(share.server, error))
+            removed.map_err(|error| self.shards.error(share.server, &error))
         });
         let removed = removed.into_iter().collect::<Result<Vec<_>>>()?;
-        let there = |block: usize| removed.iter().any(|server| server.get(block) == Some(&true));
+        let there = |block: usize| {
+            removed
+                .iter()
+                .any(|server| server.get(block) == Some(&true))
+        };
         Ok((0..keys.len()).filter(|&block| there(block)).count())
     }
 
@@ -438,4 +476,3 @@ impl Inner {
         ended
     }
 }
-
