@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod memory;
+mod record;
 pub mod remote;
 mod span;
 #[cfg(test)]
