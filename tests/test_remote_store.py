@@ -205,7 +205,7 @@ def test_opaque_blocks_are_shared_and_removed_for_everybody(server: RedisServer)
         health = one.remote_health()
         assert health is not None
         assert health["healthy"]
-        assert health["servers"][0]["address"].startswith("redis://127.0.0.1")
+        assert health["servers"][0]["address"].startswith("127.0.0.1:")
         assert (health["servers"][0]["used_memory"] or 0) > 0
 
 
