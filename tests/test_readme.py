@@ -37,7 +37,7 @@ def test_the_example_runs_twice_and_the_second_process_reuses_the_first_ones_pro
 
 
 def hits(printed: str) -> list[tuple[str, str, str]]:
-    return re.findall(r"hit_tokens=HitTokens\(l1=(\d+), l2=(\d+), l3=(\d+)\)", printed)
+    return re.findall(r"hit_tokens=HitTokens\(l1=(\d+), l2=(\d+), l3=(\d+), l4=0\)", printed)
 
 
 def run(path: Path) -> str:
