@@ -21,14 +21,17 @@ __all__ = [
     "KvlabError",
     "ModelUnavailableError",
     "NotFoundError",
+    "PrecisionOverflowError",
     "PromptTooLongError",
     "QueueFullError",
     "ReadOnlyStoreError",
+    "RemoteError",
     "StateError",
     "StoreClosedError",
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "TensorFormatError",
     "TraceFormatError",
     "UnsafeDirectoryError",
     "UnsupportedModelError",
@@ -51,6 +54,10 @@ class InvalidArgumentError(KvlabError, ValueError):
 
 class ConfigError(KvlabError, ValueError):
     """A setting that cannot be used: unknown policy, unreadable size, unwritable directory."""
+
+
+class PrecisionOverflowError(KvlabError, OverflowError):
+    """Finite numbers that are infinite in the dtype that was asked for. Nothing was stored."""
 
 
 class CapacityError(KvlabError):
@@ -76,6 +83,10 @@ class ReadOnlyStoreError(StateError):
     """A change to a store that was opened with ``read_only``."""
 
 
+class RemoteError(KvlabError):
+    """A server of the remote tier that did not do what it was asked; the message has its address."""
+
+
 class ForkedProcessError(StateError):
     """A forked child used what its parent had opened. Open it in the child."""
 
@@ -90,6 +101,10 @@ class UnsafeDirectoryError(KvlabError):
 
 class FormatError(KvlabError):
     """A directory or file that is not what kvlab wrote there, or of a format that this version does not read."""
+
+
+class TensorFormatError(FormatError):
+    """Bytes that are no tensor of `kvlab.remote`: foreign, cut short, damaged, or of a newer version."""
 
 
 class TraceFormatError(KvlabError, ValueError):
