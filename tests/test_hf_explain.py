@@ -138,7 +138,6 @@ def test_prompts_that_a_session_saw_are_named_where_they_nearly_hit_and_not_to_o
             assert [(miss.shared_prefix, miss.lost_tokens) for miss in found] == expected
             assert list(found) == each.near_misses(asked)
         session.prefill(prompt(100, seed=5), keep=False)
-        assert session.near_misses(prompt(100, seed=5)[:, :60] + 1) == []
         assert session.near_misses(prompt(120, seed=5)[:, 1:]) == []
         # What is served stays what is equal: the near miss gives its beginning and no more.
         assert session.prefill(asked).report.hit_tokens.total == 32

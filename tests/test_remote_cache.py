@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -131,20 +132,31 @@ names = st.fixed_dictionaries(
 prefixes = st.lists(st.integers(0, 3), min_size=1, max_size=40) | st.text(min_size=1, max_size=9)
 
 
-@settings(deadline=None, max_examples=60)
+@pytest.fixture(scope="module")
+def one_store() -> Iterator[BlockStore]:
+    with open_store() as store:
+        yield store
+
+
+@settings(deadline=None, max_examples=30)
 @given(one=names, other=names, prefix=prefixes, elsewhere=prefixes)
 def test_caches_prefixes_and_layers_that_differ_in_anything_never_meet(
-    one: dict[str, Any], other: dict[str, Any], prefix: Any, elsewhere: Any
+    one_store: BlockStore,
+    one: dict[str, Any],
+    other: dict[str, Any],
+    *,
+    prefix: Any,
+    elsewhere: Any,
 ) -> None:
-    with open_store() as store:
-        writer, reader = exact(store, **one), exact(store, **other)
-        tokens = 5 if isinstance(prefix, str) else len(prefix)
-        dtype = torch.bfloat16 if one.get("layout") else torch.float32
-        k, v = (tensor.to(dtype) for tensor in kv(tokens)[0])
-        assert writer.cache_kv(prefix, 0, k, v)
-        assert (reader.get_cached_kv(prefix, 0) is not None) == (one == other)
-        assert (writer.get_cached_kv(elsewhere, 0) is not None) == (elsewhere == prefix)
-        assert writer.get_cached_kv(prefix, 1) is None
+    one_store.clear()
+    writer, reader = exact(one_store, **one), exact(one_store, **other)
+    tokens = 5 if isinstance(prefix, str) else len(prefix)
+    dtype = torch.bfloat16 if one.get("layout") else torch.float32
+    k, v = (tensor.to(dtype) for tensor in kv(tokens)[0])
+    assert writer.cache_kv(prefix, 0, k, v)
+    assert (reader.get_cached_kv(prefix, 0) is not None) == (one == other)
+    assert (writer.get_cached_kv(elsewhere, 0) is not None) == (elsewhere == prefix)
+    assert writer.get_cached_kv(prefix, 1) is None
 
 
 @given(

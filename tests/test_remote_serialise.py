@@ -61,7 +61,7 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(tensor=tensors(), codec=st.sampled_from(LOSSLESS))
 def test_in_its_own_dtype_a_tensor_comes_back_bit_for_bit(tensor: Any, codec: Any) -> None:
     back = decode(encode(tensor, Encoding(codec=codec)))
@@ -69,7 +69,7 @@ def test_in_its_own_dtype_a_tensor_comes_back_bit_for_bit(tensor: Any, codec: An
     assert torch.equal(bits(back), bits(tensor))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     tensor=tensors(),
     precision=st.sampled_from(["float16", "bfloat16"]),
@@ -95,7 +95,7 @@ def test_a_cast_is_the_casts_of_torch_and_overflow_goes_to_bfloat16(
     assert same(decode(encode(tensor, Encoding(precision, codec))), expected.to(tensor.dtype))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     tensor=tensors(finite=True),
     precision=st.sampled_from(["native", "float16"]),
@@ -132,7 +132,7 @@ def test_integers_take_a_byte_or_half_of_one_and_a_scale_a_row(codec: Any, most:
     assert 400 * most < len(record) < 400 * most + 100
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(some=st.lists(tensors(), max_size=4), codec=st.sampled_from(LOSSLESS))
 def test_records_stand_one_after_the_other(some: list[Any], codec: Any) -> None:
     back = decode_all(encode_all(some, Encoding(codec=codec)))
@@ -143,7 +143,7 @@ def test_records_stand_one_after_the_other(some: list[Any], codec: Any) -> None:
             decode(encode_all(some, Encoding(codec=codec)))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(tensor=tensors(), codec=st.sampled_from(CODECS), data=st.data())
 def test_damage_is_an_error_and_never_another_tensor(
     tensor: Any, codec: Any, data: st.DataObject
@@ -169,7 +169,7 @@ def test_damage_is_an_error_and_never_another_tensor(
             decode(bytes(damaged))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=80)
 @given(
     tensor=tensors(),
     codec=st.sampled_from(CODECS),

@@ -172,7 +172,7 @@ class DistributedKVCache:
 
         Args:
             prefix: Token ids or a str.
-            layers: How many there are; needed only without a layout, before the first `cache_prefix`.
+            layers: How many there are; needed only without a layout, before a whole prefix was written or found.
 
         Returns:
             K and V of each layer; None if one of them is missing.
@@ -187,7 +187,10 @@ class DistributedKVCache:
                 "how many layers the prefix has is not known; give layers, or make the cache with a layout"
             )
         self._shapes.check_count(count)
-        return self._get(prefix, range(count))
+        found = self._get(prefix, range(count))
+        if found is not None:
+            self._shapes.layers = count
+        return found
 
     def near_misses(
         self, prompt: Any, *, limit: int = 3, tokenizer: Decoder | None = None

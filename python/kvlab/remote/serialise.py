@@ -321,7 +321,7 @@ def _compress(codec: Codec, data: Bytes) -> bytes:
     elif codec == "zstd":
         compressed = _package(codec).ZstdCompressor(level=1).compress(data)
     else:
-        compressed = gzip.compress(data, compresslevel=1, mtime=0)
+        compressed = gzip.compress(data.data, compresslevel=1, mtime=0)
     return compressed
 
 
