@@ -145,6 +145,35 @@ pub struct RunSource {
 }
 
 impl RunSource {
+    /// The same bytes in memory of their own, one piece a slice, so that nobody waits for this source's memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if memory cannot be had.
+    pub(crate) fn copied(&self) -> Result<Self> {
+        let pieces = self.slices.iter().flatten();
+        let bytes = pieces.map(|piece| piece.len).sum::<usize>();
+        let region = Region::new(bytes.max(1))?;
+        let mut at = 0;
+        let slices = self.slices.iter().map(|pieces| {
+            let offset = at;
+            for piece in pieces {
+                region.copy_from(at, &self.region, piece.offset, piece.len);
+                at += piece.len;
+            }
+            vec![Piece {
+                spare: false,
+                offset,
+                len: at - offset,
+            }]
+        });
+        let slices = slices.collect();
+        Ok(Self {
+            region: Arc::new(region),
+            lease: None,
+            slices,
+        })
+    }
+
     /// The checksum of each slice, in order, computed where its bytes lie.
     pub(crate) fn checksums(&self) -> impl Iterator<Item = u64> {
         self.slices.iter().map(|pieces| {

@@ -119,6 +119,13 @@ class StoreTimeoutError(KvlabError, TimeoutError):
     """A wait that ended before what it waited for."""
 
 
+class RemoteError(KvlabError, OSError):
+    """A server of the shared tier (L4) did not do what it was asked; names the server and what to do.
+
+    Raised only where a server itself was asked for something. A restore that it fails is a miss.
+    """
+
+
 class EndpointError(KvlabError):
     """A server that is down, slow, refuses a request, or answers what is not to be understood.
 

@@ -19,6 +19,7 @@ mod inspect;
 mod logging;
 mod progress;
 mod radix;
+mod remote;
 mod sim;
 mod sizing;
 mod stats;
