@@ -83,10 +83,6 @@ class ReadOnlyStoreError(StateError):
     """A change to a store that was opened with ``read_only``."""
 
 
-class RemoteError(KvlabError):
-    """A server of the remote tier that did not do what it was asked; the message has its address."""
-
-
 class ForkedProcessError(StateError):
     """A forked child used what its parent had opened. Open it in the child."""
 

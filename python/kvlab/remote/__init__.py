@@ -5,13 +5,12 @@ This package imports torch; ``import kvlab`` does not.
 
 from kvlab.remote.cache import DistributedKVCache
 from kvlab.remote.serialise import Encoding, decode, decode_all, encode, encode_all
-from kvlab.remote.stats import DistributedStats, Health, Latency
+from kvlab.remote.stats import DistributedStats, Latency
 
 __all__ = [
     "DistributedKVCache",
     "DistributedStats",
     "Encoding",
-    "Health",
     "Latency",
     "decode",
     "decode_all",

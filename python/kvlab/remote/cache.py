@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 from kvlab._core import BlockStore, parse_ttl
-from kvlab.errors import ConfigError, InvalidArgumentError, RemoteError, TensorFormatError
+from kvlab.errors import (
+    ConfigError,
+    InvalidArgumentError,
+    StoreClosedError,
+    TensorFormatError,
+)
 from kvlab.hf.fingerprint import fingerprint
 from kvlab.hf.layout import read_layout
 from kvlab.remote.keys import layer_key, namespace_of, prefix_key
 from kvlab.remote.serialise import Encoding, decode_all, encode_all
 from kvlab.remote.shapes import Shapes
-from kvlab.remote.stats import DistributedStats, Health, Meter
+from kvlab.remote.stats import DistributedStats, Meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from kvlab._types import RemoteHealth
     from kvlab.hf.layout import ModelLayout
     from kvlab.near_misses import Decoder, NearMiss, PromptIndex
     from kvlab.remote.serialise import Codec, Overflow, Precision
@@ -207,20 +212,23 @@ class DistributedKVCache:
             )
         return self._prompts.near_misses(prompt, limit=limit, tokenizer=tokenizer)
 
-    def health(self) -> Health:
-        """Ask the server to forget an entry that is not there, past the circuit breaker's memory of it."""
-        began = time.perf_counter()
-        error = None
-        try:
-            self._store.remove([secrets.token_bytes(32)])
-        except RemoteError as failed:
-            error = str(failed)
-        latency = (time.perf_counter() - began) * 1e3
-        return Health(ok=error is None, latency_ms=latency, error=error)
+    def health(self) -> RemoteHealth | None:
+        """Ask the servers for a sign of life and their memory, for at most the time-out; None without any.
+
+        The cache works without them, with what is in this process.
+
+        Raises:
+            StoreClosedError: The store is closed.
+        """
+        return self._store.remote_health()
 
     def stats(self) -> DistributedStats:
-        """Hits, misses, bytes and latencies of this object, and what its store says."""
-        return self._meter.stats(self._store.stats())
+        """Hits, misses, bytes and latencies of this object, what its store says, and `health`."""
+        try:
+            health = self._store.remote_health()
+        except StoreClosedError:
+            health = None  # the counts are still there
+        return self._meter.stats(self._store.stats(), health)
 
     def flush(self, timeout: float = 60.0) -> None:
         """Wait until what was written is on the server, or was given up.

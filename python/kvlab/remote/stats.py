@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from kvlab._types import BlockStoreStats, RemoteHealth
 
 Miss: TypeAlias = Literal["absent", "damaged", "shape"]
 _REMEMBERED = 4096
@@ -34,20 +34,6 @@ class Latency(TypedDict):
     max: float
 
 
-class Health(TypedDict):
-    """How the server is.
-
-    Attributes:
-        ok: Whether it did what it was asked. The cache works without it, with what is in this process.
-        latency_ms: What that took.
-        error: Why not; None if ok.
-    """
-
-    ok: bool
-    latency_ms: float
-    error: str | None
-
-
 class DistributedStats(TypedDict):
     """A `DistributedKVCache`; counts since it was made. A call for a whole prefix is one.
 
@@ -66,6 +52,7 @@ class DistributedStats(TypedDict):
         get: What calls that read took, decoding included.
         put: What calls that wrote took, encoding included; the store writes to the server behind them.
         store: The store's own ``stats()``.
+        health: How the servers answer now, their memory included; None without any, or of a closed store.
     """
 
     hits: int
@@ -80,7 +67,8 @@ class DistributedStats(TypedDict):
     read_tensor_bytes: int
     get: Latency
     put: Latency
-    store: Mapping[str, Any]
+    store: BlockStoreStats
+    health: RemoteHealth | None
 
 
 class Meter:
@@ -116,7 +104,7 @@ class Meter:
             self._written = [self._written[0] + stored, self._written[1] + tensors]
             self._put.append(seconds)
 
-    def stats(self, store: Mapping[str, Any]) -> DistributedStats:
+    def stats(self, store: BlockStoreStats, health: RemoteHealth | None) -> DistributedStats:
         """All of it, beside what the store says."""
         with self._lock:
             misses = sum(self._misses.values())
@@ -134,6 +122,7 @@ class Meter:
                 get=_latency(self._get),
                 put=_latency(self._put),
                 store=store,
+                health=health,
             )
 
 
