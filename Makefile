@@ -153,7 +153,7 @@ lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Chec
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy --strict python/kvlab toys examples scripts tests benches/python benches/peers
+	$(BIN)/python -m mypy --strict python/kvlab toys examples scripts tests benches/python benches/peers quick_start.py
 	$(BIN)/python -m mypy.stubtest kvlab._core --allowlist tests/stubtest-allowlist.txt
 
 .PHONY: fmt
