@@ -1,4 +1,4 @@
-"""DistributedKVCache on a real server: processes share, and whatever the server does, there are right numbers or a miss."""
+"""DistributedKVCache on a real server: processes share; whatever the server does, the numbers are right or a miss."""
 
 from __future__ import annotations
 
