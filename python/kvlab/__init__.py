@@ -47,6 +47,7 @@ from kvlab.errors import (
     UnsupportedModelError,
     UnsupportedRequestError,
 )
+from kvlab.tier import Tier
 
 __all__ = [
     "BlockStore",
@@ -77,6 +78,7 @@ __all__ = [
     "StoreLockedError",
     "StoreTimeoutError",
     "TensorFormatError",
+    "Tier",
     "TraceFormatError",
     "UnsafeDirectoryError",
     "UnsupportedModelError",

@@ -34,6 +34,7 @@ from kvlab._types import (
 )
 from kvlab.sim.policy import PolicyBase
 from kvlab.sim.workloads.pages import Page
+from kvlab.tier import Tier as SharedTier
 
 __version__: Final[str]
 
@@ -1005,7 +1006,7 @@ class Store:
         read_only: bool = False,
         allow_unsafe_directory: bool = False,
         capture: str | PathLike[str] | None = None,
-        remote: str | Sequence[str] | None = None,
+        remote: str | Sequence[str] | SharedTier | None = None,
         remote_ttl: int | str = "1d",
         remote_timeout: float = 0.25,
         remote_prefix: str = "kvlab",
@@ -1041,7 +1042,8 @@ class Store:
             capture: A new file that records every request and every eviction while the store is open, for
                 `kvlab.sim.capture`: names are keyed hashes, never tokens or text.
             remote: L4, which other machines share: the URL of a Redis or Valkey server, `redis://`, `rediss://` (TLS)
-                or `redis+unix://`, or of several independent ones, which divide the blocks among them. What this
+                or `redis+unix://`, or of several independent ones, which divide the blocks among them; or an object of
+                `kvlab.Tier`. What this
                 store writes through or gives up is shared, and what it lacks is asked for there. That no server
                 answers is no error: the store does without until one does.
             remote_ttl: Seconds, or e.g. `"7d"`, after which the servers forget what no namespace set a time for.
@@ -1204,7 +1206,7 @@ class BlockStore:
         read_only: bool = False,
         allow_unsafe_directory: bool = False,
         capture: str | PathLike[str] | None = None,
-        remote: str | Sequence[str] | None = None,
+        remote: str | Sequence[str] | SharedTier | None = None,
         remote_ttl: int | str = "1d",
         remote_timeout: float = 0.25,
         remote_prefix: str = "kvlab",

@@ -24,6 +24,7 @@ mod sim;
 mod sizing;
 mod stats;
 mod store;
+mod tier;
 mod tokens;
 
 use pyo3::prelude::*;

@@ -1,10 +1,11 @@
 //! The shared tier: its settings, its account, and how its servers are.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use kvlab_core::Error;
 use kvlab_core::tier::remote::{
-    EncryptionKey, RemoteConfig, RemoteStats, ServerHealth, ServerStats,
+    EncryptionKey, RemoteConfig, RemoteStats, ServerHealth, ServerStats, Values,
 };
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -13,6 +14,7 @@ use pyo3::types::{PyDict, PyString};
 use crate::argument::{Ttl, seconds};
 use crate::error::{OrRaise, to_py};
 use crate::stats::fields;
+use crate::tier::PyTier;
 
 /// Where a key is looked for that no file was given for.
 const KEY_VARIABLE: &str = "KVLAB_REMOTE_KEY";
@@ -43,8 +45,13 @@ impl RemoteSettings {
             (None, Ok(text)) => Some(EncryptionKey::parse(&text).or_raise()?),
             (None, Err(_)) => None,
         };
+        let (urls, own) = match PyTier::of(remote.bind(py))? {
+            Some(tier) => (Vec::new(), Some(Arc::new(tier) as Arc<dyn Values>)),
+            None => (urls(remote.bind(py))?, None),
+        };
         Ok(Some(RemoteConfig {
-            urls: urls(remote.bind(py))?,
+            urls,
+            own,
             cluster: self.cluster,
             prefix: self.prefix,
             timeout: seconds(self.timeout)?,
@@ -64,7 +71,7 @@ fn urls(remote: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
         let given = remote.get_type().name();
         let given = given.map_or_else(|_| "another object".to_owned(), |name| name.to_string());
         PyTypeError::new_err(format!(
-            "remote is the URL of a server, such as \"redis://localhost:6379\", or a list of them, not {given}"
+            "remote is the URL of a server, such as \"redis://localhost:6379\", a list of them, or a kvlab.Tier, not {given}"
         ))
     })
 }
