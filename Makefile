@@ -88,6 +88,7 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 	$(BIN)/python benches/python/tree.py
 	$(BIN)/python benches/python/restore.py
 	$(BIN)/python benches/python/break_even.py
+	$(BIN)/python benches/python/remote_arms.py
 
 .PHONY: smoke
 smoke: $(VENV)/.stamp-built  ## Run the small programs of the policy lab
@@ -157,7 +158,7 @@ lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Chec
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m mypy --strict python/kvlab toys examples scripts tests benches/python benches/peers
+	$(BIN)/python -m mypy --strict python/kvlab toys examples scripts tests benches/python benches/peers quick_start.py
 	$(BIN)/python -m mypy.stubtest kvlab._core --allowlist tests/stubtest-allowlist.txt
 
 .PHONY: fmt

@@ -285,6 +285,15 @@ def test_explain_says_what_is_cached_where_it_parts_and_what_a_restore_costs(
     text = run(*ask, "--prompt-file", asked, "--against", known)
     assert "32 of 100 tokens are cached; token 40 is the first that is not" in text
     assert "goes on with 'w1 w2" in text
+    # Of several, the closest tells the token; each says what it shares out of reach.
+    far = tmp_path / "far.txt"
+    far.write_text(" ".join(["w3", *words]))
+    both = as_json(*ask, "--prompt-file", asked, "--against", far, "--against", known)
+    assert (both["divergence"]["first"], both["divergence"]["last"]) == (40, 40)
+    near = {Path(miss["label"]).name: miss for miss in both["near_misses"]}
+    assert (near["known.txt"]["shared_prefix"], near["known.txt"]["lost_tokens"]) == (40, 58)
+    assert (near["far.txt"]["shared_prefix"], near["far.txt"]["lost_tokens"]) == (0, 98)
+    assert "known.txt: tokens 40 to 41 differ, and 58 tokens behind are the same again" in text
     assert "restore='auto': " in text
     assert "predicted: " in text
     mine = as_json(*ask, "--prompt", TEXT, "--salt", "mine")

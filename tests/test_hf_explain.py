@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_support import attach, extended, open_store, push_down, state
-from kvlab.errors import InvalidArgumentError
+from kvlab.errors import ConfigError, InvalidArgumentError
+from kvlab.near_misses import PromptIndex
 from tiny_models import build, prompt
 
 
@@ -116,3 +117,42 @@ def test_blocks_behind_a_gap_are_said_to_be_out_of_reach(tmp_path: Path) -> None
         assert found.matched_tokens == 0
         assert found.unreachable_tokens > 0
         assert "cannot be reached" in found.reason
+
+
+def test_prompts_that_a_session_saw_are_named_where_they_nearly_hit_and_not_to_other_salts(
+    tmp_path: Path,
+) -> None:
+    model, known = build("llama"), prompt(100)
+    asked = known.clone()
+    asked[0, 37] = (asked[0, 37] + 1) % 64
+    with (
+        open_store(tmp_path) as store,
+        attach(model, store, prompts=PromptIndex()) as session,
+        attach(model, store) as forgetful,
+    ):
+        session.prefill(known)
+        other = session.with_salt("yours")
+        child = session.fork()
+        for each, expected in ((session, [(37, 62)]), (child, [(37, 62)]), (other, [])):
+            found = each.explain(asked).near_misses
+            assert [(miss.shared_prefix, miss.lost_tokens) for miss in found] == expected
+            assert list(found) == each.near_misses(asked)
+        session.prefill(prompt(100, seed=5), keep=False)
+        assert session.near_misses(prompt(120, seed=5)[:, 1:]) == []
+        # What is served stays what is equal: the near miss gives its beginning and no more.
+        assert session.prefill(asked).report.hit_tokens.total == 32
+        assert forgetful.explain(asked).near_misses == ()
+        with pytest.raises(ConfigError, match="prompts=PromptIndex"):
+            forgetful.near_misses(asked)
+
+
+def test_generated_answers_and_steps_are_remembered_by_their_prompts(tmp_path: Path) -> None:
+    model = build("llama")
+    with open_store(tmp_path) as store, attach(model, store, prompts=PromptIndex()) as session:
+        prompts = [prompt(100, seed=seed) for seed in range(3)]
+        session.generate(prompts[0], max_new_tokens=2)
+        session.prefill(prompts[1])
+        session.steps(prompts[2][0].numpy(), headroom=4).close()
+        for known in prompts:
+            (miss,) = session.near_misses(extended(known[:, :50], known[:, 51:]))
+            assert (miss.shared_prefix, miss.lost_tokens) == (50, 49)

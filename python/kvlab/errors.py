@@ -21,6 +21,7 @@ __all__ = [
     "KvlabError",
     "ModelUnavailableError",
     "NotFoundError",
+    "PrecisionOverflowError",
     "PromptTooLongError",
     "QueueFullError",
     "ReadOnlyStoreError",
@@ -30,6 +31,7 @@ __all__ = [
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "TensorFormatError",
     "TraceFormatError",
     "UnsafeDirectoryError",
     "UnsupportedModelError",
@@ -52,6 +54,10 @@ class InvalidArgumentError(KvlabError, ValueError):
 
 class ConfigError(KvlabError, ValueError):
     """A setting that cannot be used: unknown policy, unreadable size, unwritable directory."""
+
+
+class PrecisionOverflowError(KvlabError, OverflowError):
+    """Finite numbers that are infinite in the dtype that was asked for. Nothing was stored."""
 
 
 class CapacityError(KvlabError):
@@ -91,6 +97,10 @@ class UnsafeDirectoryError(KvlabError):
 
 class FormatError(KvlabError):
     """A directory or file that is not what kvlab wrote there, or of a format that this version does not read."""
+
+
+class TensorFormatError(FormatError):
+    """Bytes that are no tensor of `kvlab.remote`: foreign, cut short, damaged, or of a newer version."""
 
 
 class TraceFormatError(KvlabError, ValueError):

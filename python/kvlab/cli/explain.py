@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kvlab._tokens import token_ids
 from kvlab.cli._common import json_option, print_json
 from kvlab.cli._store import size_text
 from kvlab.errors import InvalidArgumentError
@@ -78,6 +79,13 @@ def render(found: Explanation) -> str:
         f"  namespace {other.namespace[:12]} has the first {other.tokens} tokens"
         for other in found.elsewhere
     )
+    for miss in found.near_misses:
+        lines += ["", f"  {miss.label}: {miss.advice}"]
+        lines += [
+            f"    {name:<7}{text!r}"
+            for name, text in (("before", miss.before), ("here", miss.here), ("there", miss.there))
+            if text is not None
+        ]
     return "\n".join(lines)
 
 
@@ -88,7 +96,12 @@ def render(found: Explanation) -> str:
 @click.option("--prompt", help="The prompt's text.")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Its file; - is stdin.")
 @click.option("--chat", is_flag=True, help="Put the text into the model's chat template.")
-@click.option("--against", type=click.Path(path_type=Path), help="An earlier prompt's file.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="An earlier prompt's file; may be given several times.",
+)
 @click.option("--salt", default="", help="The cache salt of the session that is asked about.")
 @click.option("--block-tokens", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--chunk-tokens", type=click.IntRange(min=0), default=0, show_default=True)
@@ -102,7 +115,7 @@ def explain(
     prompt: str | None,
     prompt_file: Path | None,
     chat: bool,
-    against: Path | None,
+    against: tuple[Path, ...],
     salt: str,
     block_tokens: int,
     chunk_tokens: int,
@@ -113,15 +126,17 @@ def explain(
 
     The store is only read; no other process may have it open to write. On disk only
     keys are kept, no tokens: the first token that differs is known to its block, or to the token
-    with --against.
+    with --against. What --against shares with the prompt behind that, out of reach, is named with what to move.
     """
     text = read_prompt(prompt, prompt_file)
-    other = None if against is None else read_text(against)
+    others = {str(path): read_text(path) for path in against}
     # Imported after the arguments were read: it brings torch, which takes seconds.
     import torch
 
     from kvlab import Store
     from kvlab.hf import attach, load
+    from kvlab.near_misses import PromptIndex
+    from kvlab.near_misses.overlap import common_prefix
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -140,15 +155,28 @@ def explain(
         ids: torch.Tensor = encoded["input_ids"]
         return ids
 
+    asked = tokens(text)
+    earlier = {path: tokens(other) for path, other in others.items()}
+    prompts = PromptIndex()
+    for path, ids in earlier.items():
+        prompts.add(ids, label=path)
+    closest = max(
+        earlier.values(),
+        key=lambda ids: common_prefix(token_ids(asked), token_ids(ids)),
+        default=None,
+    )
     with (
         Store.open(directory, l1="256MiB", l2=0, read_only=True) as store,
         attach(
-            loaded, store, salt=salt, block_tokens=block_tokens, chunk_tokens=chunk_tokens
+            loaded,
+            store,
+            salt=salt,
+            block_tokens=block_tokens,
+            chunk_tokens=chunk_tokens,
+            prompts=prompts,
         ) as session,
     ):
-        found = session.explain(
-            tokens(text), tokenizer=tokenizer, against=None if other is None else tokens(other)
-        )
+        found = session.explain(asked, tokenizer=tokenizer, against=closest)
         namespace = session.namespace.hex()
     if as_json:
         print_json({"namespace": namespace, **found.as_dict()})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from kvlab._core import PrefixCache
     from kvlab._types import Choice, PromptExplanation
+    from kvlab.near_misses import NearMiss, PromptIndex
 
 _TEXT_TOKENS = 12
 """Tokens of text shown from where a prompt diverges."""
@@ -117,6 +118,7 @@ class Explanation:
         tiers: By tier, the matched tokens that a restore would bring from there.
         forecast: What a restore would cost, and whether it would be done.
         reason: Why it hits or misses, in one sentence.
+        near_misses: Prompts that share much with this one and part from it, of those that are remembered.
     """
 
     prompt_tokens: int
@@ -129,6 +131,7 @@ class Explanation:
     tiers: dict[str, TierShare]
     forecast: Forecast
     reason: str
+    near_misses: tuple[NearMiss, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -144,6 +147,7 @@ def explain(
     grid: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
     against: NDArray[np.int64] | None = None,
+    prompts: PromptIndex | None = None,
 ) -> Explanation:
     """Look a prompt up without using anything: no lock is taken, no recency changes.
 
@@ -156,6 +160,7 @@ def explain(
         tokenizer: Turns tokens into the text of the answer.
         against: ``[tokens]``, a prompt that was expected to share its beginning with this one. It
             tells the divergence to the token where only keys are known.
+        prompts: Prompts that were seen; those that nearly hit are named.
 
     Returns:
         The explanation.
@@ -179,6 +184,9 @@ def explain(
     elsewhere = tuple(
         Elsewhere(other.hex(), blocks * block) for other, blocks in found["elsewhere"]
     )
+    near: list[NearMiss] = []
+    if prompts is not None:
+        near = prompts.near_misses(ids, tokenizer=tokenizer)
     reason = _reason(
         len(ids),
         reusable,
@@ -199,6 +207,7 @@ def explain(
         tiers=_shares(tiers[: matched // block], block, block_bytes),
         forecast=_forecast(found["choice"], matched),
         reason=reason,
+        near_misses=tuple(near),
     )
 
 

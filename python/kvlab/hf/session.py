@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kvlab._types import RestoreMode
     from kvlab.hf.cache import PreallocatedCache
     from kvlab.hf.layout import ModelLayout
+    from kvlab.near_misses import NearMiss, PromptIndex
 
 _log = logging.getLogger(__name__)
 _DEFAULT_NEW_TOKENS = 256
@@ -90,12 +91,14 @@ class Session:
         cache: PrefixCache,
         layout: ModelLayout,
         options: SessionOptions,
+        prompts: PromptIndex | None = None,
     ) -> None:
         """Use `attach`."""
         self.model = model
         self._cache = cache
         self._layout = layout
         self._options = options
+        self._prompts = prompts
         self._identity: _Identity | None = None
         self._request: Request | None = None
         self._closed = False
@@ -301,6 +304,8 @@ class Session:
     ) -> Explanation:
         """Say what is cached of a prompt and where it leaves what is cached; uses nothing.
 
+        A session that was attached with ``prompts`` also says which of them nearly hit.
+
         Args:
             input_ids: ``[1, tokens]`` or ``[tokens]``.
             tokenizer: For the text of where they part.
@@ -320,12 +325,39 @@ class Session:
             grid=self._options.chunk_tokens,
             tokenizer=tokenizer,
             against=None if against is None else row(against),
+            prompts=self._prompts,
         )
+
+    def near_misses(
+        self,
+        input_ids: Tensor,
+        *,
+        limit: int = 3,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> list[NearMiss]:
+        """Find prompts of this session that share much with a prompt and part from it.
+
+        Args:
+            input_ids: ``[1, tokens]`` or ``[tokens]``.
+            limit: The most that are given back.
+            tokenizer: For the text of where they part.
+
+        Returns:
+            Those that lose the most first; see `kvlab.near_misses.PromptIndex.near_misses`.
+
+        Raises:
+            ConfigError: The model was attached without ``prompts``.
+            InvalidArgumentError: The prompt is empty.
+        """
+        if self._prompts is None:
+            message = "no prompts are remembered; attach the model with prompts=PromptIndex()"
+            raise ConfigError(message)
+        return self._prompts.near_misses(row(input_ids), limit=limit, tokenizer=tokenizer)
 
     def fork(self) -> Session:
         """Make a second session that shares this one's blocks; the two go on without touching each other."""
         self._check_open()
-        child = Session(self.model, self._cache, self._layout, self._options)
+        child = Session(self.model, self._cache, self._layout, self._options, self._prompts)
         child._identity = self._identity
         if self._request is not None:
             child._request = self._request.fork(DRAIN_SECONDS)
@@ -334,7 +366,10 @@ class Session:
     def with_salt(self, salt: str) -> Session:
         """Make a session of the same model and cache under another salt; the model is not read again for it."""
         self._check_open()
-        other = Session(self.model, self._cache, self._layout, replace(self._options, salt=salt))
+        # Who is of another salt may not learn what was asked under this one.
+        prompts = None if self._prompts is None else self._prompts.emptied()
+        options = replace(self._options, salt=salt)
+        other = Session(self.model, self._cache, self._layout, options, prompts)
         identity = self._identify()
         other._identity = other._named(identity.stamp, identity.fingerprint, identity.forward_key)
         return other
@@ -374,7 +409,7 @@ class Session:
             # The last turn is on its way to L1: milliseconds, and this one most likely goes on from it.
             self._request.wait_committed(DRAIN_SECONDS)
         identity = self._identify()
-        return LiveRequest(
+        live = LiveRequest(
             self._cache,
             self._layout,
             identity.namespace,
@@ -385,6 +420,9 @@ class Session:
             restore=self._options.restore,
             forward_key=identity.forward_key,
         )
+        if keep and self._prompts is not None:
+            self._prompts.add(ids)
+        return live
 
     @torch.inference_mode()
     def _fill_grid(self, live: LiveRequest, ids: NDArray[np.int64], kv: PreallocatedCache) -> None:
