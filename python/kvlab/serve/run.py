@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kvlab import models
 from kvlab.errors import ConfigError, GenerationError
 from kvlab.serve.engine.modes import open_mode
+from kvlab.serve.loading import answering
 from kvlab.serve.options import DTYPES
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Service:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Takes an address; who connects from now on waits until the server is ready.
+    """Takes an address; who connects from now on waits until somebody answers there.
 
     Raises:
         ConfigError: it cannot be had; the message says why.
@@ -170,10 +171,9 @@ def run(options: ServeOptions, announce: Callable[[Started], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for chatty in ("httpx", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    with (
-        closing(listen(options.host, options.port)) as at,
-        open_service(options) as service,
-    ):
+    with closing(listen(options.host, options.port)) as at, ExitStack() as stack:
+        with answering(at):
+            service = stack.enter_context(open_service(options))
         host, port = at.getsockname()[:2]
         started = Started(
             url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
