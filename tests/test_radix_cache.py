@@ -30,6 +30,7 @@ TOYS = Path(__file__).parent.parent / "toys"
 sys.path.insert(0, str(TOYS))
 
 import radix_tree as oracle
+from radix_node import Match as OracleMatch
 
 K = 2
 BLOCKS = 48
@@ -48,7 +49,7 @@ class AgainstTheOracle(RuleBasedStateMachine):
         self.cache = RadixCache(self.allocator)
         self.oracle = oracle.RadixCache(K)
         self.held: dict[Prefix, int] = {}
-        self.matches: list[tuple[PrefixMatch, oracle.Match, list[int]]] = []
+        self.matches: list[tuple[PrefixMatch, OracleMatch, list[int]]] = []
         self.locks: list[tuple[PrefixMatch, int, list[int]]] = []
 
     def longest(self, tokens: list[int], namespace: bytes | None) -> list[int]:

@@ -13,7 +13,8 @@ import toy_runs
 
 sys.path.insert(0, str(toy_runs.TOYS))
 
-from radix_tree import Match, RadixCache
+from radix_node import Match
+from radix_tree import RadixCache
 
 Prefix = tuple[bytes, tuple[int, ...]]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,15 +19,17 @@ pytest.importorskip("matplotlib", reason="the 'plot' extra is not installed")
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "toys"))
+import toy_runs
+
+ROOT = toy_runs.TOYS.parent
+sys.path.insert(0, str(toy_runs.TOYS))
 
 import sizing
-from attention import MultiHeadAttention, attention, causal_mask, softmax
 from char_gpt import entropies, sample, wrapped
 from char_model import CharGPT
 from common import save
 from generation import generate_cached, generate_naive
+from multi_head_attention import MultiHeadAttention, attention, causal_mask, softmax
 from stepping import Toy
 from timing import exponent, interleaved
 from work import Shape, read_shape
@@ -39,22 +39,6 @@ from tiny_models import build
 
 SIZES = st.integers(1, 9)
 LETTERS = " abcdefgh"
-
-
-def run(name: str, out: Path) -> dict[str, Any]:
-    """What a toy measured, run quickly from another directory."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "toys" / f"{name}.py", "--quick", "--json", "--out", out],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=out.parent,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "<svg" in out.read_text(encoding="utf-8")
-    results: dict[str, Any] = json.loads(done.stdout)
-    return results
 
 
 def close(a: Any, b: Any) -> None:
@@ -204,20 +188,20 @@ def test_the_crossover_is_where_the_cache_outgrows_the_weights(batch: int) -> No
 
 
 def test_attention_toy(tmp_path: Path) -> None:
-    shown = run("attention", tmp_path / "attention.svg")
+    shown = toy_runs.quick("attention", tmp_path)
     assert shown["difference"] <= 1e-5
     assert math.isclose(shown["exponents"]["score_bytes"], 2)
     assert shown["exponents"]["attention"] > shown["exponents"]["projections"]
 
 
 def test_char_gpt_toy(tmp_path: Path) -> None:
-    shown = run("char_gpt", tmp_path / "char_gpt.svg")
+    shown = toy_runs.quick("char_gpt", tmp_path)
     assert shown["curve"][-1]["unseen_loss"] < shown["entropy"]["single"]
     assert shown["entropy"]["pair"] < shown["entropy"]["single"] < shown["entropy"]["uniform"]
 
 
 def test_sizing_toy(tmp_path: Path) -> None:
-    shown = run("sizing", tmp_path / "sizing.svg")
+    shown = toy_runs.quick("sizing", tmp_path)
     assert shown["kv_bytes_per_token"] == 131072
     lengths = list(zip(shown["crossover"], shown["crossover_without_gqa"], strict=True))
     assert all(abs(grouped - 4 * every) < 4 for grouped, every in lengths)
@@ -225,7 +209,7 @@ def test_sizing_toy(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("smollm2")
 def test_generation_toy(tmp_path: Path) -> None:
-    shown = run("generation", tmp_path / "generation.svg")
+    shown = toy_runs.quick("generation", tmp_path)
     assert min(shown["same_tokens"].values()) >= 12
     assert shown["smollm2"][-1]["naive"] > shown["smollm2"][-1]["cached"]
     assert shown["kv_bytes_per_token"] == 46_080
@@ -233,7 +217,7 @@ def test_generation_toy(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("smollm2")
 def test_roofline_toy(tmp_path: Path) -> None:
-    shown = run("roofline", tmp_path / "roofline.svg")
+    shown = toy_runs.quick("roofline", tmp_path)
     prefill, decode = shown["model"]["prefill"][-1], shown["model"]["decode"][0]
     assert prefill["intensity"] > shown["machine"]["ridge"] > decode["intensity"]
     assert prefill["flops_per_second"] > decode["flops_per_second"]

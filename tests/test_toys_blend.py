@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,33 +11,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-TOYS = Path(__file__).parent.parent / "toys"
-sys.path.insert(0, str(TOYS))
-
 torch = pytest.importorskip("torch")
 
-import blend
-import partial_prefill
-import prompt_modules
-import rotation
-
 import tiny_models
+import toy_runs
+
+sys.path.insert(0, str(toy_runs.TOYS))
+
+import blend
+import blend_arms
+import partial_prefill
+import prompt_schema
+import rope
 
 SOME = settings(deadline=None, max_examples=25)
 
 
-def run(name: str, picture: Path) -> dict[str, Any]:
-    """A toy's quick run, as a user starts it."""
-    command = [sys.executable, str(TOYS / name), "--quick", "--json", "--out", str(picture)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ)
-    assert picture.read_text().startswith("<?xml")
-    results: dict[str, Any] = json.loads(done.stdout)
-    return results
-
-
 @pytest.mark.usefixtures("smollm2")
 def test_keys_turned_to_another_place_are_those_computed_there(tmp_path: Path) -> None:
-    results = run("rotation.py", tmp_path / "rotation.svg")
+    results = toy_runs.quick("rotation", tmp_path)
     for row in results["shifts"]:
         assert row["turned"] < 1e-3
         assert row["left_alone"] > 0.1
@@ -49,7 +38,7 @@ def test_keys_turned_to_another_place_are_those_computed_there(tmp_path: Path) -
 
 @pytest.mark.usefixtures("smollm2")
 def test_computing_tokens_again_over_right_kv_changes_nothing(tmp_path: Path) -> None:
-    results = run("partial_prefill.py", tmp_path / "partial_prefill.svg")
+    results = toy_runs.quick("partial_prefill", tmp_path)
     assert results["off"] < 1e-3
     assert [row["computed"] for row in results["rows"]] == [1, 128, 768]
     assert all(row["changed"] < 1e-4 for row in results["rows"])
@@ -57,7 +46,7 @@ def test_computing_tokens_again_over_right_kv_changes_nothing(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("smollm2")
 def test_blending_comes_closer_with_what_it_recomputes(tmp_path: Path) -> None:
-    arms = run("blend.py", tmp_path / "blend.svg")["arms"]
+    arms = toy_runs.quick("blend", tmp_path)["arms"]
     assert arms["full prefill"]["kl"] < 1e-6
     assert arms["truth's own KV"]["kl"] < 1e-6
     assert arms["truth's own KV"]["top1"] == 1
@@ -69,7 +58,7 @@ def test_blending_comes_closer_with_what_it_recomputes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("smollm2")
 def test_modules_lose_what_they_did_not_see_of_each_other(tmp_path: Path) -> None:
-    rows = run("prompt_modules.py", tmp_path / "prompt_modules.svg")["rows"]
+    rows = toy_runs.quick("prompt_modules", tmp_path)["rows"]
     assert [row["modules"] for row in rows] == [1, 3, 8]
     assert rows[0]["alone"]["missing"] < 1e-6
     assert rows[-1]["gaps"]["kl"] < 1e-6
@@ -86,13 +75,16 @@ PLACES = st.integers(0, 4000)
 def test_turns_add_up_keep_lengths_and_scores_depend_on_distance_alone(
     first: int, second: int, seed: int
 ) -> None:
-    frequencies = 10_000.0 ** -(torch.arange(8, dtype=torch.float64) / 8)
+    frequencies = rope.frequencies_of(16).double()
     generator = torch.Generator().manual_seed(seed)
     query, key = torch.randn(2, 3, 5, 16, generator=generator, dtype=torch.float32)
 
     def turn(rows: Any, place: int) -> Any:
-        return rotation.rotate(rows, torch.full((5,), place), frequencies)
+        return rope.rotate(rows, place, frequencies)
 
+    each = rope.rotate(key, torch.full((5,), first), frequencies)
+    assert torch.equal(turn(key, first), each)
+    assert torch.equal(turn(key, 0), key)
     both = turn(turn(key, first), second)
     assert torch.allclose(both, turn(key, first + second), atol=1e-4)
     assert torch.allclose(turn(both, -first - second), key, atol=1e-4)
@@ -126,26 +118,26 @@ def test_any_tokens_computed_over_right_kv_are_what_transformers_computes(
 def test_documents_and_question_do_not_overlap_and_the_question_goes_on_from_one(seed: int) -> None:
     documents, question = blend.pick(list(range(4000)), random.Random(seed))
     seen = torch.cat([*documents, question]).tolist()
-    assert len(set(seen)) == len(seen) == blend.CONTEXT + blend.QUESTION_TOKENS
+    assert len(set(seen)) == len(seen) == blend_arms.CONTEXT + blend_arms.QUESTION_TOKENS
     assert int(question[0]) - 1 in [int(document[-1]) for document in documents]
 
 
 def test_first_tokens_are_those_of_every_document_but_the_one_in_front() -> None:
-    size = blend.DOCUMENT_TOKENS
-    context = [place for place in blend.firsts(3).tolist() if place < blend.CONTEXT]
+    size = blend_arms.DOCUMENT_TOKENS
+    context = [place for place in blend_arms.firsts(3).tolist() if place < blend_arms.CONTEXT]
     assert context == [
-        size * number + at for number in range(1, blend.DOCUMENTS) for at in range(3)
+        size * number + at for number in range(1, blend_arms.DOCUMENTS) for at in range(3)
     ]
 
 
 def test_one_module_at_its_reserved_place_is_what_a_prefill_there_gives() -> None:
     model = tiny_models.build("llama").double()
-    length = prompt_modules.MODULE_TOKENS
+    length = prompt_schema.MODULE_TOKENS
     tokens = tiny_models.prompt(2 * length)[0].view(2, length)
     with torch.inference_mode():
-        schema = prompt_modules.Schema(model, tokens)
-        cache = prompt_modules.cached(model)
-        prompt_modules.run(model, tokens[1], prompt_modules.positions([1]), cache)
+        schema = prompt_schema.Schema(model, tokens)
+        cache = prompt_schema.cached(model)
+        prompt_schema.run(model, tokens[1], prompt_schema.positions([1]), cache)
         for (key, value), layer in zip(schema.alone[1], cache.layers, strict=True):
             assert torch.equal(key, layer.keys)
             assert torch.equal(value, layer.values)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(toy_runs.TOYS))
 
 from grouped_attention import Attention, attend, bytes_per_token
 from kv_heads import MODELS
-from latent_attention import LatentAttention, Shape, turn
+from latent_attention import LatentAttention, Shape
 
 few = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**31)
@@ -91,22 +91,6 @@ def test_absorbed_is_naive_for_any_shape_and_number_of_new_tokens(
     assert absorbed.shape == (shape.heads, new, shape.value)
     torch.testing.assert_close(absorbed, naive, atol=1e-4, rtol=1e-4)
     assert sum(part.numel() for part in cache) == len(x) * shape.cached_numbers()["MLA"]
-
-
-@few
-@given(SEEDS, st.integers(0, 500), st.integers(0, 500), st.integers(0, 500))
-def test_a_score_of_turned_vectors_depends_on_their_distance_only(
-    seed: int, first: int, second: int, moved: int
-) -> None:
-    torch.manual_seed(seed)
-    query, key = torch.randn(2, 1, 8, dtype=torch.float64)
-
-    def score(at: int, other: int) -> torch.Tensor:
-        return turn(query, torch.tensor([at])) @ turn(key, torch.tensor([other])).T
-
-    torch.testing.assert_close(
-        score(first, second), score(first + moved, second + moved), atol=1e-3, rtol=1e-3
-    )
 
 
 @settings(max_examples=10, deadline=None)

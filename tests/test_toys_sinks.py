@@ -17,7 +17,7 @@ import toy_runs
 
 sys.path.insert(0, str(toy_runs.TOYS))
 
-from streaming_cache import generate, score, streaming_cache, turn
+from streaming_cache import generate, score, streaming_cache
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +67,6 @@ def test_sinks_stay_where_they_are_however_long_the_text(model: Any) -> None:
     torch.testing.assert_close(told[45:], told[45].expand(len(told) - 45), atol=1e-4, rtol=1e-4)
     wider = score(model, ids, 2, 100)[0]
     assert wider[45:].max() - wider[45:].min() > 1e-2
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(-300, 300), st.integers(-300, 300))
-def test_turns_add_up(first: int, second: int) -> None:
-    frequencies = 10_000.0 ** (-torch.arange(4) / 4)
-    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-    twice = turn(turn(x, first, frequencies), second, frequencies)
-    torch.testing.assert_close(twice, turn(x, first + second, frequencies), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(turn(x, 0, frequencies), x)
 
 
 @pytest.mark.usefixtures("smollm2")

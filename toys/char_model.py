@@ -1,4 +1,4 @@
-"""A small GPT over characters: attention.py between layers of its own.
+"""A small GPT over characters: multi_head_attention.py between layers of its own.
 
 A layer is attention and a two-layer network, each added to what came in, each normalised first (GPT-2).
 Its KV cache is a list with K and V of every layer.
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from attention import KeyValue, MultiHeadAttention
+from multi_head_attention import KeyValue, MultiHeadAttention
 from torch import Tensor, nn
 
 if TYPE_CHECKING:

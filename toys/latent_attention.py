@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from grouped_attention import attend, bytes_per_token
+from rope import frequencies_of, rotate
 from torch import Tensor
 
 Query = tuple[Tensor, Tensor]
@@ -47,15 +48,6 @@ class Shape:
         }
 
 
-def turn(x: Tensor, positions: Tensor) -> Tensor:
-    """RoPE (arXiv:2104.09864): turns pairs of x [..., tokens, dim] by angles that grow with the position."""
-    half = x.shape[-1] // 2
-    angles = positions[:, None] * 10_000.0 ** (-torch.arange(half) / half)
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-
-
 class LatentAttention:
     """One layer with random weights; the output projection, the same in all forms, is left out.
 
@@ -79,13 +71,18 @@ class LatentAttention:
         latents, rope_keys = torch.split(
             x @ self.down, [self.shape.latent, self.shape.rope], dim=-1
         )
-        return latents, turn(rope_keys, torch.arange(first, first + len(x)))
+        return latents, self.turn(rope_keys, first)
 
     def ask(self, x: Tensor, first: int) -> Query:
         """The queries of the tokens x [new, width]; the first is at position `first`."""
         q = torch.einsum("nw,whd->hnd", x, self.query)
         nope, rope = torch.split(q, [self.shape.nope, self.shape.rope], dim=-1)
-        return nope, turn(rope, torch.arange(first, first + len(x)))
+        return nope, self.turn(rope, first)
+
+    def turn(self, rows: Tensor, first: int) -> Tensor:
+        """RoPE of rows [..., tokens, rope], the first at position `first`."""
+        places = torch.arange(first, first + rows.shape[-2])
+        return rotate(rows, places, frequencies_of(self.shape.rope))
 
     def expand(self, latents: Tensor, rope_keys: Tensor) -> tuple[Tensor, Tensor]:
         """All heads' keys [heads, tokens, nope + rope] and values [heads, tokens, value]."""

@@ -24,7 +24,8 @@ from common import Results, arguments, conclude, need, panels
 need("torch", "transformers")
 
 import torch
-from rotation import difference, rotate
+from rope import rotate
+from rotation import difference
 from torch.nn.functional import scaled_dot_product_attention
 
 from kvlab.hf import load

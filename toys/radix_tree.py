@@ -1,9 +1,8 @@
 """The tree of a radix cache: prompts share the blocks of their common beginnings.
 
 The cache of kvlab's Rust core in plain Python: the same operations, splits and order of eviction.
-A node holds the tokens of one or more consecutive blocks and the ids of the blocks that hold their
-KV. Nodes begin and end on block borders, so siblings differ in their first block. Every namespace
-has a root of its own. Whatever is locked, and the path above it, stays.
+Its nodes are in radix_node.py. Every namespace has a root of its own. Whatever is locked, and the path
+above it, stays.
 
 Order of eviction: every match and insert uses the nodes on its path, the leaf first and the root's
 side last, each at a tick of one clock. Unlocked leaves go in the order of their last use. A use
@@ -15,45 +14,13 @@ The lesson that shows it at work is radix_cache.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from radix_node import Match, Node, walk
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-
-@dataclass(eq=False, slots=True)
-class Node:
-    """Consecutive blocks; a root has none."""
-
-    parent: Node | None
-    tokens: tuple[int, ...] = ()
-    blocks: list[int] = field(default_factory=list)
-    start: int = 0  # blocks on the path before this node
-    children: dict[tuple[int, ...], Node] = field(default_factory=dict)  # by their first block
-    locks: int = 0  # on this node or below it
-    last_use: int = 0
-
-    @property
-    def end(self) -> int:
-        """Blocks on the path up to and with this node."""
-        return self.start + len(self.blocks)
-
-    def path(self) -> Iterator[Node]:
-        """This node and its ancestors, without the root."""
-        node = self
-        while node.parent is not None:
-            yield node
-            node = node.parent
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A place in the tree: `blocks` blocks deep, in `node` or, once that has split, above it."""
-
-    node: Node
-    blocks: int
-    tokens: int
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +67,7 @@ class RadixCache:
 
     def match_prefix(self, tokens: Sequence[int], namespace: bytes = b"") -> Match:
         """The longest prefix in whole blocks; uses its path."""
-        found = self._walk(self._roots.get(namespace, Node(None)), tokens)
+        found = self._walk(tokens, namespace)
         self._use(found.node)
         return found
 
@@ -111,7 +78,7 @@ class RadixCache:
 
         Of several blocks that share as much, the one with the lowest id. It counts as used.
         """
-        found = self._walk(self._roots.get(namespace, Node(None)), tokens)
+        found = self._walk(tokens, namespace)
         rest = tokens[found.tokens :]
         node, inside = found.node, found.blocks - found.node.start
         candidates = [(node, inside)] if inside < len(node.blocks) else []
@@ -139,25 +106,24 @@ class RadixCache:
         """Puts a prompt of whole blocks in; uses its path."""
         if not blocks or len(tokens) != len(blocks) * self.block_tokens:
             raise ValueError(f"{len(tokens)} tokens do not fill {len(blocks)} blocks")
-        found = self._walk(self._roots.setdefault(namespace, Node(None)), tokens)
+        root = self._roots.setdefault(namespace, Node(None))
+        found = walk(root, tokens, self.block_tokens)
         node = found.node
         if found.blocks < len(blocks):
-            parent = self._split(node, found.blocks)
-            new = blocks[found.blocks :]
-            node = Node(parent, tuple(tokens[found.tokens :]), list(new), found.blocks)
-            parent.children[node.tokens[: self.block_tokens]] = node
-            self.total_blocks += len(new)
+            above = node.split(found.blocks)
+            node = above.add(tokens[found.tokens :], blocks[found.blocks :])
+            self.total_blocks += len(node.blocks)
         self._use(node)
         return Inserted(found.tokens, Match(node, len(blocks), len(tokens)))
 
     def blocks_of(self, found: Match) -> list[int]:
         """The ids of the matched blocks."""
-        parts = [node.blocks for node in self._resolve(found).path()]
+        parts = [node.blocks for node in found.resolve().path()]
         return [block for part in reversed(parts) for block in part][: found.blocks]
 
     def lock(self, found: Match) -> int:
         """Keeps the path of a match from eviction until the lock that is returned is given back."""
-        lowest = self._split(self._resolve(found), found.blocks)
+        lowest = found.resolve().split(found.blocks)
         for node in lowest.path():
             self.protected_blocks += 0 if node.locks else len(node.blocks)
             node.locks += 1
@@ -179,15 +145,10 @@ class RadixCache:
             if not leaves:
                 break
             victim = min(leaves, key=lambda node: node.last_use)
-            keep = max(0, len(victim.blocks) - wanted)
-            cut = keep * self.block_tokens
-            evicted.append(Evicted(victim.tokens[cut:], victim.blocks[keep:]))
+            evicted.append(Evicted(*victim.drop(max(0, len(victim.blocks) - wanted))))
             wanted -= len(evicted[-1].blocks)
             self.total_blocks -= len(evicted[-1].blocks)
-            if keep == 0:
-                self._unlink(victim)
-            else:
-                victim.tokens, victim.blocks = victim.tokens[:cut], victim.blocks[:keep]
+        self._forget_empty_roots()
         return evicted
 
     def remove_namespace(self, namespace: bytes = b"") -> list[int]:
@@ -196,50 +157,18 @@ class RadixCache:
         freed: list[int] = []
         for node in reversed(self.nodes()):
             if not node.locks and [*node.path()][-1].parent is root:
-                freed += node.blocks
-                self._unlink(node)
+                freed += node.drop(0)[1]
+        self._forget_empty_roots()
         self.total_blocks -= len(freed)
         return freed
 
-    def _walk(self, root: Node, tokens: Sequence[int]) -> Match:
-        node, at, size = root, 0, self.block_tokens
-        while child := node.children.get(tuple(tokens[at : at + size])):
-            node = child
-            for start in range(0, len(node.tokens), size):
-                if tuple(tokens[at : at + size]) != node.tokens[start : start + size]:
-                    return Match(node, at // size, at)
-                at += size
-        return Match(node, at // size, at)
+    def _walk(self, tokens: Sequence[int], namespace: bytes) -> Match:
+        return walk(self._roots.get(namespace, Node(None)), tokens, self.block_tokens)
 
     def _use(self, lowest: Node) -> None:
         for node in lowest.path():
             self._clock += 1
             node.last_use = self._clock
 
-    def _resolve(self, found: Match) -> Node:
-        node = found.node
-        if found.blocks and not node.start < node.end >= found.blocks:
-            raise ValueError("the match is stale: its blocks were evicted")
-        while node.parent is not None and node.start >= found.blocks:
-            node = node.parent
-        return node
-
-    def _split(self, node: Node, end: int) -> Node:
-        """Makes the first `end` blocks of the path end with a node; a new one is the upper part."""
-        keep = end - node.start
-        if keep == len(node.blocks) or node.parent is None:
-            return node
-        cut = keep * self.block_tokens
-        upper = Node(node.parent, node.tokens[:cut], node.blocks[:keep], node.start)
-        upper.locks, upper.last_use = node.locks, node.last_use
-        node.parent.children[upper.tokens[: self.block_tokens]] = upper
-        node.parent, node.start = upper, end
-        node.tokens, node.blocks = node.tokens[cut:], node.blocks[keep:]
-        upper.children[node.tokens[: self.block_tokens]] = node
-        return upper
-
-    def _unlink(self, node: Node) -> None:
-        if node.parent is not None:
-            del node.parent.children[node.tokens[: self.block_tokens]]
+    def _forget_empty_roots(self) -> None:
         self._roots = {name: root for name, root in self._roots.items() if root.children}
-        node.blocks = []

@@ -10,7 +10,7 @@ hardly more time than one, until the ridge.
 Attention is different: each sequence has keys and values of its own, so a larger batch fetches more of
 them. Only several queries of one sequence share what is fetched, as in prefill.
 
-The operations and bytes are counted from shapes; work.py does that.
+work.py counts the operations and bytes from shapes, roof.py measures the roof, phases.py the model.
 
 Sources: Williams, Waterman, Patterson, "Roofline", CACM 2009 (https://doi.org/10.1145/1498765.1498785);
 Pope et al., "Efficiently Scaling Transformer Inference", 2022 (https://arxiv.org/abs/2211.05102).
@@ -20,63 +20,23 @@ Pope et al., "Efficiently Scaling Transformer Inference", 2022 (https://arxiv.or
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import Results, arguments, conclude, need, panels
 from timing import interleaved
-from work import CACHED, FLOAT, HEAD_DIM, HEADS, WIDE, Work, attend, matmul, read_shape
+from work import CACHED, HEAD_DIM, HEADS, WIDE, attend, matmul
 
 need("torch", "transformers")
 
 import torch
+from phases import model_points
+from roof import machine, point
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from matplotlib.figure import Figure
-
-NEAR = 0.6  # this share of what the roof allows counts as reaching it
-
-
-def machine(rounds: int) -> Results:
-    """This machine's two limits: the best that simple operations reach."""
-    size = 2048
-    a, b, c = (torch.randn(size, size) for _ in range(3))
-    long = [torch.ones(WIDE * WIDE) for _ in range(3)]
-    arms: dict[str, Callable[[], object]] = {
-        "matmul": lambda: torch.matmul(a, b, out=c),
-        "copy": lambda: long[1].copy_(long[0]),
-        "triad": lambda: torch.add(long[0], long[1], alpha=3.0, out=long[2]),
-        "sum": long[0].sum,
-    }
-    taken = interleaved(arms, rounds)
-    streams = {"copy": 2, "triad": 3, "sum": 1}
-    rates = {name: count * long[0].nbytes / taken[name] for name, count in streams.items()}
-    flops = 2 * size**3 / taken["matmul"]
-    best = max(rates.values())
-    return {
-        "flops_per_second": flops,
-        "streams": rates,
-        "bytes_per_second": best,
-        "ridge": flops / best,
-    }
-
-
-def point(work: Work, seconds: float, limits: Results, **what: object) -> Results:
-    """One measured point, and what of the roof above it it reached."""
-    rate = work.flops / seconds
-    ceiling = min(limits["flops_per_second"], work.intensity * limits["bytes_per_second"])
-    side = "compute" if work.intensity >= limits["ridge"] else "bandwidth"
-    return {
-        **what,
-        "intensity": work.intensity,
-        "seconds": seconds,
-        "flops_per_second": rate,
-        "bytes_per_second": work.bytes / seconds,
-        "of_roof": rate / ceiling,
-        "bound": side if rate / ceiling >= NEAR else "overhead",
-    }
 
 
 def sweeps(counts: list[int], rounds: int, limits: Results) -> Results:
@@ -98,82 +58,6 @@ def sweeps(counts: list[int], rounds: int, limits: Results) -> Results:
     return {
         name: [point(cost(n), taken[f"{name} {n}"], limits, count=n) for n in counts]
         for name, cost in (("matmul", matmul), ("attention", attend))
-    }
-
-
-class Decoder:
-    """Decode steps of a batch after so many tokens each; the cache is cut back after every step."""
-
-    def __init__(self, model: Any, past: int, batch: int) -> None:
-        from transformers import DynamicCache
-
-        self.model = model
-        ids = torch.randint(model.config.vocab_size, (1, past))
-        self.cache = DynamicCache()
-        model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        if batch > 1:
-            self.cache.batch_repeat_interleave(batch)
-        self.next = ids[:, -1:].repeat(batch, 1)
-
-    def __call__(self) -> None:
-        """One step."""
-        self.model(input_ids=self.next, past_key_values=self.cache, use_cache=True)
-        self.cache.crop(-1)
-
-
-def bare_step(model: Any) -> Callable[[], None]:
-    """The matrix products of one decode step and nothing else: no attention, norm or Python between."""
-    linears = [part.weight for part in model.modules() if isinstance(part, nn.Linear)]
-    inputs = {width: torch.randn(1, width) for width in {weight.shape[1] for weight in linears}}
-
-    def run() -> None:
-        for weight in linears:
-            nn.functional.linear(inputs[weight.shape[1]], weight)
-
-    return run
-
-
-def model_points(limits: Results, *, quick: bool) -> Results:
-    """Prefill and decode of SmolLM2-135M, and what a decode step is without the framework."""
-    import kvlab.hf
-
-    model: Any = kvlab.hf.load("smollm2-135m")[0]
-    shape = read_shape(model)
-    prefills = [16, 256] if quick else [4, 16, 64, 256, 1024]
-    decodes = [(128, 1), (128, 8)] if quick else [(128, 1), (128, 4), (128, 16), (2048, 1)]
-    arms: dict[str, Callable[[], object]] = {"bare": bare_step(model)}
-    for new in prefills:
-        ids = torch.randint(model.config.vocab_size, (1, new))
-
-        def prefill(ids: Tensor = ids) -> object:
-            return model(input_ids=ids, use_cache=False, logits_to_keep=1)
-
-        arms[f"prefill {new}"] = prefill
-    steps = {(past, batch): Decoder(model, past, batch) for past, batch in decodes}
-    arms |= {f"decode {past} {batch}": step for (past, batch), step in steps.items()}
-    taken = interleaved(arms, 5 if quick else 9)
-    weights = FLOAT * (shape.layer_weights + shape.head_weights)
-    return {
-        "prefill": [
-            point(shape.forward(new), taken[f"prefill {new}"], limits, tokens=new)
-            for new in prefills
-        ],
-        "decode": [
-            point(
-                shape.forward(1, past, batch),
-                taken[f"decode {past} {batch}"],
-                limits,
-                tokens=past,
-                batch=batch,
-            )
-            for past, batch in decodes
-        ],
-        "step": {
-            "weight_bytes": weights,
-            "floor": weights / limits["bytes_per_second"],
-            "matrix_products": taken["bare"],
-            "whole": taken["decode 128 1"],
-        },
     }
 
 

@@ -1,8 +1,7 @@
 """RoPE re-rotation: a cached key moves to another position without its token being computed again.
 
-RoPE (Su and others, "RoFormer", arXiv:2104.09864) turns every pair of elements of a query or key by
-an angle: position times the pair's frequency. Turning by p and then by q - p is turning by q, so a
-key that was cached at p is, turned once more, the key of the same token at q. Values are not turned.
+RoPE (rope.py) turns queries and keys by their positions. Turning by p and then by q - p is turning by q,
+so a key that was cached at p is, turned once more, the key of the same token at q. Values are not turned.
 
 That is exact for what the token itself contributes, and for a chunk that is moved as a whole: its
 tokens keep their distances, and a score depends on nothing else. It does not bring in what the chunk
@@ -21,6 +20,7 @@ from common import Results, arguments, conclude, need, panels
 need("torch", "transformers")
 
 import torch
+from rope import rotate
 from transformers import DynamicCache
 
 from kvlab.hf import load
@@ -32,18 +32,6 @@ if TYPE_CHECKING:
 CHUNK = 96
 SHIFTS = (1, 8, 64, 512, 2048, 8000)  # the model knows 8,192 positions
 MOVES = (1, 4, 16, 64, 256)
-
-
-def rotate(rows: Tensor, positions: Tensor, frequencies: Tensor) -> Tensor:
-    """Turns queries or keys `[..., tokens, dim]` by `positions [tokens]`; moves them, if these are distances.
-
-    Element i is paired with element i + dim / 2, as in the Llama family's weights.
-    """
-    angles = positions[:, None].float() * frequencies
-    cos, sin = angles.cos(), angles.sin()
-    left, right = rows.float().chunk(2, dim=-1)
-    turned = torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
-    return turned.to(rows.dtype)
 
 
 def kv_of(cache: Any) -> tuple[Tensor, Tensor]:
@@ -67,10 +55,9 @@ def difference(rows: Tensor, truth: Tensor) -> float:
 
 def moved_often(keys: Tensor, times: int, frequencies: Tensor) -> float:
     """What rounding does to keys that are moved on by one position, `times` times."""
-    one, all_at_once = torch.ones(keys.shape[-2]), torch.full((keys.shape[-2],), times)
-    truth = rotate(keys.float(), all_at_once, frequencies)
+    truth = rotate(keys.float(), times, frequencies)
     for _ in range(times):
-        keys = rotate(keys, one, frequencies)
+        keys = rotate(keys, 1, frequencies)
     return difference(keys, truth)
 
 
@@ -86,7 +73,7 @@ def measure(*, quick: bool = False) -> Results:
     shifts: list[Results] = []
     for shift in SHIFTS[::2] if quick else SHIFTS:
         there, values_there = kv_at(model, ids, shift)
-        moved = rotate(keys, torch.full((CHUNK,), shift), frequencies)
+        moved = rotate(keys, shift, frequencies)
         row: Results = {
             "shift": shift,
             "turned": difference(moved, there),

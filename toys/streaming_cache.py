@@ -7,17 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from rope import rotate
 from torch import Tensor
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
-
-
-def turn(x: Tensor, by: Tensor | int, frequencies: Tensor) -> Tensor:
-    """Moves queries or keys x [..., tokens, dim] by so many positions: RoPE on top of the RoPE they have."""
-    angles = torch.as_tensor(by)[..., None] * frequencies
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
 def attend_streaming(
@@ -44,7 +37,7 @@ def attend_streaming(
     at = torch.arange(tokens)
     scores = query @ key.transpose(-2, -1)
     # Token t has place min(t, size - 1) in the cache; the query steps back there to meet the sinks.
-    moved = turn(query, at.clamp(max=size - 1) - at, frequencies)
+    moved = rotate(query, at.clamp(max=size - 1) - at, frequencies)
     scores[..., :sinks] = moved @ key[:, :, :sinks].transpose(-2, -1)
     behind = at[:, None] - at
     seen = (behind >= 0) & ((behind < size - sinks) | (at < sinks))
@@ -72,7 +65,7 @@ class StreamingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         values = torch.cat([values[:, :, : self.sinks], values[:, :, oldest:]], dim=-2)
         # Kept as they were computed and turned anew at each step: turns of turns add up their rounding.
         self.keys, self.values = torch.cat([first, recent], dim=-2), values
-        near = turn(first, self.seen - values.shape[-2], self.frequencies)
+        near = rotate(first, self.seen - values.shape[-2], self.frequencies)
         return torch.cat([near, recent], dim=-2), values
 
 

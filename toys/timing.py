@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import contextmanager
 from statistics import linear_regression, median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 def interleaved(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -27,6 +28,19 @@ def interleaved(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     return {name: median(seconds[1:]) for name, seconds in taken.items()}
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread here: that is steadier."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def thread_ms(
     arms: Mapping[str, Callable[[], object]], rounds: int, least_ms: float = 0.0
 ) -> dict[str, float]:
@@ -35,19 +49,15 @@ def thread_ms(
     The arms take turns, and the first round is dropped. A turn repeats an arm until `least_ms` have
     passed: one call of a fast arm is too short to time.
     """
-    import torch
-
     took: dict[str, list[float]] = {name: [] for name in arms}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for _ in range(rounds + 1):
-        for name, call in arms.items():
-            calls, begun = 0, time.thread_time()
-            while calls == 0 or (time.thread_time() - begun) * 1e3 < least_ms:
-                call()
-                calls += 1
-            took[name].append((time.thread_time() - begun) * 1e3 / calls)
-    torch.set_num_threads(threads)
+    with one_thread():
+        for _ in range(rounds + 1):
+            for name, call in arms.items():
+                calls, begun = 0, time.thread_time()
+                while calls == 0 or (time.thread_time() - begun) * 1e3 < least_ms:
+                    call()
+                    calls += 1
+                took[name].append((time.thread_time() - begun) * 1e3 / calls)
     return {name: median(each[1:]) for name, each in took.items()}
 
 
