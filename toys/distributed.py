@@ -41,13 +41,7 @@ PREFIXES = (2_048, 32_768)
 LONGEST = 131_072  # tokens
 # Model, dtype, width of all query heads, operations a second of what computes it, and where that number is from.
 MACHINES = (
-    (
-        "smollm2-135m",
-        "float32",
-        576,
-        0.15e12,
-        "2 processor cores; the README's 2,048-token prefill",
-    ),
+    ("smollm2-135m", "float32", 576, 0.15e12, "two cores; the README's prefill of 2,048 tokens"),
     ("llama-3.1-8b", "bfloat16", 4096, 400e12, "assumed: one accelerator, 40 % of 1,000 TFLOP/s"),
     ("llama-3.1-70b", "bfloat16", 8192, 1600e12, "assumed: four of them, nothing lost between"),
 )
@@ -152,8 +146,7 @@ def tell(results: Results) -> None:
     for found in results["computed"]:
         size, rate = found["kv_bytes_per_token"], found["flops_per_second"] / 1e12
         print(f"\n{found['model']}, {found['dtype']}: {size:,} bytes a token, {rate:g} TFLOP/s")
-        print(f"({found['flops_source']});")
-        print(f"any prefix pays from {found['any_prefix_gigabits']:.2g} Gb/s")
+        print(f"({found['flops_source']}); any from {found['any_prefix_gigabits']:.2g} Gb/s")
         heads = [f"{prefix:,} tokens" for prefix in results["prefixes"]]
         print("  Gb/s" + "".join(f"{head:>17}" for head in [*heads, "shortest"]))
         for row in found["rows"]:
@@ -182,8 +175,8 @@ def draw(results: Results) -> Figure:
                 label=f"{found['model']}, {prefix:,} tokens",
             )
     pays.axhline(1, color="black", linewidth=1)
-    pays.set(xscale="log", yscale="log", xlabel="Gb/s", ylabel="compute time / fetch time")
-    pays.set(title="Is it worth fetching? (computed)")
+    pays.set(title="Is it worth fetching? (computed)", xlabel="Gb/s", xscale="log", yscale="log")
+    pays.set_ylabel("compute time / fetch time")
     pays.set_xticks(GIGABITS, [f"{gigabits:g}" for gigabits in GIGABITS])
     pays.minorticks_off()
     pays.set_ylim(top=3e5)
