@@ -105,6 +105,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A server that holds a shared tier did not do what it was asked.
+    #[error("{address}: {reason}")]
+    Remote {
+        /// Which server, without password.
+        address: String,
+        /// What it answered or did not, and what to do.
+        reason: String,
+    },
     /// A wait that ended before what it waited for.
     #[error("{what} did not finish within {seconds} s")]
     Timeout {

@@ -1,6 +1,7 @@
 //! Runs: consecutive blocks of one chain stored together, the unit of storage, residency, eviction, checksum and I/O.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::codec::Codec;
@@ -145,6 +146,69 @@ pub struct RunSource {
 }
 
 impl RunSource {
+    /// Checks that it has exactly the slices that a header announces; `stored` says how long one is here.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] that names what does not fit.
+    pub(crate) fn check(&self, header: &RunHeader, stored: impl Fn(u32) -> u32) -> Result<()> {
+        if self.slices.len() != header.slices.len() {
+            return Err(Error::invalid(format!(
+                "a run of {} slices cannot be stored from {}",
+                header.slices.len(),
+                self.slices.len()
+            )));
+        }
+        let size = self.region.len();
+        for (slice, (pieces, &len)) in self.slices.iter().zip(header.slices.iter()).enumerate() {
+            let mut sum = 0_usize;
+            for piece in pieces {
+                let end = piece.offset.checked_add(piece.len);
+                if piece.spare || end.is_none_or(|end| end > size) {
+                    return Err(Error::invalid(format!(
+                        "slice {slice} is taken from {piece:?}, outside a region of {size} bytes"
+                    )));
+                }
+                sum = sum.saturating_add(piece.len);
+            }
+            let len = stored(len);
+            if sum != len as usize {
+                return Err(Error::invalid(format!(
+                    "slice {slice} has {len} bytes, its pieces have {sum}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same bytes in memory of their own, one piece a slice, so that nobody waits for this source's memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if memory cannot be had.
+    pub(crate) fn copied(&self) -> Result<Self> {
+        let pieces = self.slices.iter().flatten();
+        let bytes = pieces.map(|piece| piece.len).sum::<usize>();
+        let region = Region::new(bytes.max(1))?;
+        let mut at = 0;
+        let slices = self.slices.iter().map(|pieces| {
+            let offset = at;
+            for piece in pieces {
+                region.copy_from(at, &self.region, piece.offset, piece.len);
+                at += piece.len;
+            }
+            vec![Piece {
+                spare: false,
+                offset,
+                len: at - offset,
+            }]
+        });
+        let slices = slices.collect();
+        Ok(Self {
+            region: Arc::new(region),
+            lease: None,
+            slices,
+        })
+    }
+
     /// The checksum of each slice, in order, computed where its bytes lie.
     pub(crate) fn checksums(&self) -> impl Iterator<Item = u64> {
         self.slices.iter().map(|pieces| {
@@ -170,6 +234,26 @@ pub struct RunTarget {
 }
 
 impl RunTarget {
+    /// Whether it has room for exactly the slices in `range`.
+    pub(crate) fn fits(&self, header: &RunHeader, range: &Range<usize>) -> bool {
+        let (Some(lengths), Some(slices)) = (
+            header.slices.get(range.clone()),
+            self.slices.get(range.clone()),
+        ) else {
+            return false;
+        };
+        self.slices.len() == header.slices.len()
+            && lengths.iter().zip(slices).all(|(&len, pieces)| {
+                let mut sum = 0_usize;
+                let inside = pieces.iter().all(|piece| {
+                    sum = sum.saturating_add(piece.len);
+                    let end = piece.offset.checked_add(piece.len);
+                    end.is_some_and(|end| piece.spare || end <= self.region.len())
+                });
+                inside && sum == len as usize
+            })
+    }
+
     /// What was kept, in stored order.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let kept = self.slices.iter().flatten().filter(|piece| !piece.spare);

@@ -1,5 +1,6 @@
 //! The commit worker: fills L1 from a cache buffer and writes through to the tiers below, off the caller's path.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::layout::RunWindow;
 use crate::radix::Evicted;
-use crate::run::{NEVER, RunSource};
+use crate::run::{NEVER, RunHeader, RunSource};
 use crate::tier::Put;
 
 /// A request's tokens whose KV stands in a buffer.
@@ -232,7 +233,8 @@ impl Shared {
                 .map_or(0, |(_, tokens)| tokens / block_tokens)
         };
         self.store.forget_l2(&keys[..held.min(keys.len())])?;
-        written
+        let due = written?;
+        self.share(job, &keys[..due])
     }
 
     fn end_commit(&self, hold: HoldId) -> Result<()> {
@@ -347,21 +349,50 @@ impl Shared {
         }
     }
 
-    /// Writes what L3 lacks of the job's blocks and should have by now, in runs, until one is refused: nothing behind it could be reached.
-    fn write_through(&self, job: &Job, keys: &[BlockKey]) -> Result<()> {
+    /// Writes what L3 lacks of the job's blocks and should have by now; how many leading blocks the tiers below should have.
+    fn write_through(&self, job: &Job, keys: &[BlockKey]) -> Result<usize> {
+        let counted = (job.counted / self.layout.block_tokens()).min(keys.len());
+        let due = self.store.due_below(keys, counted)?;
+        let (_, has_l3, _) = self.store.tiers();
+        if has_l3 {
+            let stored = self.store.leading_in_l3(&keys[..due])?;
+            self.hand_down(job, keys, stored..due, |header, source| {
+                self.store.write_through(header, source)
+            })?;
+        }
+        Ok(due)
+    }
+
+    /// Shares what L4 was not seen to have of the job's blocks.
+    fn share(&self, job: &Job, keys: &[BlockKey]) -> Result<()> {
+        for part in self.store.unshared(keys)? {
+            let shared = self.hand_down(job, keys, part, |header, source| {
+                self.store.share(header, source)
+            })?;
+            if !shared {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a part of the job's blocks to a tier below, in runs, until one is refused: nothing behind it could be reached. Whether
+    /// none was.
+    fn hand_down(
+        &self,
+        job: &Job,
+        keys: &[BlockKey],
+        part: Range<usize>,
+        put: impl Fn(RunHeader, RunSource) -> Result<Put>,
+    ) -> Result<bool> {
         let block_tokens = self.layout.block_tokens();
-        let counted = (job.counted / block_tokens).min(keys.len());
-        let due = self.store.due_for_l3(keys, counted)?;
-        let keys = &keys[..due];
-        let stored = self.store.leading_in_l3(keys)?;
-        let mut parent = stored
-            .checked_sub(1)
-            .map_or(job.namespace, |last| keys[last]);
-        let mut at = stored;
+        let before = part.start.checked_sub(1);
+        let mut parent = before.map_or(job.namespace, |last| keys[last]);
+        let mut at = part.start;
         let mut decoded = job.decoded.clone();
         decoded.resize(keys.len(), false);
-        let keys = &keys[stored..];
-        for (run, decoded) in alike(&decoded[stored..], self.layout.max_run_blocks()) {
+        let keys = &keys[part.clone()];
+        for (run, decoded) in alike(&decoded[part], self.layout.max_run_blocks()) {
             let keys = &keys[run];
             let tokens = keys.len() * block_tokens;
             let window = RunWindow {
@@ -383,14 +414,14 @@ impl Shared {
             let expires = expires.copied().min().unwrap_or(NEVER);
             let lender = &self.lender;
             let header = lender.header(job.namespace, parent, keys, decoded, expires);
-            if let Put::Refused(reason) = self.store.write_through(header, source)? {
+            if let Put::Refused(reason) = put(header, source)? {
                 log::debug!("{} blocks were not written through: {reason:?}", keys.len());
-                break;
+                return Ok(false);
             }
             at += keys.len();
             parent = keys.last().copied().unwrap_or(parent);
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn offset(&self, block: BlockId) -> usize {

@@ -1,4 +1,4 @@
-//! Why a prompt hits or misses, without changing anything: no lock, no pin, no use is counted.
+//! Why a prompt hits or misses, without changing anything: no lock, no pin, no use is counted here. The servers of L4 are asked.
 
 use super::PrefixCache;
 use crate::cost::{Choice, Part, Question};
@@ -21,7 +21,7 @@ pub struct Explanation {
 }
 
 impl PrefixCache {
-    /// Looks a prompt up in every tier and under every namespace. Costs O(tokens) for each namespace that knows its beginning.
+    /// Looks a prompt up in every tier, and in those of this machine under every namespace. Costs O(tokens) for each namespace that knows its beginning.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an empty prompt, [`Error::Closed`].
@@ -42,7 +42,7 @@ impl PrefixCache {
         others.extend(store.namespaces()?.iter().map(|usage| usage.namespace));
         others.sort_unstable();
         others.dedup();
-        let below = store.lookup(&self.shared.keys(namespace, usable))?;
+        let below = store.locate(&self.shared.keys(namespace, usable))?;
         let mut elsewhere = Vec::new();
         for other in others.into_iter().filter(|other| *other != namespace) {
             let here = self.shared.l1.lock().divergence(&other, usable).matched / block_tokens;

@@ -274,7 +274,7 @@ impl PrefixCache {
         self.shared.l1.lock().clear(namespace)
     }
 
-    /// Waits until every commit is in L1 and every accepted write in L3.
+    /// Waits until every commit is in L1 and every accepted write in L3. What waits for L4 has memory of its own.
     ///
     /// # Errors
     /// [`Error::Timeout`].
@@ -284,7 +284,7 @@ impl PrefixCache {
         self.committer.flush(timeout)?;
         self.shared
             .store
-            .flush(timeout.saturating_sub(start.elapsed()))
+            .flush_l3(timeout.saturating_sub(start.elapsed()))
     }
 
     fn check_open(&self) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::cost::{Choice, Part, Question, RestoreMode};
 use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
 use crate::layout::{BufferLayout, RunWindow};
-use crate::run::{NEVER, RunTarget};
+use crate::run::{NEVER, RunHeader, RunTarget};
 use crate::store::{ReadRequest, Step};
 use crate::tier::TierId;
 
@@ -30,12 +30,14 @@ pub struct HitTokens {
     pub l2: usize,
     /// From L3 runs.
     pub l3: usize,
+    /// From L4 runs.
+    pub l4: usize,
 }
 
 impl HitTokens {
     /// All tiers together.
     pub fn total(self) -> usize {
-        self.l1 + self.l2 + self.l3
+        self.l1 + self.l2 + self.l3 + self.l4
     }
 }
 
@@ -61,8 +63,9 @@ impl Found {
             let tokens = (step.blocks * block_tokens).min(left);
             left -= tokens;
             match step.tier {
-                TierId::L2 => hit.l2 += tokens,
-                _ => hit.l3 += tokens,
+                TierId::L1 | TierId::L2 => hit.l2 += tokens,
+                TierId::L3 => hit.l3 += tokens,
+                TierId::L4 => hit.l4 += tokens,
             }
         }
         hit
@@ -157,7 +160,11 @@ impl Request {
         if held < usable {
             let parent = shared.l1.lock().path_key(hold)?;
             let keys = shared.keys(parent, &request.tokens[held..usable]);
-            request.found.steps = shared.store.plan(&keys)?.steps;
+            let fits = |header: &RunHeader| {
+                header.block_tokens as usize == block_tokens
+                    && header.slices == shared.layout.slice_lengths(header.keys.len())
+            };
+            request.found.steps = shared.store.plan_fitting(&keys, &fits)?.steps;
         }
         let found = &mut request.found;
         found.tokens.l1 = held;

@@ -24,6 +24,8 @@ pub struct Restored {
     pub l2_bytes: u64,
     /// Payload bytes read from L3.
     pub l3_bytes: u64,
+    /// Payload bytes read from L4.
+    pub l4_bytes: u64,
     /// Copying L1 blocks.
     pub l1_time: Duration,
     /// From asking the tiers below until the last byte was verified.
@@ -163,6 +165,7 @@ impl Restore {
             arrived += whole.map(|step| step.blocks * block_tokens).sum::<usize>();
             restored.l2_bytes = outcome.l2.bytes;
             restored.l3_bytes = outcome.l3.bytes;
+            restored.l4_bytes = outcome.l4.bytes;
             let failure = outcome.failure.map(|failure| failure.to_string());
             restored.failure = restored.failure.or(failure);
             let read = outcome.end.unwrap_or(self.start);

@@ -1,5 +1,7 @@
 //! Restores under way, over an L3 that can be slow or broken.
 
+mod shared;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -46,9 +46,14 @@ const MEMORY: Prior<2> = Prior {
     costs: [2e-5, 2e-10],
     anchors: READ_ANCHORS,
 };
-/// Anything further away: 200 us and 1 GB/s.
+/// A local disk: 200 us and 1 GB/s.
 const DISK: Prior<2> = Prior {
     costs: [2e-4, 1e-9],
+    anchors: READ_ANCHORS,
+};
+/// A server on the local network: 1 ms and 1 GB/s.
+const SERVER: Prior<2> = Prior {
+    costs: [1e-3, 1e-9],
     anchors: READ_ANCHORS,
 };
 const READ_ANCHORS: &[[f64; 2]] = &[[1.0, (1 << 18) as f64], [1.0, (1 << 26) as f64]];
@@ -210,9 +215,10 @@ impl CostBook {
     }
 
     /// The book kept in a file. What cannot be used of it (damaged, of another version or machine, of another setting of the
-    /// disk) is logged and learnt anew. `disk` says how the disk is used, as far as it makes reads cost something else.
-    pub fn open(path: PathBuf, disk: &str) -> Self {
-        let file = persist::CostFile::new(path, disk);
+    /// disk or server) is logged and learnt anew. `disk` says how the disk is used, as far as it makes reads cost something else, and
+    /// `server` which servers L4 is on; empty without L4.
+    pub fn open(path: PathBuf, disk: &str, server: &str) -> Self {
+        let file = persist::CostFile::new(path, disk, server);
         let mut book = Book::default();
         file.load(&mut book);
         Self {
@@ -222,10 +228,10 @@ impl CostBook {
     }
 
     /// [`Self::open`] for a directory that is only read: what is learnt from now on ends with the process.
-    pub fn open_read_only(path: PathBuf, disk: &str) -> Self {
+    pub fn open_read_only(path: PathBuf, disk: &str, server: &str) -> Self {
         Self {
             file: None,
-            ..Self::open(path, disk)
+            ..Self::open(path, disk, server)
         }
     }
 
@@ -348,6 +354,7 @@ impl Book {
             Estimator::new(match tier {
                 TierId::L1 | TierId::L2 => MEMORY,
                 TierId::L3 => DISK,
+                TierId::L4 => SERVER,
             })
         })
     }

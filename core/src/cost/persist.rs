@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One observation a line, oldest first. The setting is a digest of what else the time depends on: the machine and, for reads,
-//! how the disk is used. Lines of another setting are left out.
+//! how the disk is used, or which server is read. Lines of another setting are left out.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -34,15 +34,18 @@ pub(super) struct CostFile {
     machine: u64,
     /// What reads depend on.
     disk: u64,
+    /// What reads of L4 depend on.
+    server: u64,
 }
 
 impl CostFile {
-    pub(super) fn new(path: PathBuf, disk: &str) -> Self {
+    pub(super) fn new(path: PathBuf, disk: &str, server: &str) -> Self {
         let machine = machine();
         Self {
             path,
             machine: Checksum::of(machine.as_bytes()),
             disk: Checksum::of(format!("{machine}\n{disk}").as_bytes()),
+            server: Checksum::of(format!("{machine}\n\n{server}").as_bytes()),
         }
     }
 
@@ -92,8 +95,9 @@ impl CostFile {
         let kind = words.next()?;
         let setting = u64::from_str_radix(words.next()?, 16).ok()?;
         match kind {
-            "read" if setting == self.disk => {
-                let tier = tier_by_name(words.next()?)?;
+            "read" => {
+                let tier =
+                    tier_by_name(words.next()?).filter(|tier| setting == self.reads(*tier))?;
                 book.observe_read(tier, next(&mut words)?, next(&mut words)?);
             }
             "prefill" if setting == self.machine => {
@@ -110,14 +114,23 @@ impl CostFile {
         Some(())
     }
 
+    /// What reads of a tier depend on.
+    fn reads(&self, tier: TierId) -> u64 {
+        match tier {
+            TierId::L4 => self.server,
+            TierId::L1 | TierId::L2 | TierId::L3 => self.disk,
+        }
+    }
+
     /// What the file is to say.
     pub(super) fn text(&self, book: &Book) -> String {
         let mut lines = String::new();
         for (tier, cost) in &book.reads {
+            let setting = self.reads(*tier);
             for seen in cost.history() {
                 let ([_, bytes], seconds) = (seen.features, seen.seconds);
                 // Writing to a string cannot fail.
-                let _ = writeln!(lines, "read {:016x} {tier} {bytes} {seconds:e}", self.disk);
+                let _ = writeln!(lines, "read {setting:016x} {tier} {bytes} {seconds:e}");
             }
         }
         for (model, cost) in &book.prefills {
@@ -163,6 +176,7 @@ pub(crate) fn fuzz_costs(input: &[u8]) {
         path: PathBuf::new(),
         machine: 1,
         disk: 1,
+        server: 1,
     };
     let lines = String::from_utf8_lossy(input).replace('@', "1");
     let mut book = Book::default();
@@ -196,7 +210,7 @@ fn next<T: FromStr>(words: &mut SplitAsciiWhitespace<'_>) -> Option<T> {
 }
 
 fn tier_by_name(name: &str) -> Option<TierId> {
-    [TierId::L1, TierId::L2, TierId::L3]
+    [TierId::L1, TierId::L2, TierId::L3, TierId::L4]
         .into_iter()
         .find(|tier| tier.to_string() == name)
 }

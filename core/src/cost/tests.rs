@@ -405,17 +405,17 @@ fn models_that_were_not_seen_for_long_are_forgotten() {
 fn a_saved_book_is_the_same_when_opened_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("COSTS");
-    let book = CostBook::open(path.clone(), "4 workers");
+    let book = CostBook::open(path.clone(), "4 workers", "");
     disk(3e8).teach(&book);
     let before = book.stats();
     book.save();
-    let after = CostBook::open(path.clone(), "4 workers").stats();
+    let after = CostBook::open(path.clone(), "4 workers", "").stats();
     assert_eq!(
         (after.reads, after.prefills),
         (before.reads, before.prefills.clone())
     );
     // Reads depend on how the disk is used, forwards do not.
-    let other = CostBook::open(path, "1 worker").stats();
+    let other = CostBook::open(path, "1 worker", "").stats();
     assert!(other.reads.is_empty());
     assert_eq!(other.prefills, before.prefills);
 }
@@ -424,7 +424,7 @@ fn a_saved_book_is_the_same_when_opened_again() {
 fn a_file_that_cannot_be_used_is_learnt_anew_and_replaced() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("COSTS");
-    let book = CostBook::open(path.clone(), "");
+    let book = CostBook::open(path.clone(), "", "");
     disk(3e8).teach(&book);
     book.save();
     let sound = std::fs::read_to_string(&path).expect("saved");
@@ -437,7 +437,7 @@ fn a_file_that_cannot_be_used_is_learnt_anew_and_replaced() {
     let files = texts.into_iter().map(String::into_bytes);
     for bytes in files.chain([vec![0xff; 100]]) {
         std::fs::write(&path, bytes).expect("written");
-        let book = CostBook::open(path.clone(), "");
+        let book = CostBook::open(path.clone(), "", "");
         assert!(book.stats().reads.is_empty() && book.stats().prefills.is_empty());
         disk(3e8).teach(&book);
         book.save();
@@ -449,7 +449,7 @@ fn a_file_that_cannot_be_used_is_learnt_anew_and_replaced() {
 fn a_book_that_learnt_nothing_writes_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("COSTS");
-    let book = CostBook::open(path.clone(), "");
+    let book = CostBook::open(path.clone(), "", "");
     book.save();
     assert!(!path.exists());
     disk(3e8).teach(&book);

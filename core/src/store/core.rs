@@ -21,11 +21,19 @@ use crate::key::BlockKey;
 use crate::run::{NEVER, RunHeader, Terms};
 use crate::sim::capture::{self, Recorder};
 use crate::tier::memory::MemoryTier;
-use crate::tier::{DurableTier, PinnedRun, Tier, TierId};
+use crate::tier::{DurableTier, PinnedRun, ReadFailure, SharedTier, Tier, TierId};
+
+/// A run that holds a block, with the block's position in it.
+type Found = (TierId, Arc<dyn PinnedRun>, usize);
+/// What L4 says of blocks, in their order; each answer is used once.
+type Answers = Vec<Option<(Arc<dyn PinnedRun>, usize)>>;
+/// Whether the caller can take a run of L4: other machines wrote it.
+pub(super) type Fits<'a> = &'a dyn Fn(&RunHeader) -> bool;
 
 pub(super) struct Core {
     pub(super) l2: Option<MemoryTier>,
     pub(super) l3: Option<Arc<dyn DurableTier>>,
+    pub(super) l4: Option<Arc<dyn SharedTier>>,
     /// There if L3 is.
     pub(super) writer: Option<Writer>,
     /// There if both L2 and L3 are.
@@ -52,6 +60,7 @@ impl Core {
     pub(super) fn new(
         config: &StoreConfig,
         l3: Option<Arc<dyn DurableTier>>,
+        l4: Option<Arc<dyn SharedTier>>,
         costs: CostBook,
     ) -> Result<Self> {
         let clock = l3.as_ref().map_or_else(Clock::default, |l3| l3.clock());
@@ -65,10 +74,14 @@ impl Core {
             }
         };
         let core = Self::over(config, l2, l3, costs, clock);
-        Ok(Self { recorder, ..core })
+        Ok(Self {
+            l4,
+            recorder,
+            ..core
+        })
     }
 
-    /// A core of these tiers, of which the configuration says nothing more.
+    /// A core of these tiers, without an L4, of which the configuration says nothing more.
     pub(super) fn over(
         config: &StoreConfig,
         l2: Option<MemoryTier>,
@@ -90,6 +103,7 @@ impl Core {
         Self {
             l2,
             l3,
+            l4: None,
             writer,
             prefetcher,
             scheduler: Scheduler::new(config.io_workers),
@@ -151,6 +165,22 @@ impl Core {
         }
     }
 
+    /// As [`Self::lookup`] of each; what is nowhere here is asked for in L4.
+    pub(super) fn locate(&self, keys: &[BlockKey]) -> Vec<Lookup> {
+        let mut found = keys.iter().map(|key| self.lookup(key)).collect::<Vec<_>>();
+        let places = (0..keys.len()).filter(|place| found[*place] == Lookup::Miss);
+        let places = places.collect::<Vec<_>>();
+        if !places.is_empty() {
+            let wanted = places.iter().map(|place| keys[*place]).collect::<Vec<_>>();
+            for (place, answer) in places.into_iter().zip(self.ask(&wanted)) {
+                if answer.is_some_and(|(run, _)| !self.is_over(&run.header().terms)) {
+                    found[place] = Lookup::Hit(TierId::L4);
+                }
+            }
+        }
+        found
+    }
+
     /// Whether L3 has a block, or will have it once its queue is written.
     pub(super) fn reaches_l3(&self, key: &BlockKey) -> bool {
         // Pending first: what leaves the queue meanwhile is found in L3 then.
@@ -179,9 +209,10 @@ impl Core {
         }
     }
 
-    /// How many leading blocks the write policy wants in L3 by now; counts a use of those from `counted` on.
-    pub(super) fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> usize {
-        if self.l3.is_none() || self.write_policy == WritePolicy::WriteBack {
+    /// How many leading blocks the write policy wants in L3 and L4 by now; counts a use of those from `counted` on.
+    pub(super) fn due_below(&self, keys: &[BlockKey], counted: usize) -> usize {
+        let nowhere = self.l3.is_none() && self.l4.is_none();
+        if nowhere || self.write_policy == WritePolicy::WriteBack {
             return 0;
         }
         let Some(uses) = &self.uses else {
@@ -194,7 +225,7 @@ impl Core {
         keys.iter().take_while(due).count()
     }
 
-    /// Counts a use of a block that was read from L2, and says whether `write_through_selective` wants it in L3 by now.
+    /// Counts a use of a block that was read from L2, and says whether `write_through_selective` wants it below by now.
     pub(super) fn is_due_after_use(&self, key: &BlockKey) -> bool {
         self.uses.as_ref().is_some_and(|uses| uses.count(key))
     }
@@ -208,33 +239,52 @@ impl Core {
         }
     }
 
-    /// Each of these blocks for itself, pinned; none for a miss.
-    pub(super) fn plan_each(&self, keys: &[BlockKey]) -> Vec<Option<Step>> {
+    /// Each of these blocks for itself, pinned; none for a miss. L4 is asked once, for what nothing nearer has; its runs that do
+    /// not fit are misses.
+    pub(super) fn plan_each(&self, keys: &[BlockKey], fits: Fits<'_>) -> Vec<Option<Step>> {
         self.await_prefetches(keys);
-        let step = |key| {
-            let (tier, run, first) = self.find(key)?;
+        let mut found = keys.iter().map(|key| self.find(key)).collect::<Vec<_>>();
+        if self.l4.is_some() && found.iter().any(Option::is_none) {
+            let places = (0..keys.len()).filter(|place| found[*place].is_none());
+            let places = places.collect::<Vec<_>>();
+            let wanted = places.iter().map(|place| keys[*place]).collect::<Vec<_>>();
+            let mut answers = self.ask(&wanted);
+            for (at, place) in places.into_iter().enumerate() {
+                found[place] = self.answer(&mut answers, at, &wanted[at..=at], fits);
+            }
+        }
+        let step = |(tier, run, first): Found| {
             self.counters.tier(tier).hit_blocks.add(1);
-            Some(Step {
+            Step {
                 tier,
                 run,
                 first,
                 blocks: 1,
-            })
+            }
         };
-        keys.iter().map(step).collect()
+        found.into_iter().map(|found| found.map(step)).collect()
     }
 
-    pub(super) fn plan(&self, keys: &[BlockKey]) -> Plan {
+    /// The leading consecutive blocks that can be read. L4 is asked once, for all that is left at the first block that nothing
+    /// nearer has; its runs that do not fit are misses.
+    pub(super) fn plan(&self, keys: &[BlockKey], fits: Fits<'_>) -> Plan {
         self.await_prefetches(keys);
         let mut plan = Plan::default();
-        let mut rest = keys;
-        while let Some(key) = rest.first() {
-            let Some((tier, run, first)) = self.find(key) else {
+        // What L4 has of the blocks from a place on.
+        let mut asked: Option<(usize, Answers)> = None;
+        let mut at = 0;
+        while at < keys.len() {
+            let rest = &keys[at..];
+            let found = self.find(&rest[0]).or_else(|| {
+                let (from, answers) = asked.get_or_insert_with(|| (at, self.ask(rest)));
+                self.answer(answers, at - *from, rest, fits)
+            });
+            let Some((tier, run, first)) = found else {
                 break;
             };
             let blocks = covered(run.header(), first, rest);
             self.counters.tier(tier).hit_blocks.add(blocks as u64);
-            rest = rest.get(blocks.max(1)..).unwrap_or_default();
+            at += blocks.max(1);
             plan.steps.push(Step {
                 tier,
                 run,
@@ -245,7 +295,33 @@ impl Core {
         plan
     }
 
-    fn find(&self, key: &BlockKey) -> Option<(TierId, Arc<dyn PinnedRun>, usize)> {
+    /// What L4 has of these blocks.
+    fn ask(&self, keys: &[BlockKey]) -> Answers {
+        self.l4.as_ref().map_or_else(Vec::new, |l4| l4.find(keys))
+    }
+
+    /// One of its answers, for the first of `rest`, if it can be used.
+    fn answer(
+        &self,
+        answers: &mut Answers,
+        at: usize,
+        rest: &[BlockKey],
+        fits: Fits<'_>,
+    ) -> Option<Found> {
+        let (run, first) = answers.get_mut(at)?.take()?;
+        let header = run.header();
+        if self.is_over(&header.terms) {
+            return None;
+        }
+        if header.validate().is_err() || covered(header, first, rest) == 0 || !fits(header) {
+            self.counters.l4.failed(ReadFailure::Corrupt);
+            return None;
+        }
+        Some((TierId::L4, run, first))
+    }
+
+    /// A block in one of the tiers of this machine.
+    fn find(&self, key: &BlockKey) -> Option<Found> {
         let in_memory = || {
             let (run, first) = self.l2.as_ref()?.find(key)?;
             Some((TierId::L2, run, first))
@@ -300,15 +376,18 @@ impl Core {
             Some(l3) => l3.clear(namespace)?,
             None => 0,
         };
+        if let Some(l4) = &self.l4 {
+            l4.forget(namespace);
+        }
         Ok(in_memory + on_disk)
     }
 
-    pub(super) fn remove(&self, keys: &[BlockKey]) -> usize {
+    pub(super) fn remove(&self, keys: &[BlockKey]) -> Result<usize> {
         let _clearing = self.moves.clearing();
-        let found = keys
+        let (here, elsewhere) = keys
             .iter()
-            .filter(|key| self.lookup(key) != Lookup::Miss)
-            .count();
+            .copied()
+            .partition::<Vec<BlockKey>, _>(|key| self.lookup(key) != Lookup::Miss);
         let matches = |header: &RunHeader| header.keys.iter().any(|key| keys.contains(key));
         self.cancel_prefetches(matches);
         if let Some(l2) = &self.l2 {
@@ -320,7 +399,17 @@ impl Core {
         if let Some(l3) = &self.l3 {
             l3.remove(keys);
         }
-        found
+        let mut found = here.len();
+        if let Some(l4) = &self.l4 {
+            // Two calls, so that what is in several tiers counts once.
+            if !here.is_empty() {
+                l4.remove(&here)?;
+            }
+            if !elsewhere.is_empty() {
+                found += l4.remove(&elsewhere)?;
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn stats(&self) -> StoreStats {
@@ -341,6 +430,13 @@ impl Core {
             stats.l3.evictions = usage.evictions;
             stats.l3.joined_reads = usage.joined_reads;
             stats.l3.memory_waits = usage.memory_waits;
+        }
+        if let Some(l4) = &self.l4 {
+            let remote = l4.stats();
+            stats.l4.writes = remote.writes;
+            stats.l4.write_bytes = remote.write_bytes;
+            stats.l4.write_micros = remote.write_micros;
+            stats.remote = Some(remote);
         }
         if let Some(writer) = &self.writer {
             (stats.write_queue_bytes, stats.write_queue_runs) = writer.backlog();

@@ -1,7 +1,8 @@
-//! `BlockStore`: block key to bytes, over L2 in host memory and L3 on disk.
+//! `BlockStore`: block key to bytes, over L2 in host memory, L3 on disk and L4 on servers that machines share.
 //!
-//! It knows nothing of tokens or models. Runs go down by [`BlockStore::write_through`] (a copy for L3, at once) and
-//! [`BlockStore::demote`] (what L1 gives up goes to L2; what L2 gives up goes to L3 if L3 lacks it), and come up by
+//! It knows nothing of tokens or models. Runs go down by [`BlockStore::write_through`] (a copy for L3, at once),
+//! [`BlockStore::share`] (the same for L4) and [`BlockStore::demote`] (what L1 gives up goes to L2; what L2 gives up goes to the
+//! tiers below that lack it), and come up by
 //! [`BlockStore::plan`] and [`BlockStore::read`], or ahead of time by [`BlockStore::prefetch`]. Other engines put single
 //! opaque blocks.
 //!
@@ -28,6 +29,7 @@ mod uses;
 mod write;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,7 +46,7 @@ use crate::memory::{WritableBuffer, lend};
 use crate::run::{RunHeader, RunSource, Terms};
 use crate::sim::capture::Recorder;
 use crate::tier::disk::{DiskTier, RecoveryReport};
-use crate::tier::{DurableTier, NamespaceUsage, Put};
+use crate::tier::{DurableTier, NamespaceUsage, Put, SharedTier};
 
 pub use above::Above;
 pub(crate) use payload_free::{PayloadFree, Shape, Size};
@@ -67,6 +69,15 @@ const MAX_WORKERS: usize = 64;
 #[derive(Clone)]
 pub struct BlockStore {
     handle: Arc<Handle>,
+}
+
+/// What lies below L2.
+#[derive(Default)]
+struct Tiers {
+    l3: Option<Arc<dyn DurableTier>>,
+    /// The disk tier, if that is what L3 is, and what opening it found.
+    disk: Option<(Arc<DiskTier>, RecoveryReport)>,
+    l4: Option<Arc<dyn SharedTier>>,
 }
 
 struct Handle {
@@ -120,16 +131,27 @@ impl BlockStore {
     /// # Errors
     /// [`Error::Config`] for settings that cannot be used, [`Error::Io`] if memory or threads cannot be had.
     pub fn with_l3(config: &StoreConfig, l3: Option<Arc<dyn DurableTier>>) -> Result<Self> {
-        Self::build(config, l3, None, CostBook::in_memory(), WRITERS)
+        Self::with_tiers(config, l3, None)
     }
 
-    fn build(
+    /// As [`Self::with_l3`], over a tier that other machines share, too. `config.remote` is not looked at.
+    ///
+    /// # Errors
+    /// As for [`Self::with_l3`].
+    pub fn with_tiers(
         config: &StoreConfig,
         l3: Option<Arc<dyn DurableTier>>,
-        disk: Option<(Arc<DiskTier>, RecoveryReport)>,
-        costs: CostBook,
-        writers: usize,
+        l4: Option<Arc<dyn SharedTier>>,
     ) -> Result<Self> {
+        let tiers = Tiers {
+            l3,
+            l4,
+            ..Tiers::default()
+        };
+        Self::build(config, tiers, CostBook::in_memory(), WRITERS)
+    }
+
+    fn build(config: &StoreConfig, tiers: Tiers, costs: CostBook, writers: usize) -> Result<Self> {
         if config.io_workers == 0 || config.io_workers > MAX_WORKERS {
             return Err(Error::Config {
                 name: "io_workers",
@@ -137,7 +159,7 @@ impl BlockStore {
                 remedy: format!("use 1 to {MAX_WORKERS}"),
             });
         }
-        let mut core = Core::new(config, l3, costs)?;
+        let mut core = Core::new(config, tiers.l3, tiers.l4, costs)?;
         if writers == 0 {
             core.writer = core.writer.map(write::Writer::at_once);
         }
@@ -145,7 +167,7 @@ impl BlockStore {
         let running = Arc::new(Running::default());
         let handle = Handle {
             core: Arc::clone(&core),
-            disk,
+            disk: tiers.disk,
             owner: std::process::id(),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -202,7 +224,7 @@ impl BlockStore {
         self.handle.check_process()
     }
 
-    /// Where each of these blocks is; answered from memory, changes nothing.
+    /// Where each of these blocks is on this machine; answered from memory, changes nothing.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
@@ -211,19 +233,41 @@ impl BlockStore {
         Ok(keys.iter().map(|key| core.lookup(key)).collect())
     }
 
-    /// The leading consecutive blocks that can be read, pinned; L2 before L3. Counts as a use of their runs. Waits for
+    /// As [`BlockStore::lookup`]; what is nowhere on this machine is asked for in L4, for at most its time-out.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn locate(&self, keys: &[BlockKey]) -> Result<Vec<Lookup>> {
+        Ok(self.core()?.locate(keys))
+    }
+
+    /// The leading consecutive blocks that can be read, pinned; L2 before L3. At the first block that neither has, L4 is asked
+    /// once for all that are left, for at most its time-out. Counts as a use of their runs. Waits for
     /// prefetches as their [`StopPolicy`] says. After that, a run that a prefetch is reading into L2 just now is waited for when
     /// it is read; one that a prefetch has not begun is taken over.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
     pub fn plan(&self, keys: &[BlockKey]) -> Result<Plan> {
-        Ok(self.core()?.plan(keys))
+        self.plan_fitting(keys, &|_| true)
+    }
+
+    /// As [`BlockStore::plan`]. Runs of L4 for which `fits` is false are misses, counted as corrupt: other machines wrote them, and
+    /// reading one into a target of another shape would be an error.
+    ///
+    /// # Errors
+    /// As for [`BlockStore::plan`].
+    pub fn plan_fitting(
+        &self,
+        keys: &[BlockKey],
+        fits: &dyn Fn(&RunHeader) -> bool,
+    ) -> Result<Plan> {
+        Ok(self.core()?.plan(keys, fits))
     }
 
     /// Reads runs into their targets on the I/O workers: slice 0 of all runs first, then slice 1, and so on, so that early
     /// layers arrive early. Small runs that lie near each other in L3 are read by one operation. Tickets take turns; what several
-    /// of them want of L3 at the same time is read once. Prefetched runs among the steps are claimed.
+    /// of them want of L3 or L4 at the same time is read once. Prefetched runs among the steps are claimed.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a target that does not match its run, [`Error::Closed`], [`Error::Forked`].
@@ -232,8 +276,8 @@ impl BlockStore {
     }
 
     /// Takes a run that L1 gives up. It is copied into L2 before this returns; what L2 evicts for it goes to L3 if L3 lacks
-    /// it. Without L2, or if L2 refuses, the run is queued for L3 unless it is there ([`Put::Present`]); the source's lease
-    /// is then held until it is written.
+    /// it, and to L4 if it was not seen there. Without L2, or if L2 refuses, the run itself is queued for them unless it is there
+    /// ([`Put::Present`]); the source's lease is then held until it is written to L3, or copied for L4.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] if header and source do not match, [`Error::Closed`], [`Error::Forked`].
@@ -257,6 +301,37 @@ impl BlockStore {
         Ok(self.core()?.queue_write(header, source))
     }
 
+    /// Queues a run for L4 ([`Put::Queued`]), unless it waits there already ([`Put::Present`]). Its bytes are copied first, so that
+    /// a slow server holds up nobody's memory. What L4 refuses, it counts.
+    ///
+    /// # Errors
+    /// As for [`BlockStore::demote`]; [`Error::Io`] if memory cannot be had.
+    pub fn share(&self, header: RunHeader, source: RunSource) -> Result<Put> {
+        crate::tier::memory::check_source(&header, &source)?;
+        let core = self.core()?;
+        core.share(header, source, core.moves.born())
+    }
+
+    /// The parts of `keys` that L4 was not seen to have lately, in order; none without L4.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn unshared(&self, keys: &[BlockKey]) -> Result<Vec<Range<usize>>> {
+        let Some(l4) = &self.core()?.l4 else {
+            return Ok(Vec::new());
+        };
+        let known = keys.iter().map(|key| l4.knows(key)).collect::<Vec<_>>();
+        let mut parts = Vec::new();
+        let mut at = 0;
+        for alike in known.chunk_by(|a, b| a == b) {
+            if !alike[0] {
+                parts.push(at..at + alike.len());
+            }
+            at += alike.len();
+        }
+        Ok(parts)
+    }
+
     /// Starts pulling the leading blocks that can be found into L2, where they are held until a plan over them is read, the
     /// ticket is cancelled or `prefetch_timeout` is over. All work is done by the I/O workers; at most half of L2 is held.
     /// Best effort: without L2 or L3, or when L2 has no room, nothing or less is loaded.
@@ -277,9 +352,10 @@ impl BlockStore {
         Ok(self.core()?.prefetch(keys, stop))
     }
 
-    /// Whether [`BlockStore::plan`] may have to wait for a prefetch: whether one was ordered with a policy that waits.
+    /// Whether [`BlockStore::plan`] may have to wait: for L4, or for a prefetch that was ordered with a policy that waits.
     pub fn plan_may_wait(&self) -> bool {
-        self.handle.core.may_wait.load(Ordering::Acquire)
+        let core = &self.handle.core;
+        core.l4.is_some() || core.may_wait.load(Ordering::Acquire)
     }
 
     /// Ends the hold of prefetches on these blocks' runs, as reading a plan over them does.
@@ -299,7 +375,8 @@ impl BlockStore {
         Ok(self.core()?.forget_l2(keys))
     }
 
-    /// Empties L2: what L3 lacks is queued for it, waiting for room in the queue until `timeout` is over; pinned runs stay.
+    /// Empties L2: what L3 lacks is queued for it, waiting for room in the queue until `timeout` is over, and what L4 was not seen to
+    /// have is queued for that, as far as there is room; pinned runs stay.
     /// Gives back how many runs left L2.
     ///
     /// # Errors
@@ -308,11 +385,26 @@ impl BlockStore {
         Ok(self.core()?.evict_l2(Instant::now() + timeout))
     }
 
-    /// Waits until every write accepted before the call is in L3, and has L3 make it durable.
+    /// Waits until every write accepted before the call is in L3, and has L3 make it durable; and until L4 has written or given up
+    /// what it accepted.
     ///
     /// # Errors
     /// [`Error::Timeout`], [`Error::Io`], [`Error::Closed`], [`Error::Forked`].
     pub fn flush(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        self.flush_l3(timeout)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match &self.core()?.l4 {
+            Some(l4) if !l4.flush(left) => Err(timed_out("writing to L4", timeout)),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`BlockStore::flush`], of L3 alone.
+    ///
+    /// # Errors
+    /// As for [`BlockStore::flush`].
+    pub fn flush_l3(&self, timeout: Duration) -> Result<()> {
         match &self.core()?.writer {
             None => Ok(()),
             Some(writer) if writer.drain(Instant::now() + timeout) => writer.flush(),
@@ -321,7 +413,7 @@ impl BlockStore {
     }
 
     /// Drops the runs of a namespace, or all, from every tier and from the write queue; they do not come back. Gives back how
-    /// many runs went, each tier counted. Evictions and prefetches that overlap it in time are dropped with them.
+    /// many runs went, each tier counted. L4 keeps what it has, which is not this machine's alone: only what waits for it goes. Evictions and prefetches that overlap it in time are dropped with them.
     ///
     /// # Errors
     /// [`Error::Io`] if L3 could not write it down, [`Error::Closed`], [`Error::Forked`].
@@ -329,16 +421,16 @@ impl BlockStore {
         self.core()?.clear(namespace)
     }
 
-    /// Drops the runs that hold any of these blocks, as [`BlockStore::clear`] does; gives back how many of the blocks were
-    /// there.
+    /// Drops the runs that hold any of these blocks, as [`BlockStore::clear`] does, and from L4 the blocks for everybody; gives back
+    /// how many of the blocks were there.
     ///
     /// # Errors
-    /// [`Error::Closed`], [`Error::Forked`].
+    /// [`Error::Remote`] if L4 did not do it (this machine's tiers did), [`Error::Closed`], [`Error::Forked`].
     pub fn remove(&self, keys: &[BlockKey]) -> Result<usize> {
-        Ok(self.core()?.remove(keys))
+        self.core()?.remove(keys)
     }
 
-    /// Whether a block can be read, or will be once it is written.
+    /// Whether a block can be read from this machine's tiers, or will be once it is written. L4 is not asked.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
@@ -346,7 +438,7 @@ impl BlockStore {
         Ok(self.core()?.lookup(key) != Lookup::Miss)
     }
 
-    /// Stores one opaque block, for engines that bring their own keys: in L2 at once, in L3 by the write policy. Without
+    /// Stores one opaque block, for engines that bring their own keys: in L2 at once, in L3 and L4 by the write policy. Without
     /// `parent` it hangs from nothing; with one it is evicted before its parent, and L3 takes it only with its parent.
     /// [`Put::Stored`] says that it can be read now. A key that is there keeps its bytes.
     ///
@@ -391,7 +483,7 @@ impl BlockStore {
         &self.handle.core.clock
     }
 
-    /// The bytes of an opaque block; none on a miss or damage. What came from L3 is in L2 afterwards, if there is room.
+    /// The bytes of an opaque block; none on a miss or damage. What came from L3 or L4 is in L2 afterwards, if there is room.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a block that is part of a model's run, [`Error::Closed`], [`Error::Forked`],
@@ -454,13 +546,13 @@ impl BlockStore {
         &self.handle.core.costs
     }
 
-    /// How many of `keys`, which are a chain from its beginning, are to be written to L3 now that they were used. The uses of
-    /// the first `counted` were counted before.
+    /// How many of `keys`, which are a chain from its beginning, are to be written to L3 and L4 now that they were used. The uses
+    /// of the first `counted` were counted before.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
-    pub fn due_for_l3(&self, keys: &[BlockKey], counted: usize) -> Result<usize> {
-        Ok(self.core()?.due_for_l3(keys, counted))
+    pub fn due_below(&self, keys: &[BlockKey], counted: usize) -> Result<usize> {
+        Ok(self.core()?.due_below(keys, counted))
     }
 
     /// Tells the store of a tier above it, whose chains may go on below: what L3 lacks of their beginnings is asked for there.
@@ -469,7 +561,7 @@ impl BlockStore {
         self.handle.core.above.add(Arc::downgrade(&above));
     }
 
-    /// With write-back, queues all that the tiers above hold and L3 lacks, waiting for room until `timeout` is over.
+    /// With write-back, queues all that the tiers above hold and those below lack, waiting for room until `timeout` is over.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::Forked`].
@@ -481,10 +573,10 @@ impl BlockStore {
         Ok(())
     }
 
-    /// Whether L2 and L3 exist.
-    pub fn tiers(&self) -> (bool, bool) {
+    /// Whether L2, L3 and L4 exist.
+    pub fn tiers(&self) -> (bool, bool, bool) {
         let core = &self.handle.core;
-        (core.l2.is_some(), core.l3.is_some())
+        (core.l2.is_some(), core.l3.is_some(), core.l4.is_some())
     }
 
     /// What L3 has of each namespace, by namespace. O(runs).
@@ -505,7 +597,7 @@ impl BlockStore {
     }
 
     /// Stops the store: reads that have not begun are cancelled, accepted writes are finished (with write-back, what L2 and
-    /// the caches above hold is written first), L3 is closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
+    /// the caches above hold is written first), L3 and L4 are closed. Whatever is called afterwards gives [`Error::Closed`]; closing again waits for what
     /// an earlier close left behind.
     ///
     /// # Errors
@@ -526,8 +618,8 @@ fn timed_out(what: &'static str, timeout: Duration) -> Error {
 
 impl fmt::Debug for BlockStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (l2, l3) = self.tiers();
-        write!(f, "BlockStore(l2: {l2}, l3: {l3})")
+        let (l2, l3, l4) = self.tiers();
+        write!(f, "BlockStore(l2: {l2}, l3: {l3}, l4: {l4})")
     }
 }
 
@@ -572,10 +664,13 @@ impl Handle {
         if let Some(Recorder::Live(capture)) = &core.recorder {
             capture.finish()?;
         }
-        if drained {
-            Ok(())
-        } else {
-            Err(timed_out("writing to L3", timeout))
+        // Last: whatever a server does, this machine's tiers are closed by now.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let shared = core.l4.as_ref().is_none_or(|l4| l4.close(left));
+        match (drained, shared) {
+            (true, true) => Ok(()),
+            (false, _) => Err(timed_out("writing to L3", timeout)),
+            (true, false) => Err(timed_out("writing to L4", timeout)),
         }
     }
 }

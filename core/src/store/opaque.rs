@@ -12,7 +12,7 @@ use crate::key::BlockKey;
 use crate::memory::{Piece, Region, page_align};
 use crate::run::{RunHeader, RunSource, RunTarget, Terms};
 use crate::tier::memory::Reservation;
-use crate::tier::{Put, TierId};
+use crate::tier::{Put, Refusal, TierId};
 
 /// The namespace of all opaque blocks; as a parent it stands for none.
 const NAMESPACE: BlockKey = BlockKey([0; 32]);
@@ -48,10 +48,20 @@ pub(super) fn put(
         lease: None,
         slices: vec![vec![piece(bytes.len())]],
     };
-    if core.due_for_l3(&[key], 0) == 0 {
+    if core.due_below(&[key], 0) == 0 {
         return core.take_in(header, source);
     }
-    let below = core.queue_write(header.clone(), source.clone());
+    let born = core.moves.born();
+    let mut below = Put::Refused(Refusal::Unavailable);
+    if core.l3.is_some() {
+        below = core.queue_write(header.clone(), source.clone());
+    }
+    if core.l4.is_some() && !core.reaches_l4(&key) {
+        let shared = core.share(header.clone(), source.clone(), born)?;
+        if matches!(below, Put::Refused(_)) {
+            below = shared;
+        }
+    }
     match core.take_into_l2(&header, &source)? {
         Put::Refused(_) => Ok(below),
         put => Ok(put),
@@ -73,7 +83,7 @@ struct Wanted {
     header: RunHeader,
     tier: TierId,
     target: RunTarget,
-    /// Room in L2, if it comes from L3 and is kept there.
+    /// Room in L2, if it comes from further away and is kept there.
     room: Option<Reservation>,
 }
 
@@ -92,10 +102,10 @@ pub(super) fn get_many(core: &Core, keys: &[BlockKey]) -> Result<Vec<Option<Vec<
         let header = step.run.header();
         let room = match &core.l2 {
             // Where one finds no room the others will not either.
-            Some(l2) if step.tier == TierId::L3 && !full => core.reserve(l2, header).ok(),
+            Some(l2) if step.tier != TierId::L2 && !full => core.reserve(l2, header).ok(),
             _ => None,
         };
-        full |= room.is_none() && step.tier == TierId::L3;
+        full |= room.is_none() && step.tier != TierId::L2;
         if room.is_none() {
             bytes += page_align(header.payload_bytes() as usize);
         }
@@ -152,11 +162,17 @@ fn settle(core: &Core, wanted: Wanted, born: Born) {
     if let (Some(l2), Some(room)) = (&core.l2, wanted.room) {
         drop(core.commit(l2, room, born));
     }
-    let due = |key| core.is_due_after_use(key);
-    if wanted.tier == TierId::L2 && wanted.header.keys.iter().all(due) {
+    let keys = &wanted.header.keys;
+    let due = match wanted.tier {
+        TierId::L2 => keys.iter().all(|key| core.is_due_after_use(key)),
+        // What others shared is kept on this machine as what is put here is.
+        TierId::L4 => core.l3.is_some() && core.due_below(keys, 0) == keys.len(),
+        TierId::L1 | TierId::L3 => false,
+    };
+    if due {
         let source = RunSource {
             region: wanted.target.region,
-            lease: None,
+            lease: wanted.target.lease,
             slices: wanted.target.slices,
         };
         // A refusal is counted; the caller has its bytes.
@@ -205,14 +221,18 @@ pub(super) fn get_into(
     Ok(all)
 }
 
+fn is_opaque(header: &RunHeader) -> bool {
+    header.block_tokens == 0 && header.keys.len() == 1 && header.slices.len() == 1
+}
+
 /// Those of the blocks that are there, pinned, each with its place in `keys`.
 fn find(core: &Core, keys: &[BlockKey]) -> Result<Vec<(usize, Step)>> {
-    let steps = core.plan_each(keys).into_iter().enumerate();
+    // L4 is not ours alone: what is no opaque block there is a miss.
+    let steps = core.plan_each(keys, &is_opaque).into_iter().enumerate();
     let found = steps.filter_map(|(place, step)| Some((place, step?)));
     let found = found.collect::<Vec<_>>();
     for (place, step) in &found {
-        let header = step.run.header();
-        if header.block_tokens != 0 || header.keys.len() != 1 || header.slices.len() != 1 {
+        if !is_opaque(step.run.header()) {
             return Err(Error::invalid(format!(
                 "block {} is part of a model's run, not an opaque block",
                 keys[*place]

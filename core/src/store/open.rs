@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BlockStore, WRITERS};
+use super::{BlockStore, Tiers, WRITERS};
 use crate::clock::Clock;
 use crate::config::{DiskConfig, StoreConfig};
 use crate::cost::CostBook;
@@ -36,7 +36,7 @@ impl BlockStore {
 
     fn open_with(config: &StoreConfig, writers: usize) -> Result<Self> {
         let Some(disk) = &config.disk else {
-            return Self::with_l3(config, None);
+            return Self::build(config, Tiers::default(), CostBook::in_memory(), writers);
         };
         let costs = disk.path.join(COSTS_FILE);
         let how = format!(
@@ -50,14 +50,19 @@ impl BlockStore {
         };
         let (disk, report) = DiskTier::open(&disk)?;
         let costs = if read_only {
-            CostBook::open_read_only(costs, &how)
+            CostBook::open_read_only(costs, &how, "")
         } else {
-            CostBook::open(costs, &how)
+            CostBook::open(costs, &how, "")
         };
         disk.set_readers(config.io_workers);
         let disk = Arc::new(disk);
         let l3 = Arc::clone(&disk) as Arc<dyn DurableTier>;
-        Self::build(config, Some(l3), Some((disk, report)), costs, writers)
+        let tiers = Tiers {
+            l3: Some(l3),
+            disk: Some((disk, report)),
+            ..Tiers::default()
+        };
+        Self::build(config, tiers, costs, writers)
     }
 
     /// What opening found and repaired on disk; none without a disk.

@@ -178,7 +178,7 @@ impl PayloadFree {
 
     /// The leading consecutive blocks that L2 and L3 have, pinned while the plan lives.
     pub(crate) fn plan(&self, keys: &[BlockKey]) -> Plan {
-        self.core.plan(keys)
+        self.core.plan(keys, &|_| true)
     }
 
     /// Whether L2 or L3 has a block.
@@ -191,7 +191,7 @@ impl PayloadFree {
     /// first `counted` blocks were counted before.
     pub(crate) fn write_through(&self, namespace: BlockKey, keys: &[BlockKey], counted: usize) {
         let core = &self.core;
-        let keys = &keys[..core.due_for_l3(keys, counted)];
+        let keys = &keys[..core.due_below(keys, counted)];
         let (stored, rest) = keys.split_at(core.leading_in_l3(keys));
         let parent = stored.last().copied().unwrap_or(namespace);
         for (header, source) in self.shape.runs(namespace, parent, rest) {

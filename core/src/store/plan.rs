@@ -41,7 +41,8 @@ impl Step {
     /// Whether the bytes that it brings have been through a lossy codec.
     pub(crate) fn is_decoded(&self) -> bool {
         let terms = &self.run.header().terms;
-        terms.decoded || self.tier == TierId::L3 && terms.codec.is_lossy()
+        let below = matches!(self.tier, TierId::L3 | TierId::L4);
+        terms.decoded || below && terms.codec.is_lossy()
     }
 }
 

@@ -68,6 +68,8 @@ pub struct ReadOutcome {
     pub l2: TierRead,
     /// From disk.
     pub l3: TierRead,
+    /// From the servers of a shared tier.
+    pub l4: TierRead,
     /// When the last byte that did arrive was verified; none if none did.
     pub end: Option<Instant>,
     /// What stopped it, if not all steps arrived.
@@ -136,7 +138,8 @@ impl ReadTicket {
             outcome.failure = progress.failure();
         }
         outcome.end = progress.spans.iter().flatten().map(|span| span.1).max();
-        for (index, tier) in [&mut outcome.l2, &mut outcome.l3].into_iter().enumerate() {
+        let tiers = [&mut outcome.l2, &mut outcome.l3, &mut outcome.l4];
+        for (index, tier) in tiers.into_iter().enumerate() {
             if let Some((start, end, bytes)) = progress.spans[index] {
                 tier.bytes = bytes;
                 tier.micros = (end - start).as_micros() as u64;
@@ -145,6 +148,7 @@ impl ReadTicket {
         drop(progress);
         for (tier, blocks) in &self.transfer.steps[..steps_ok] {
             match tier {
+                TierId::L4 => outcome.l4.blocks += blocks,
                 TierId::L3 => outcome.l3.blocks += blocks,
                 TierId::L1 | TierId::L2 => outcome.l2.blocks += blocks,
             }
@@ -155,7 +159,11 @@ impl ReadTicket {
         {
             let seen =
                 |tier, read: TierRead| (tier, read.bytes, Duration::from_micros(read.micros));
-            costs.note_read(&[seen(TierId::L2, outcome.l2), seen(TierId::L3, outcome.l3)]);
+            costs.note_read(&[
+                seen(TierId::L2, outcome.l2),
+                seen(TierId::L3, outcome.l3),
+                seen(TierId::L4, outcome.l4),
+            ]);
         }
         outcome
     }

@@ -1,4 +1,4 @@
-//! Tickets that want the same bytes of L3 at the same time: one worker reads them, and the others get a copy.
+//! Tickets that want the same bytes of L3 or L4 at the same time: one worker reads them, and the others get a copy.
 //!
 //! What a ticket wants is listed from its order to its end. Those whose workers come to a part while it is read join, and those
 //! that have not come to it when it has arrived are served with them. None of them waits for anything but that read: what is
@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 
 use foldhash::fast::RandomState;
 
+use crate::key::BlockKey;
 use crate::memory::Piece;
 use crate::sync::Mutex;
 
@@ -18,21 +19,44 @@ use super::read::ReadRequest;
 use super::transfer::Transfer;
 use crate::tier::TierId;
 
-/// Slices of a record in L3.
+/// What tells a stored run from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    /// Where its record lies in L3.
+    Disk { medium: u64, start: u64 },
+    /// Its last block, which names all before it, how many blocks it has, and its payload bytes.
+    Server {
+        last: BlockKey,
+        blocks: usize,
+        bytes: u64,
+    },
+}
+
+/// Slices of a run in L3 or L4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Wanted {
-    medium: u64,
-    start: u64,
+    place: Place,
     slices: (usize, usize),
 }
 
 impl Wanted {
     /// What others may read, too; none where places say nothing.
     pub(super) fn of(step: &Step, slices: &Range<usize>) -> Option<Self> {
-        let span = step.run.span().filter(|_| step.tier == TierId::L3)?;
+        let header = step.run.header();
+        let place = match step.tier {
+            TierId::L1 | TierId::L2 => return None,
+            TierId::L3 => step.run.span().map(|span| Place::Disk {
+                medium: span.medium,
+                start: span.start,
+            })?,
+            TierId::L4 => Place::Server {
+                last: *header.keys.last()?,
+                blocks: header.keys.len(),
+                bytes: header.payload_bytes(),
+            },
+        };
         Some(Self {
-            medium: span.medium,
-            start: span.start,
+            place,
             slices: (slices.start, slices.end),
         })
     }
@@ -76,7 +100,7 @@ impl Entry {
     }
 }
 
-/// What tickets want of L3 and have not got.
+/// What tickets want of L3 and L4 and have not got.
 #[derive(Default)]
 pub(super) struct Sharing {
     entries: Mutex<HashMap<Wanted, Entry, RandomState>>,

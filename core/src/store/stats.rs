@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::tier::{Put, ReadFailure, Refusal, TierId};
+use crate::tier::{Put, ReadFailure, Refusal, RemoteStats, TierId};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -149,6 +149,7 @@ impl PrefetchCounters {
 pub(super) struct Counters {
     pub(super) l2: TierCounters,
     pub(super) l3: TierCounters,
+    pub(super) l4: TierCounters,
     pub(super) demotions: Counter,
     pub(super) dropped_victims: Counter,
     /// Blocks of them that no tier below has.
@@ -161,6 +162,7 @@ impl Counters {
     pub(super) fn tier(&self, tier: TierId) -> &TierCounters {
         match tier {
             TierId::L3 => &self.l3,
+            TierId::L4 => &self.l4,
             TierId::L1 | TierId::L2 => &self.l2,
         }
     }
@@ -169,6 +171,8 @@ impl Counters {
         StoreStats {
             l2: picture(&self.l2),
             l3: picture(&self.l3),
+            l4: picture(&self.l4),
+            remote: None,
             demotions: self.demotions.get(),
             dropped_victims: self.dropped_victims.get(),
             refusals: self.refusals.picture(),
@@ -300,17 +304,21 @@ pub struct PrefetchStats {
 }
 
 /// What a store holds and has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
     /// Host memory; all zero without L2.
     pub l2: TierStats,
     /// Local disk; all zero without L3.
     pub l3: TierStats,
+    /// What was read from a shared tier and written to it; all zero without L4. What it holds in all, only its servers know.
+    pub l4: TierStats,
+    /// The shared tier's own account; none without L4.
+    pub remote: Option<RemoteStats>,
     /// Runs that L1 gave up and this store kept.
     pub demotions: u64,
-    /// Runs that L2 evicted and L3 neither had nor took.
+    /// Runs that L2 evicted and no tier below had or took.
     pub dropped_victims: u64,
-    /// Runs that were not kept, by reason.
+    /// Runs that L2 and L3 did not keep, by reason; L4 counts its own.
     pub refusals: Refusals,
     /// Prefetched runs.
     pub prefetch: PrefetchStats,

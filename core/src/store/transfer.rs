@@ -57,8 +57,8 @@ pub(super) struct Progress {
     /// The first step that failed, and how.
     failed: Option<(usize, ReadFailure)>,
     cancelled: bool,
-    /// When a tier's first job began and its last one ended, and the bytes between.
-    pub(super) spans: [Option<(Instant, Instant, u64)>; 2],
+    /// For L2, L3 and L4: when its first job began and its last one ended, and the bytes between.
+    pub(super) spans: [Option<(Instant, Instant, u64)>; 3],
 }
 
 /// The work behind a ticket, shared with the workers.
@@ -135,7 +135,7 @@ impl Transfer {
                 waiting,
                 failed: None,
                 cancelled: false,
-                spans: [None; 2],
+                spans: [None; 3],
             }),
             parts,
             jobs,
@@ -276,7 +276,11 @@ impl Transfer {
                 for slice in slices.clone() {
                     progress.waiting[slice] -= 1;
                 }
-                let span = &mut progress.spans[usize::from(tier == TierId::L3)];
+                let span = &mut progress.spans[match tier {
+                    TierId::L1 | TierId::L2 => 0,
+                    TierId::L3 => 1,
+                    TierId::L4 => 2,
+                }];
                 *span = Some(match *span {
                     None => (start, end, bytes),
                     Some((first, last, sum)) => (first.min(start), last.max(end), sum + bytes),

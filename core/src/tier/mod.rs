@@ -2,6 +2,8 @@
 
 pub mod disk;
 pub mod memory;
+mod record;
+pub mod remote;
 mod span;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -10,12 +12,14 @@ use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource, RunTarget};
 
+pub use remote::RemoteStats;
 pub(crate) use span::neighbours;
 pub use span::{Span, TOGETHER_BYTES};
 
@@ -28,6 +32,8 @@ pub enum TierId {
     L2,
     /// Local NVMe.
     L3,
+    /// A server that several machines share.
+    L4,
 }
 
 impl fmt::Display for TierId {
@@ -36,6 +42,7 @@ impl fmt::Display for TierId {
             Self::L1 => "l1",
             Self::L2 => "l2",
             Self::L3 => "l3",
+            Self::L4 => "l4",
         })
     }
 }
@@ -240,4 +247,46 @@ pub trait DurableTier: Tier {
     fn clock(&self) -> Clock {
         Clock::default()
     }
+}
+
+/// A tier that other processes share, over a network: nothing is known of it without asking, and asking takes time.
+pub trait SharedTier: Send + Sync + fmt::Debug {
+    /// Which of these blocks can be read from here, each for itself: its run, pinned in so far as its header is known, with the block's
+    /// position in it. Asks once for all of them, for at most the tier's time-out; a server that does not answer has nothing.
+    fn find(&self, keys: &[BlockKey]) -> Vec<Option<(Arc<dyn PinnedRun>, usize)>>;
+
+    /// Whether a block was seen here lately: queued, written or found. Answered from memory; may be wrong either way.
+    fn knows(&self, key: &BlockKey) -> bool;
+
+    /// What [`Self::share`] would make of such a run now, as far as that is known: asked before its bytes are copied for it.
+    /// A refusal is counted.
+    fn admits(&self, header: &RunHeader) -> Put {
+        let _ = header;
+        Put::Queued
+    }
+
+    /// Queues a run for writing; never waits, and copies nothing: its bytes are kept by its source until then. The store gives it
+    /// memory that nobody else waits for.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] for a header that does not validate.
+    fn share(&self, header: RunHeader, source: RunSource) -> Result<Put>;
+
+    /// Deletes the runs that hold any of these blocks for everybody, queued ones, too; how many of the blocks were there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Remote`] if the server did not do it.
+    fn remove(&self, keys: &[BlockKey]) -> Result<usize>;
+
+    /// Forgets what waits to be written of a namespace, or all, and what is known of it here; the server keeps what it has.
+    fn forget(&self, namespace: Option<&BlockKey>);
+
+    /// Waits until what was queued before the call is written or given up; false if the time ran out.
+    fn flush(&self, timeout: Duration) -> bool;
+
+    /// Ends the writing. Idempotent.
+    fn close(&self, timeout: Duration) -> bool;
+
+    /// What it has done and how the server is.
+    fn stats(&self) -> RemoteStats;
 }

@@ -1,5 +1,7 @@
-//! What the tests of tiers and store share: runs whose bytes follow from their keys, and an L3 that can be slow or broken.
+//! What the tests of tiers and store share: runs whose bytes follow from their keys, and an L3 and an L4 that can be slow or broken.
 #![expect(clippy::similar_names, reason = "runs and rows are what this is about")]
+
+mod servers;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+pub(crate) use servers::{FakeServers, Lie};
 
 use super::{
     DurableTier, NamespaceUsage, PinnedRun, Put, ReadFailure, Refusal, Span, Tier, TierId,

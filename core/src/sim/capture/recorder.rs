@@ -8,7 +8,7 @@ use super::Replayed;
 use super::record::{L1Event, L2Event, L3Event, Record, Run, Slices};
 use super::wire::Name;
 use super::writer::Capture;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::policy::{self, EntryMeta, EvictionPolicy, Slot};
 use crate::run::{NEVER, RunHeader};
@@ -49,6 +49,7 @@ impl Recorder {
             TierId::L1 => 1,
             TierId::L2 => 2,
             TierId::L3 => 3,
+            TierId::L4 => return Err(Error::invalid("l4 evicts nothing here")),
         };
         let (order, policy) = match self {
             Self::Live(capture) => {

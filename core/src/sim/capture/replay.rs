@@ -188,6 +188,7 @@ impl Replay {
                 Structure::L2(memory::Replica::new(capacity, policy, clock)?)
             }
             TierId::L3 => Structure::L3Closed(policy),
+            TierId::L4 => return Err(Error::invalid("an order of l4")),
         })
     }
 

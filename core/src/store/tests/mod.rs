@@ -3,6 +3,7 @@ mod lifecycle;
 mod model;
 mod prefetch;
 mod reads;
+mod shared;
 mod sharing;
 mod threads;
 mod writes;

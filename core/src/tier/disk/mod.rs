@@ -22,7 +22,6 @@ mod payload_free;
 mod platform;
 mod read;
 mod reclaim;
-mod record;
 mod recovery;
 mod replica;
 mod run;
@@ -69,6 +68,7 @@ pub use recovery::{RecoveryReport, RowsDropped};
 pub use scrub::Scrubbed;
 pub use stats::{DiskStats, DroppedCounts, RefusedCounts};
 
+use super::record;
 use super::{NamespaceUsage, PinnedRun, Put, Tier, TierId};
 use crate::clock::Clock;
 use crate::config::DiskConfig;

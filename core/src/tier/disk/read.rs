@@ -37,7 +37,7 @@ impl PinnedRun for PinnedDiskRun {
 
     fn read_slices(&self, range: Range<usize>, target: &RunTarget) -> Result<(), ReadFailure> {
         let run = &*self.run;
-        if !fits(&run.header, &range, target) {
+        if !target.fits(&run.header, &range) {
             log::error!("a read of slices {range:?} does not fit its target; nothing was read");
             return Err(ReadFailure::Io);
         }
@@ -74,33 +74,13 @@ impl Drop for PinnedDiskRun {
     }
 }
 
-/// Whether the target has room for exactly the slices in `range`.
-fn fits(header: &RunHeader, range: &Range<usize>, target: &RunTarget) -> bool {
-    let (Some(lengths), Some(slices)) = (
-        header.slices.get(range.clone()),
-        target.slices.get(range.clone()),
-    ) else {
-        return false;
-    };
-    target.slices.len() == header.slices.len()
-        && lengths.iter().zip(slices).all(|(&len, pieces)| {
-            let mut sum = 0_usize;
-            let inside = pieces.iter().all(|piece| {
-                sum = sum.saturating_add(piece.len);
-                let end = piece.offset.checked_add(piece.len);
-                end.is_some_and(|end| piece.spare || end <= target.region.len())
-            });
-            inside && sum == len as usize
-        })
-}
-
 /// Reads runs whole that lie behind one another, by one call.
 fn read_near(near: &[(&PinnedDiskRun, &RunTarget)]) -> Vec<Result<(), ReadFailure>> {
     let all = |run: &PinnedDiskRun| 0..run.run.header.slices.len();
     let each = |(run, target): &(&PinnedDiskRun, &RunTarget)| run.read_slices(all(run), target);
     let fitting = near
         .iter()
-        .all(|(run, target)| fits(&run.run.header, &all(run), target));
+        .all(|(run, target)| target.fits(&run.run.header, &all(run)));
     let (Some((first, _)), true, true) = (near.first(), near.len() > 1, fitting) else {
         return near.iter().map(each).collect();
     };

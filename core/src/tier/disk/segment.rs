@@ -40,6 +40,16 @@ impl Extent {
     }
 }
 
+impl Record {
+    /// Where it lies in its segment.
+    pub(super) fn extent(&self) -> Extent {
+        Extent {
+            offset: self.identity.offset,
+            len: self.bytes(),
+        }
+    }
+}
+
 /// An open segment file.
 #[derive(Debug)]
 pub(super) struct Segment {

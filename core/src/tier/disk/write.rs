@@ -441,34 +441,8 @@ fn validate(header: &RunHeader, source: &RunSource, form: Form) -> Result<()> {
     if keys.len() != header.keys.len() || keys.contains(&header.parent) {
         return Err(Error::invalid("a run names the same block twice"));
     }
-    if source.slices.len() != header.slices.len() {
-        return Err(Error::invalid(format!(
-            "a run of {} slices cannot be stored from {}",
-            header.slices.len(),
-            source.slices.len()
-        )));
-    }
-    let size = source.region.len();
-    for (slice, (pieces, &len)) in source.slices.iter().zip(header.slices.iter()).enumerate() {
-        let mut sum = 0_usize;
-        for piece in pieces {
-            let end = piece.offset.checked_add(piece.len);
-            if piece.spare || end.is_none_or(|end| end > size) {
-                return Err(Error::invalid(format!(
-                    "slice {slice} is taken from {piece:?}, outside a region of {size} bytes"
-                )));
-            }
-            sum = sum.saturating_add(piece.len);
-        }
-        let len = match form {
-            Form::Given => len,
-            Form::Stored => header.terms.codec.stored_bytes(len),
-        };
-        if sum != len as usize {
-            return Err(Error::invalid(format!(
-                "slice {slice} has {len} bytes, its pieces have {sum}"
-            )));
-        }
-    }
-    Ok(())
+    source.check(header, |len| match form {
+        Form::Given => len,
+        Form::Stored => header.terms.codec.stored_bytes(len),
+    })
 }

@@ -1,6 +1,6 @@
-//! The record of one run: header page(s), then the payload, every slice padded to whole pages. See `docs/format.md`.
+//! The record of one run, on disk and on a server: header page(s), then the payload. On disk every slice is padded to whole pages. See
+//! `docs/format.md`.
 
-use super::segment::Extent;
 use crate::codec::{Codec, Element};
 use crate::key::BlockKey;
 use crate::memory::{Checksum, PAGE, page_align};
@@ -255,14 +255,6 @@ impl Record {
     /// Bytes of the whole record on disk.
     pub(super) fn bytes(&self) -> u64 {
         u64::from(self.header_bytes) + stored_payload_bytes(&self.header)
-    }
-
-    /// Where it lies in its segment.
-    pub(super) fn extent(&self) -> Extent {
-        Extent {
-            offset: self.identity.offset,
-            len: self.bytes(),
-        }
     }
 }
 
