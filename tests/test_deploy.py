@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,7 +17,8 @@ pytest.importorskip("prometheus_client", reason="the 'serve' extra is not instal
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_api_support import MODEL, running
+from kvlab.cli.serve import serve
+from serve_api_support import MODEL, running, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,16 +39,22 @@ QUERIES = {
 }
 QUERIES |= {f"alert {rule['alert']}": [rule["expr"]] for rule in ALERTS}
 LABELS_OF_PROMETHEUS = {"instance", "job", "le"}
-FUNCTIONS = {"avg", "histogram_quantile", "increase", "max", "rate", "sum"}
+FUNCTIONS = {"avg", "histogram_quantile", "increase", "max", "min", "rate", "sum"}
 KEYWORDS = {"by", "offset"}
 PAIRS = {")": "(", "]": "[", "}": "{"}
+
+
+def nobody() -> str:
+    """A URL of L4 at which nobody listens: a server with it shows all that it would show."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"redis://127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """The labels of every metric that a server shows, by the names that a query uses."""
     names: dict[str, set[str]] = {}
-    with running(tmp_path_factory.mktemp("server")) as server:
+    with running(tmp_path_factory.mktemp("server"), remote=(nobody(),)) as server:
         asked = {"model": MODEL, "prompt": "who is there?", "max_tokens": 2}
         httpx.post(f"{server.url}/v1/completions", json=asked, timeout=60).raise_for_status()
         # A failure has no series before there is one; its labels are what the docs name.
@@ -154,6 +163,33 @@ def test_the_services_find_each_other() -> None:
     [source] = sources["datasources"]
     assert source["url"] == "http://prometheus:9090"
     assert {each["datasource"]["uid"] for each in PANELS} == {source["uid"]}
+
+
+def test_the_server_understands_its_command_and_the_shared_tier_is_a_service() -> None:
+    entrypoint = json.loads(re.findall(r"^ENTRYPOINT (.+)$", DOCKERFILE, re.MULTILINE)[0])
+    asked = [*entrypoint, *COMPOSE["services"]["kvlab"]["command"]]
+    assert asked[:2] == ["kvlab", "serve"]
+    understood = serve.make_context("serve", asked[2:]).params
+    [url] = understood["remote"]
+    assert urlsplit(url).hostname in COMPOSE["services"]
+    assert understood["host"] == "0.0.0.0"  # noqa: S104 (in its container)
+
+
+def test_a_server_that_is_left_alone_makes_it_degraded_and_ready(tmp_path: Path) -> None:
+    with running(tmp_path, remote=(nobody(),)) as server:
+
+        def ready() -> Any:
+            answer = httpx.get(f"{server.url}/ready")
+            assert answer.status_code == 200
+            return answer.json()
+
+        def degraded() -> bool:
+            asked = {"model": MODEL, "prompt": "who is there? " * 8, "max_tokens": 1}
+            httpx.post(f"{server.url}/v1/completions", json=asked).raise_for_status()
+            return bool(ready()["status"] == "degraded")
+
+        until(degraded)
+        assert ready()["servers_left_alone"] == 1
 
 
 def test_what_is_mounted_and_copied_is_there_and_the_docs_name_the_ports() -> None:

@@ -12,6 +12,7 @@ import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvlab import models
@@ -146,6 +147,7 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
             context_tokens=context_tokens,
             keys=keys,
             max_body=options.max_body,
+            left_alone=partial(_left_alone, store),
         )
         hosts = LOOPBACK_HOSTS | {options.host} if options.on_loopback else None
         app = create_app(api, router(metrics, live), hosts=hosts)
@@ -156,6 +158,15 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
             context_tokens=context_tokens,
             api_keys=0 if keys is None else len(keys),
         )
+
+
+def _left_alone(store: Store | None) -> int:
+    from kvlab.serve.observe.tiers import read_store
+
+    reading = read_store(store)
+    if reading is None or reading.remote is None:
+        return 0
+    return sum(server["state"] != "closed" for server in reading.remote["servers"])
 
 
 def _servers(store: Store | None) -> tuple[str, ...]:
