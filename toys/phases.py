@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from roof import point
-from timing import interleaved
 from torch import Tensor, nn
 from work import FLOAT, read_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from common import Results
 
@@ -52,45 +51,49 @@ def bare_step(model: Any) -> Callable[[], None]:
     return run
 
 
-def model_points(limits: Results, *, quick: bool) -> Results:
+class Phases:
     """Prefill and decode of SmolLM2-135M, and what a decode step is without the framework."""
-    import kvlab.hf
 
-    model: Any = kvlab.hf.load("smollm2-135m")[0]
-    shape = read_shape(model)
-    prefills = [16, 256] if quick else [4, 16, 64, 256, 1024]
-    decodes = [(128, 1), (128, 8)] if quick else [(128, 1), (128, 4), (128, 16), (2048, 1)]
-    arms: dict[str, Callable[[], object]] = {"bare": bare_step(model)}
-    for new in prefills:
-        ids = torch.randint(model.config.vocab_size, (1, new))
+    def __init__(self, *, quick: bool) -> None:
+        import kvlab.hf
 
-        def prefill(ids: Tensor = ids) -> object:
-            return model(input_ids=ids, use_cache=False, logits_to_keep=1)
+        model: Any = kvlab.hf.load("smollm2-135m")[0]
+        self.shape = read_shape(model)
+        self.prefills = [16, 256] if quick else [4, 16, 64, 256, 1024]
+        self.decodes = [(128, 1), (128, 8)] if quick else [(128, 1), (128, 4), (128, 16), (2048, 1)]
+        self.arms: dict[str, Callable[[], object]] = {"bare": bare_step(model)}
+        for new in self.prefills:
+            ids = torch.randint(model.config.vocab_size, (1, new))
 
-        arms[f"prefill {new}"] = prefill
-    steps = {(past, batch): Decoder(model, past, batch) for past, batch in decodes}
-    arms |= {f"decode {past} {batch}": step for (past, batch), step in steps.items()}
-    taken = interleaved(arms, 5 if quick else 9)
-    weights = FLOAT * (shape.layer_weights + shape.head_weights)
-    return {
-        "prefill": [
-            point(shape.forward(new), taken[f"prefill {new}"], limits, tokens=new)
-            for new in prefills
-        ],
-        "decode": [
-            point(
-                shape.forward(1, past, batch),
-                taken[f"decode {past} {batch}"],
-                limits,
-                tokens=past,
-                batch=batch,
-            )
-            for past, batch in decodes
-        ],
-        "step": {
-            "weight_bytes": weights,
-            "floor": weights / limits["bytes_per_second"],
-            "matrix_products": taken["bare"],
-            "whole": taken["decode 128 1"],
-        },
-    }
+            def prefill(ids: Tensor = ids) -> object:
+                return model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+            self.arms[f"prefill {new}"] = prefill
+        for past, batch in self.decodes:
+            self.arms[f"decode {past} {batch}"] = Decoder(model, past, batch)
+
+    def points(self, taken: Mapping[str, float], limits: Results) -> Results:
+        """What the arms reached, given their seconds."""
+        weights = FLOAT * (self.shape.layer_weights + self.shape.head_weights)
+        return {
+            "prefill": [
+                point(self.shape.forward(new), taken[f"prefill {new}"], limits, tokens=new)
+                for new in self.prefills
+            ],
+            "decode": [
+                point(
+                    self.shape.forward(1, past, batch),
+                    taken[f"decode {past} {batch}"],
+                    limits,
+                    tokens=past,
+                    batch=batch,
+                )
+                for past, batch in self.decodes
+            ],
+            "step": {
+                "weight_bytes": weights,
+                "floor": weights / limits["bytes_per_second"],
+                "matrix_products": taken["bare"],
+                "whole": taken["decode 128 1"],
+            },
+        }

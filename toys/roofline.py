@@ -29,8 +29,8 @@ from work import CACHED, HEAD_DIM, HEADS, WIDE, attend, matmul
 need("torch", "transformers")
 
 import torch
-from phases import model_points
-from roof import machine, point
+from phases import Phases
+from roof import machine_arms, machine_limits, point
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def sweeps(counts: list[int], rounds: int, limits: Results) -> Results:
+def sweep_arms(counts: list[int]) -> dict[str, Callable[[], object]]:
     """The bare operations of decode, from one row or query up."""
     weight = torch.randn(WIDE, WIDE)
     k, v = (torch.randn(1, HEADS, CACHED, HEAD_DIM) for _ in range(2))
@@ -54,21 +54,22 @@ def sweeps(counts: list[int], rounds: int, limits: Results) -> Results:
             return nn.functional.scaled_dot_product_attention(queries, k, v)
 
         arms |= {f"matmul {count}": multiply, f"attention {count}": look}
-    taken = interleaved(arms, rounds)
-    return {
-        name: [point(cost(n), taken[f"{name} {n}"], limits, count=n) for n in counts]
-        for name, cost in (("matmul", matmul), ("attention", attend))
-    }
+    return arms
 
 
 @torch.no_grad()
 def measure(*, quick: bool = False) -> Results:
-    """The machine's limits, the model's points under them, and the bare sweeps."""
+    """The machine's limits, the model's points under them, and the bare sweeps, all in turns."""
     torch.manual_seed(0)
-    limits = machine(3 if quick else 15)
     counts = [1, 8, 64] if quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]
-    swept = sweeps(counts, 3 if quick else 7, limits)
-    model = model_points(limits, quick=quick)
+    phases = Phases(quick=quick)
+    taken = interleaved(machine_arms() | sweep_arms(counts) | phases.arms, 3 if quick else 9)
+    limits = machine_limits(taken)
+    model = phases.points(taken, limits)
+    swept = {
+        name: [point(cost(n), taken[f"{name} {n}"], limits, count=n) for n in counts]
+        for name, cost in (("matmul", matmul), ("attention", attend))
+    }
     for name, points in swept.items():
         gain = points[-1]["flops_per_second"] / points[0]["flops_per_second"]
         if gain < 3:
