@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use kvlab_core::tier::remote::{Answer, Asked, Failure, Got, Values, ValuesError};
+use kvlab_core::tier::remote::{Answer, Asked, Failure, Got, ServerMemory, Values, ValuesError};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyConnectionError, PyMemoryError, PyPermissionError, PyTimeoutError};
 use pyo3::prelude::*;
@@ -145,5 +145,9 @@ impl Values for PyTier {
 
     fn ping(&self, _by: Instant) -> Answer<()> {
         self.with(|object| object.call_method0("ping").map(drop))
+    }
+
+    fn memory(&self, _by: Instant) -> Answer<Option<ServerMemory>> {
+        Ok(None)
     }
 }

@@ -15,6 +15,7 @@ mod resident;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod unasked;
 mod upper;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use commit::Committer;
 use l1::{Journal, L1};
 use lend::Lender;
 use resident::Residents;
+use unasked::Unasked;
 
 pub use explain::Explanation;
 pub use l1::L1Stats;
@@ -95,6 +97,8 @@ pub(crate) struct Shared {
     blocks_freed: Arc<Condvar>,
     /// The same L1, for the store below.
     lender: Arc<Lender>,
+    /// Who does without L4 for a while.
+    unasked: Unasked,
 }
 
 impl PrefixCache {
@@ -146,6 +150,7 @@ impl PrefixCache {
             l1,
             blocks_freed,
             lender,
+            unasked: Unasked::default(),
         });
         let committer = Arc::new(Committer::start(Arc::clone(&shared))?);
         Ok(Self { shared, committer })
