@@ -69,13 +69,18 @@ impl Arguments {
 
 /// The layout of SmolLM2-135M in fp32.
 pub(crate) fn layout() -> Result<Layout> {
+    layout_of(4)
+}
+
+/// The layout of SmolLM2-135M with elements of so many bytes.
+pub(crate) fn layout_of(element_bytes: u32) -> Result<Layout> {
     let layer = LayerLayout {
         k_heads: 3,
         k_dim: 64,
         v_heads: 3,
         v_dim: 64,
     };
-    Ok(Layout::new(&[layer; LAYERS], 4, 16)?)
+    Ok(Layout::new(&[layer; LAYERS], element_bytes, 16)?)
 }
 
 /// Fills a region with bytes that neither compress nor repeat.

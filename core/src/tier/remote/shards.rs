@@ -237,10 +237,11 @@ impl Shards {
             let message = format!("{address}: it did not answer lately and is left alone for now");
             return Err(ValuesError::new(Failure::Refused, message));
         }
-        self.settle(server, work(&*server.values))
+        self.settle(server, work(&*server.values), false)
     }
 
-    fn settle<T>(&self, server: &Server, answer: Answer<T>) -> Answer<T> {
+    /// Notes how it went; of a sign of life (`alone`) a single failure is enough to leave the server alone.
+    fn settle<T>(&self, server: &Server, answer: Answer<T>, alone: bool) -> Answer<T> {
         let error = match answer {
             Ok(answer) => {
                 if server.asking.succeeded() {
@@ -256,7 +257,7 @@ impl Shards {
             // It answered, and did what it could.
             Failure::WrongType | Failure::OutOfMemory => return Err(error),
             Failure::Timeout | Failure::Auth | Failure::Protocol | Failure::Redirect => true,
-            Failure::Refused | Failure::Other => false,
+            Failure::Refused | Failure::Other => alone,
         };
         if server.asking.failed(at_once) {
             log::warn!("{error}; it is left alone until it answers");
@@ -272,7 +273,7 @@ impl Shards {
         for server in &self.servers {
             if server.asking.probes(now) {
                 let answer = server.values.ping(self.deadline(0));
-                if let Err(error) = self.settle(server, answer) {
+                if let Err(error) = self.settle(server, answer, true) {
                     log::debug!("{error}");
                 }
             }
@@ -294,7 +295,7 @@ impl Shards {
             let latency = answer.is_ok().then(|| start.elapsed());
             // Who may not ask for the memory does not know it, and can do without.
             let memory = latency.and_then(|_| server.values.memory(by).ok().flatten());
-            let error = self.settle(server, answer).err();
+            let error = self.settle(server, answer, true).err();
             ServerHealth {
                 address: server.values.address().to_owned(),
                 state: server.asking.state().0,
