@@ -12,11 +12,13 @@ import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvlab import models
 from kvlab.errors import ConfigError, GenerationError
 from kvlab.serve.engine.modes import open_mode
+from kvlab.serve.loading import answering
 from kvlab.serve.options import DTYPES
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class Service:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Takes an address; who connects from now on waits until the server is ready.
+    """Takes an address; who connects from now on waits until somebody answers there.
 
     Raises:
         ConfigError: it cannot be had; the message says why.
@@ -145,6 +147,7 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
             context_tokens=context_tokens,
             keys=keys,
             max_body=options.max_body,
+            left_alone=partial(_left_alone, store),
         )
         hosts = LOOPBACK_HOSTS | {options.host} if options.on_loopback else None
         app = create_app(api, router(metrics, live), hosts=hosts)
@@ -155,6 +158,15 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
             context_tokens=context_tokens,
             api_keys=0 if keys is None else len(keys),
         )
+
+
+def _left_alone(store: Store | None) -> int:
+    from kvlab.serve.observe.tiers import read_store
+
+    reading = read_store(store)
+    if reading is None or reading.remote is None:
+        return 0
+    return sum(server["state"] != "closed" for server in reading.remote["servers"])
 
 
 def _servers(store: Store | None) -> tuple[str, ...]:
@@ -178,10 +190,9 @@ def run(options: ServeOptions, announce: Callable[[Started], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for chatty in ("httpx", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    with (
-        closing(listen(options.host, options.port)) as at,
-        open_service(options) as service,
-    ):
+    with closing(listen(options.host, options.port)) as at, ExitStack() as stack:
+        with answering(at):
+            service = stack.enter_context(open_service(options))
         host, port = at.getsockname()[:2]
         started = Started(
             url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",

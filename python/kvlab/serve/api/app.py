@@ -66,6 +66,7 @@ class Api:
         context_tokens: The longest prompt and answer together.
         keys: Who may ask; None for everybody.
         max_body: The most bytes of a request's body.
+        left_alone: How many servers of L4 are not asked now.
     """
 
     engine: Engine
@@ -74,6 +75,7 @@ class Api:
     context_tokens: int
     keys: KeyRing | None = None
     max_body: int = 8 << 20
+    left_alone: Callable[[], int] = lambda: 0
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -157,13 +159,15 @@ class Api:
         return JSONResponse({"status": "ok"})
 
     async def ready(self) -> Response:
-        """GET /ready: requests are taken."""
+        """GET /ready: requests are taken. They are without L4, too."""
         state = self.engine.snapshot()
         if state.closing:
             raise closing()
-        return JSONResponse(
-            {"status": "ready", "running": len(state.running), "waiting": state.waiting}
-        )
+        answer = {"status": "ready", "running": len(state.running), "waiting": state.waiting}
+        left_alone = self.left_alone()
+        if left_alone:
+            answer |= {"status": "degraded", "servers_left_alone": left_alone}
+        return JSONResponse(answer)
 
     async def version(self) -> Response:
         """GET /version."""
