@@ -69,7 +69,7 @@ def holds(buffer: CacheBuffer, namespace: bytes, tokens: Sequence[int], end: int
     )
 
 
-def restored(request: Request, buffer: CacheBuffer) -> tuple[int, int, int]:
+def restored(request: Request, buffer: CacheBuffer) -> tuple[int, int, int, int]:
     """Restores into a poisoned buffer; the tokens that came, by tier."""
     poison(buffer)
     return request.restore(buffer)["tokens"]
@@ -77,7 +77,7 @@ def restored(request: Request, buffer: CacheBuffer) -> tuple[int, int, int]:
 
 def serve(
     cache: PrefixCache, namespace: bytes, prompt: Sequence[int], more: Sequence[int] = ()
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """One request from begin to close; the tokens that it reused, by tier."""
     tokens = [*prompt, *more]
     request = cache.begin(prompt, namespace)

@@ -58,15 +58,15 @@ def test_a_slow_disk_is_left_alone_where_computing_is_fast_and_only_there(tmp_pa
         for _ in range(3):
             assert turn(cache, tokens, FAST)[0]["reason"] == "not_measured"
         choice, came = turn(cache, tokens, FAST)
-        assert came == (0, 0, 0)
+        assert came == (0, 0, 0, 0)
         assert (choice["reason"], choice["left"]) == ("cheapest", "l3")
         assert choice["all"]["restore_ms"] > choice["predicted"]["prefill_ms"]
-        assert turn(cache, tokens, FAST, "always")[1] == (0, 0, 128)
+        assert turn(cache, tokens, FAST, "always")[1] == (0, 0, 128, 0)
         assert store.costs()["choices"]["recomputed_tokens"] == 128
         # What computing costs is learnt anew, too.
         for seed in range(40):
             turn(cache, ids(129, 1 + seed), SLOW)
-        assert turn(cache, tokens, SLOW)[1] == (0, 0, 128)
+        assert turn(cache, tokens, SLOW)[1] == (0, 0, 128, 0)
 
 
 def test_what_memory_has_is_restored_and_what_follows_on_a_slow_disk_is_not(tmp_path: Path) -> None:
@@ -85,11 +85,11 @@ def test_what_memory_has_is_restored_and_what_follows_on_a_slow_disk_is_not(tmp_
         # A copy from memory is known to be cheap, a token costs more than that and less than the disk.
         store.evict("l1")
         for _ in range(3):
-            assert turn(cache, tokens[:129], 1e-4, "always")[1] == (0, 128, 0)
+            assert turn(cache, tokens[:129], 1e-4, "always")[1] == (0, 128, 0, 0)
         for _ in range(20):
             turn(cache, ids(257, 1), 1e-4)
         choice, came = turn(cache, tokens, 1e-4)
-        assert came == (0, 128, 0)
+        assert came == (0, 128, 0, 0)
         assert choice["left"] == "l3"
 
 
@@ -109,7 +109,7 @@ def test_what_was_learnt_is_kept_unless_it_is_damaged_or_the_disk_is_used_otherw
             cache = store.prefix_cache(LAYOUT)
             if store.stats()["l3"]["runs"] == 0:
                 write(store, cache, tokens)
-            assert turn(cache, tokens, FAST)[1] == ((0, 0, 0) if known else (0, 0, 128))
+            assert turn(cache, tokens, FAST)[1] == ((0, 0, 0, 0) if known else (0, 0, 128, 0))
             for _ in range(2):
                 turn(cache, tokens, FAST)
             read = store.costs()["read"]["l3"]
@@ -127,7 +127,7 @@ def test_a_store_in_memory_learns_and_forgets() -> None:
         request.close()
         store.evict("l1")
         for _ in range(4):
-            assert turn(cache, tokens, SLOW)[1] == (0, 128, 0)
+            assert turn(cache, tokens, SLOW)[1] == (0, 128, 0, 0)
         costs = store.costs()
         assert costs["read"]["l2"]["learnt"]
         assert costs["choices"]["all"] == 1
@@ -144,7 +144,7 @@ def test_the_choice_is_made_before_the_restore_and_can_be_made_again(
         request, buffer = cache.begin(tokens, NAMESPACE), cache.lease(129)
         request.choose("always", MODEL)
         chosen = request.choose(restore, MODEL)
-        assert request.found == (0, 0, 128)
+        assert request.found == (0, 0, 128, 0)
         assert sum(request.restore(buffer)["tokens"]) == chosen["tokens"]
         assert chosen["tokens"] == (128 if restore == "always" else 0)
         request.close()

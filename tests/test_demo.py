@@ -118,7 +118,7 @@ def test_the_demo_restores_bit_for_bit_in_a_new_process(tokenizer: Any, tmp_path
         assert run["bit_exact"] is True
         assert run["same_text"] is True
         assert run["text"]["restored"] == run["text"]["never_evicted"]
-        assert run["hit_tokens"] == {"l1": 0, "l2": 0, "l3": hit}
+        assert run["hit_tokens"] == {"l1": 0, "l2": 0, "l3": hit, "l4": 0}
         assert run["computed_tokens"] == run["prompt_tokens"] - hit > 0
         assert run["blocks_reused"] == hit // 16
         assert run["bytes_read"] >= hit * 1024  # 4 layers of K and V, 2 heads of 16, 4 bytes

@@ -25,7 +25,7 @@ def test_the_example_runs_twice_and_the_second_process_reuses_the_first_ones_pro
     example = example.replace("These are your tools: ...", "Tools: " + "read a file, " * 20)
     example = example.replace("max_new_tokens=64", "max_new_tokens=2")
     reports = [
-        re.findall(r"hit_tokens=HitTokens\(l1=(\d+), l2=(\d+), l3=(\d+)\)", run(example))
+        re.findall(r"hit_tokens=HitTokens\(l1=(\d+), l2=(\d+), l3=(\d+), l4=0\)", run(example))
         for _ in range(2)
     ]
     (first, first_again), (second, _) = reports

@@ -44,16 +44,16 @@ def test_every_tier_gives_back_the_same_bytes(
     settings = {**SMALL, "write_policy": write_policy, "durable": durable}
     with Store.open(tmp_path / "store", **settings) as store:
         cache = store.prefix_cache(LAYOUT)
-        assert serve(cache, A, PROMPT) == (0, 0, 0)
-        assert serve(cache, A, PROMPT) == (40, 0, 0)
+        assert serve(cache, A, PROMPT) == (0, 0, 0, 0)
+        assert serve(cache, A, PROMPT) == (40, 0, 0, 0)
         assert cache.evict() > 0
-        assert serve(cache, A, PROMPT) == (0, 40, 0)
-        assert serve(cache, A, PROMPT) == (40, 0, 0)  # promoted
+        assert serve(cache, A, PROMPT) == (0, 40, 0, 0)
+        assert serve(cache, A, PROMPT) == (40, 0, 0, 0)  # promoted
         store.evict("l2")
-        assert serve(cache, A, PROMPT) == (0, 0, 40)
+        assert serve(cache, A, PROMPT) == (0, 0, 40, 0)
         cache.validate()
     with Store.open(tmp_path / "store", **settings) as store:
-        assert serve(store.prefix_cache(LAYOUT), A, PROMPT) == (0, 0, 40)
+        assert serve(store.prefix_cache(LAYOUT), A, PROMPT) == (0, 0, 40, 0)
 
 
 def test_selective_write_through_writes_what_was_used_twice(tmp_path: Path) -> None:
@@ -62,11 +62,11 @@ def test_selective_write_through_writes_what_was_used_twice(tmp_path: Path) -> N
         cache = store.prefix_cache(LAYOUT)
         serve(cache, A, PROMPT)
         serve(cache, B, PROMPT)
-        assert serve(cache, A, [*PROMPT[:20], 1, 2]) == (20, 0, 0)
+        assert serve(cache, A, [*PROMPT[:20], 1, 2]) == (20, 0, 0, 0)
         store.evict("l2")
         assert store.stats()["refusals"]["too_few_uses"] == 2
-        assert serve(cache, A, PROMPT) == (0, 0, 20)
-        assert serve(cache, B, PROMPT) == (0, 0, 0)
+        assert serve(cache, A, PROMPT) == (0, 0, 20, 0)
+        assert serve(cache, B, PROMPT) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("stop", ["best_effort", "timeout", "wait_complete"])
@@ -80,7 +80,7 @@ def test_a_request_meets_its_prefetch(tmp_path: Path, stop: str) -> None:
         assert hits[0] == 0
         assert sum(hits) == 40
         if stop != "best_effort":
-            assert hits == (0, 40, 0)
+            assert hits == (0, 40, 0, 0)
         assert ticket.wait(60)
         with pytest.raises(ConfigError, match="use best_effort, timeout or wait_complete"):
             cache.prefetch(PROMPT, A, stop="soon")
@@ -96,7 +96,7 @@ def test_a_conversation_reuses_prompt_and_answer(tmp_path: Path) -> None:
             history = [*prompt, *range(7, 15)]
         store.evict("l2")
         # Four runs, one a turn, are one prefix.
-        assert serve(cache, A, [*history, 1]) == (0, 0, len(history) // K * K)
+        assert serve(cache, A, [*history, 1]) == (0, 0, len(history) // K * K, 0)
 
 
 @pytest.mark.parametrize("length", range(1, 13))
@@ -105,7 +105,7 @@ def test_a_hit_never_includes_the_last_token(length: int) -> None:
         cache = store.prefix_cache(LAYOUT)
         serve(cache, A, PROMPT)
         request = cache.begin(PROMPT[:length], A)
-        assert request.found == ((length - 1) // K * K, 0, 0)
+        assert request.found == ((length - 1) // K * K, 0, 0, 0)
         assert request.prompt_tokens == length
 
 
@@ -121,7 +121,7 @@ def test_hits_round_down_to_the_grid_in_every_tier(tmp_path: Path, grid: int, ti
             store.evict("l2")
         request = cache.begin(PROMPT[:38], A, grid=grid)
         expected = 37 // max(grid, K) * max(grid, K)
-        assert request.found[["l1", "l2", "l3"].index(tier)] == sum(request.found) == expected
+        assert request.found[["l1", "l2", "l3", "l4"].index(tier)] == sum(request.found) == expected
         buffer = cache.lease(38)
         assert sum(restored(request, buffer)) == expected
         assert holds(buffer, A, PROMPT, expected)
@@ -136,7 +136,7 @@ def test_two_namespaces_never_share(tmp_path: Path, tier: str) -> None:
             cache.evict()
         if tier == "l3":
             store.evict("l2")
-        assert serve(cache, B, PROMPT) == (0, 0, 0)
+        assert serve(cache, B, PROMPT) == (0, 0, 0, 0)
         assert sum(serve(cache, A, PROMPT)) == 40
 
 
@@ -147,7 +147,7 @@ def test_a_hit_that_starts_inside_a_run(tmp_path: Path) -> None:
         store.flush()
         assert store.stats()["l3"]["runs"] == 1
         assert cache.evict(3) == 3  # the tail of the only leaf
-        assert serve(cache, A, PROMPT) == (25, 0, 15)
+        assert serve(cache, A, PROMPT) == (25, 0, 15, 0)
 
 
 @pytest.mark.parametrize("tier", ["l2", "l3"])
@@ -159,7 +159,7 @@ def test_a_hit_that_ends_inside_a_run(tmp_path: Path, tier: str) -> None:
             cache.evict()
         else:
             store.evict("l2")
-        expected = (0, 20, 0) if tier == "l2" else (0, 0, 20)
+        expected = (0, 20, 0, 0) if tier == "l2" else (0, 0, 20, 0)
         assert serve(cache, A, [*PROMPT[:22], 5, 5, 5, 5]) == expected
         assert sum(serve(cache, A, [*PROMPT[:22], 5, 5, 5, 5])) == 25
         assert sum(serve(cache, A, PROMPT)) == 40
@@ -183,11 +183,11 @@ def test_damage_in_the_middle_shortens_the_restore_and_says_so(
     with Store.open(tmp_path / "store", **SMALL) as store:
         cache = store.prefix_cache(LAYOUT)
         request = cache.begin(PROMPT, A, grid=grid)
-        assert request.found == (0, 0, 40)
+        assert request.found == (0, 0, 40, 0)
         buffer = cache.lease(len(PROMPT))
         poison(buffer)
         outcome = request.restore(buffer)
-        assert outcome["tokens"] == (0, 0, usable)
+        assert outcome["tokens"] == (0, 0, usable, 0)
         assert outcome["failure"]
         assert store.stats()["l3"]["corrupt"] == 1
         assert holds(buffer, A, PROMPT, usable)
@@ -196,7 +196,7 @@ def test_damage_in_the_middle_shortens_the_restore_and_says_so(
         request.commit(PROMPT, buffer)
         request.close()
         store.evict("l2")
-        assert serve(cache, A, PROMPT) == (0, 0, 40)
+        assert serve(cache, A, PROMPT) == (0, 0, 40, 0)
 
 
 def test_prefetch_brings_a_prompt_to_l2(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_prefetch_brings_a_prompt_to_l2(tmp_path: Path) -> None:
         ticket = cache.prefetch(PROMPT, A)
         assert ticket.wait()
         assert ticket.progress()["loaded"] == 8
-        assert serve(cache, A, PROMPT) == (0, 40, 0)
+        assert serve(cache, A, PROMPT) == (0, 40, 0, 0)
 
 
 def test_a_fork_goes_on_without_touching_its_parent() -> None:
@@ -218,12 +218,12 @@ def test_a_fork_goes_on_without_touching_its_parent() -> None:
         request.commit(PROMPT, buffer)
         fork = request.fork()
         assert fork is not None
-        assert fork.found == (40, 0, 0)
+        assert fork.found == (40, 0, 0, 0)
         assert fork.sequence() == request.sequence()
         assert cache.stats()["l1"]["saved_blocks"] == 9
         other = [*PROMPT, *range(10)]
         mine = cache.lease(60)
-        assert restored(fork, mine) == (40, 0, 0)
+        assert restored(fork, mine) == (40, 0, 0, 0)
         compute(mine, A, other, 40)
         fork.commit(other, mine)
         assert fork.wait_committed()
@@ -232,8 +232,8 @@ def test_a_fork_goes_on_without_touching_its_parent() -> None:
         assert (tokens, more) == (43, 53)
         assert blocks[:8] == theirs[:8]
         assert blocks[8] != theirs[8]  # the partial tail was copied before it was written
-        assert serve(cache, A, [*PROMPT, *range(100, 110)]) == (40, 0, 0)
-        assert serve(cache, A, [*other, 1]) == (50, 0, 0)
+        assert serve(cache, A, [*PROMPT, *range(100, 110)]) == (40, 0, 0, 0)
+        assert serve(cache, A, [*other, 1]) == (50, 0, 0, 0)
         cache.validate()
 
 
@@ -250,7 +250,7 @@ def test_a_commit_must_go_on_from_what_the_request_holds() -> None:
         with pytest.raises(InvalidArgumentError, match="do not begin with the 40"):
             request.commit(PROMPT[:39], buffer)
         request.close()
-        assert serve(cache, A, other) == (0, 0, 0)
+        assert serve(cache, A, other) == (0, 0, 0, 0)
         cache.validate()
 
 
@@ -260,7 +260,7 @@ def test_a_request_whose_blocks_were_given_up_restores_nothing_and_says_why() ->
         serve(cache, A, PROMPT)
         request, buffer = cache.begin(PROMPT, A), cache.lease(43)
         assert cache.evict() == 0  # locked
-        assert restored(request, buffer) == (40, 0, 0)
+        assert restored(request, buffer) == (40, 0, 0, 0)
         compute(buffer, A, PROMPT, 40)
         request.commit(PROMPT, buffer)
         assert request.wait_committed()
@@ -271,13 +271,13 @@ def test_a_request_whose_blocks_were_given_up_restores_nothing_and_says_why() ->
             serve(cache, B, [seed] * 43)
         poison(buffer)
         outcome = request.restore(buffer)
-        assert outcome["tokens"] == (0, 0, 0)
+        assert outcome["tokens"] == (0, 0, 0, 0)
         assert "given up" in str(outcome["failure"])
         # It may still commit what it computes.
         compute(buffer, A, PROMPT, 0)
         request.commit(PROMPT, buffer)
         assert request.wait_committed()
-        assert serve(cache, A, PROMPT) == (40, 0, 0)
+        assert serve(cache, A, PROMPT) == (40, 0, 0, 0)
         cache.validate()
 
 
@@ -344,10 +344,10 @@ def test_clear_forgets_every_tier(tmp_path: Path) -> None:
         cache = store.prefix_cache(LAYOUT)
         serve(cache, A, PROMPT)
         store.clear()
-        assert serve(cache, A, PROMPT) == (0, 0, 0)
+        assert serve(cache, A, PROMPT) == (0, 0, 0, 0)
         store.evict("l2")
         store.clear()
-        assert cache.begin(PROMPT, A).found == (0, 0, 0)
+        assert cache.begin(PROMPT, A).found == (0, 0, 0, 0)
         assert store.stats()["l3"]["runs"] == 0
 
 
@@ -399,7 +399,7 @@ def test_a_layout_of_one_byte_elements_and_odd_heads() -> None:
         request.close()
         cache.evict()
         again = cache.begin(list(range(11)), A)
-        assert again.found == (0, 10, 0)
+        assert again.found == (0, 10, 0, 0)
         poison(buffer)
         again.restore(buffer)
         for start in (0, 4096, 8192, 12288):
@@ -473,7 +473,7 @@ def test_prompts_that_cannot_be_are_refused(cache: PrefixCache) -> None:
             call()
     with pytest.raises(InvalidArgumentError, match="43 tokens do not fit"):
         cache.begin(PROMPT, A).restore(cache.lease(40))
-    assert cache.begin([1], A, grid=2**64 - 1).found == (0, 0, 0)  # a multiple of 5, it happens
+    assert cache.begin([1], A, grid=2**64 - 1).found == (0, 0, 0, 0)  # a multiple of 5, it happens
     cache.validate()
     assert cache.stats()["l1"]["used"] == 0
 
@@ -509,5 +509,5 @@ def test_an_interpreter_that_ends_with_an_open_store_loses_nothing(tmp_path: Pat
         assert recovery is not None
         assert recovery["clean"]
         cache = store.prefix_cache(LAYOUT)
-        assert serve(cache, A, PROMPT) == (0, 0, 40)
-        assert serve(cache, B, PROMPT) == (0, 0, 40)
+        assert serve(cache, A, PROMPT) == (0, 0, 40, 0)
+        assert serve(cache, B, PROMPT) == (0, 0, 40, 0)

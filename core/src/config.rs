@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::sim::capture::Capture;
 use crate::tier::disk::{Files, SystemFiles};
+use crate::tier::remote::RemoteConfig;
 
 /// When a run that L1 took in is written to L3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -142,6 +143,8 @@ pub struct StoreConfig {
     pub l2_bytes: u64,
     /// L3; none for a store that lives in memory only.
     pub disk: Option<DiskConfig>,
+    /// L4; none for a store that shares nothing.
+    pub remote: Option<RemoteConfig>,
     /// Default: write-through.
     pub write_policy: WritePolicy,
     /// With `write_through_selective`: how often a block was used, the time it was made included, when it is written to L3.
@@ -171,6 +174,7 @@ impl Default for StoreConfig {
         Self {
             l2_bytes: 2 << 30,
             disk: None,
+            remote: None,
             write_policy: WritePolicy::default(),
             selective_uses: 2,
             policy: "lru".to_owned(),

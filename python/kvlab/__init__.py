@@ -34,6 +34,7 @@ from kvlab.errors import (
     PromptTooLongError,
     QueueFullError,
     ReadOnlyStoreError,
+    RemoteError,
     StateError,
     StoreClosedError,
     StoreIOError,
@@ -44,6 +45,7 @@ from kvlab.errors import (
     UnsupportedModelError,
     UnsupportedRequestError,
 )
+from kvlab.tier import Tier
 
 __all__ = [
     "BlockStore",
@@ -65,12 +67,14 @@ __all__ = [
     "QueueFullError",
     "RadixCache",
     "ReadOnlyStoreError",
+    "RemoteError",
     "StateError",
     "Store",
     "StoreClosedError",
     "StoreIOError",
     "StoreLockedError",
     "StoreTimeoutError",
+    "Tier",
     "TraceFormatError",
     "UnsafeDirectoryError",
     "UnsupportedModelError",

@@ -24,6 +24,7 @@ from kvlab._types import (
     PromptExplanation,
     RadixStats,
     RecoveryReport,
+    RemoteHealth,
     Restored,
     RestoreMode,
     Scrubbed,
@@ -33,6 +34,7 @@ from kvlab._types import (
 )
 from kvlab.sim.policy import PolicyBase
 from kvlab.sim.workloads.pages import Page
+from kvlab.tier import Tier as SharedTier
 
 __version__: Final[str]
 
@@ -701,6 +703,8 @@ class PrefixCache:
     ) -> PromptExplanation:
         """What the tiers know of a prompt, under this namespace and others; counts as no use.
 
+        What is nowhere on this machine is asked for in L4. The GIL is released.
+
         Args:
             tokens: As for `begin`.
             namespace: As for `begin`.
@@ -759,8 +763,8 @@ class Request:
         """The prompt's length in tokens."""
 
     @property
-    def found(self) -> tuple[int, int, int]:
-        """Tokens found, as `(l1, l2, l3)`."""
+    def found(self) -> tuple[int, int, int, int]:
+        """Tokens found, as `(l1, l2, l3, l4)`."""
 
     def choose(self, restore: RestoreMode, model: bytes) -> Choice:
         """Decides how much of what was found a restore brings; without this call, all of it.
@@ -808,7 +812,7 @@ class Request:
     def start_restore(self, buffer: CacheBuffer) -> Restore:
         """Begins to bring what was found into the buffer, from its first token on, the first layers first.
 
-        What L2 and L3 gave is read once: a second call brings L1's part only. The GIL is released.
+        What the tiers below gave is read once: a second call brings L1's part only. The GIL is released.
 
         Args:
             buffer: Leased from the same cache, with room for the prompt.
@@ -822,7 +826,7 @@ class Request:
         """Brings what was found into the buffer, from its first token on; waits until it is there and verified.
 
         Damaged bytes below shorten the prefix; that is no exception but `failure` and a counter.
-        What L2 and L3 gave is read once: a second call brings L1's part only. The GIL is released.
+        What the tiers below gave is read once: a second call brings L1's part only. The GIL is released.
 
         Args:
             buffer: Leased from the same cache, with room for the prompt.
@@ -920,8 +924,8 @@ class Restore:
     """
 
     @property
-    def tokens(self) -> tuple[int, int, int]:
-        """Tokens that will stand in the buffer if nothing fails, as `(l1, l2, l3)`."""
+    def tokens(self) -> tuple[int, int, int, int]:
+        """Tokens that will stand in the buffer if nothing fails, as `(l1, l2, l3, l4)`."""
 
     def wait_layer(self, layer: int, timeout: float = 60.0) -> bool:
         """Waits until a layer of all tokens stands in the buffer, verified. The GIL is released.
@@ -974,7 +978,7 @@ class PrefetchTicket:
 
 @final
 class Store:
-    """A hierarchical store: prefix caches that share an L1 budget, over L2 in memory and L3 on disk.
+    """A hierarchical store: prefix caches that share an L1 budget, over L2 in memory, L3 on disk and L4 on servers.
 
     A context manager; leaving it closes the store. A store that is still open when the interpreter
     ends is closed then, within 10 seconds.
@@ -1002,6 +1006,12 @@ class Store:
         read_only: bool = False,
         allow_unsafe_directory: bool = False,
         capture: str | PathLike[str] | None = None,
+        remote: str | Sequence[str] | SharedTier | None = None,
+        remote_ttl: int | str = "1d",
+        remote_timeout: float = 0.25,
+        remote_prefix: str = "kvlab",
+        remote_cluster: bool = False,
+        remote_key_file: str | PathLike[str] | None = None,
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
 
@@ -1031,6 +1041,18 @@ class Store:
                 to another user.
             capture: A new file that records every request and every eviction while the store is open, for
                 `kvlab.sim.capture`: names are keyed hashes, never tokens or text.
+            remote: L4, which other machines share: the URL of a Redis or Valkey server, `redis://`, `rediss://` (TLS)
+                or `redis+unix://`, or of several independent ones, which divide the blocks among them; or an object of
+                `kvlab.Tier`. What this
+                store writes through or gives up is shared, and what it lacks is asked for there. That no server
+                answers is no error: the store does without until one does.
+            remote_ttl: Seconds, or e.g. `"7d"`, after which the servers forget what no namespace set a time for.
+            remote_timeout: Seconds that an answer may take, and 20 ns a byte; then the server is left alone for
+                a while.
+            remote_prefix: What all names on the servers begin with. Stores of one prefix share their blocks.
+            remote_cluster: The URLs are nodes of one Redis cluster.
+            remote_key_file: A file of 64 hexadecimal digits: payload is encrypted with keys made from it (AES-256-GCM,
+                one for each namespace). Without a file the environment variable `KVLAB_REMOTE_KEY` is looked at.
             prefetch_timeout: Seconds that a prefetched run is held for.
             prefetch_policy: What a request does that meets a prefetch of its prompt under way.
                 `"best_effort"` takes what has arrived, waits for the runs that are being read at
@@ -1039,7 +1061,7 @@ class Store:
                 `"best_effort"`. The names and times are SGLang's.
 
         Raises:
-            ConfigError: an unknown policy, or a setting that cannot be used.
+            ConfigError: an unknown policy, or a setting or URL that cannot be used.
             InvalidArgumentError: a size or time that cannot be.
             StoreLockedError: another process has the directory open; the message names it.
             FormatError: a directory that is not a store, or one of a newer format; it is left as it is.
@@ -1091,7 +1113,7 @@ class Store:
         """
 
     def flush(self, timeout: float = 60.0) -> None:
-        """Waits until every commit is in L1 and every accepted write in L3. The GIL is released.
+        """Waits until every commit is in L1, every accepted write in L3, and in L4 or given up. The GIL is released.
 
         Args:
             timeout: Seconds.
@@ -1103,7 +1125,10 @@ class Store:
         """
 
     def clear(self) -> None:
-        """Forgets everything in every tier, for good; what open requests have locked in L1 stays until they close.
+        """Forgets everything in every tier of this machine, for good.
+
+        What open requests have locked in L1 stays until they close. L4 keeps what it has: it is not
+        this store's alone.
 
         Raises:
             StoreClosedError: the store is closed.
@@ -1129,6 +1154,16 @@ class Store:
             StoreClosedError: the store is closed.
         """
 
+    def remote_health(self) -> RemoteHealth | None:
+        """Asks the servers of L4 for a sign of life, for at most `remote_timeout`; None without L4.
+
+        The GIL is released.
+
+        Raises:
+            StoreClosedError: the store is closed.
+            ForkedProcessError: the store is a parent process's.
+        """
+
     def costs(self) -> CostStats:
         """What reads and forwards were learnt to cost. Kept in the store's directory by `flush` and `close`.
 
@@ -1144,7 +1179,7 @@ class Store:
 
 @final
 class BlockStore:
-    """Block key to bytes over L2 and L3, for engines that bring their own keys of 32 bytes.
+    """Block key to bytes over L2, L3 and L4, for engines that bring their own keys of 32 bytes.
 
     A context manager; leaving it closes the store, as the end of the interpreter does, within 10
     seconds. Safe from many threads.
@@ -1171,6 +1206,12 @@ class BlockStore:
         read_only: bool = False,
         allow_unsafe_directory: bool = False,
         capture: str | PathLike[str] | None = None,
+        remote: str | Sequence[str] | SharedTier | None = None,
+        remote_ttl: int | str = "1d",
+        remote_timeout: float = 0.25,
+        remote_prefix: str = "kvlab",
+        remote_cluster: bool = False,
+        remote_key_file: str | PathLike[str] | None = None,
     ) -> BlockStore:
         """Opens a block store; arguments and errors are those of `Store.open`.
 
@@ -1186,7 +1227,7 @@ class BlockStore:
         ttl: int | str | None = None,
         persist: bool = True,
     ) -> bool:
-        """Keeps a block: in L2 at once, in L3 as the write policy says. A key that is there keeps its bytes.
+        """Keeps a block: in L2 at once, in L3 and L4 as the write policy says. A key that is there keeps its bytes.
 
         Args:
             key: 32 bytes.
@@ -1194,7 +1235,7 @@ class BlockStore:
             parent: The key of the block before it: it is evicted after this one, and L3 takes this
                 one only with it.
             ttl: Seconds, or e.g. `"7d"`, after which it is a miss in every tier; None for no limit.
-            persist: Whether it may be written to disk.
+            persist: Whether it may be written to disk or shared.
 
         Returns:
             Whether it is kept, or was there. `stats()["refusals"]` counts why it is not.
@@ -1246,7 +1287,7 @@ class BlockStore:
         """
 
     def lookup(self, keys: Sequence[bytes]) -> list[Tier | None]:
-        """Where each key is: `"l2"`, `"l3"`, `"pending"` (accepted, not written yet) or None. Answered from memory.
+        """Where each key is: `"l2"`, `"l3"`, `"pending"` (accepted, not written yet) or None. L4 is not asked.
 
         Raises:
             InvalidArgumentError: a key of another length.
@@ -1254,7 +1295,7 @@ class BlockStore:
         """
 
     def __contains__(self, key: bytes, /) -> bool:
-        """Whether a key can be read, or will be once it is written.
+        """Whether a key can be read, or will be once it is written. L4 is not asked.
 
         Raises:
             InvalidArgumentError: a key of another length.
@@ -1262,18 +1303,19 @@ class BlockStore:
         """
 
     def remove(self, keys: Sequence[bytes]) -> int:
-        """Drops blocks from every tier, for good.
+        """Drops blocks from every tier, for good, and from L4 for everybody.
 
         Returns:
             How many of the keys were there.
 
         Raises:
+            RemoteError: a server of L4 did not do it; the tiers of this machine did.
             InvalidArgumentError: a key of another length.
             StoreClosedError: the store is closed.
         """
 
     def clear(self, namespace: bytes | None = None) -> int:
-        """Forgets a namespace, or everything, in every tier, for good. The GIL is released.
+        """Forgets a namespace, or everything, in every tier of this machine, for good. The GIL is released.
 
         Returns:
             How many runs went, each tier counted.
@@ -1323,7 +1365,7 @@ class BlockStore:
         """
 
     def flush(self, timeout: float = 60.0) -> None:
-        """Waits until every accepted write is in L3. The GIL is released.
+        """Waits until every accepted write is in L3, and in L4 or given up. The GIL is released.
 
         Args:
             timeout: Seconds.

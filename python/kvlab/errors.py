@@ -24,6 +24,7 @@ __all__ = [
     "PromptTooLongError",
     "QueueFullError",
     "ReadOnlyStoreError",
+    "RemoteError",
     "StateError",
     "StoreClosedError",
     "StoreIOError",
@@ -102,6 +103,13 @@ class StoreIOError(KvlabError, OSError):
 
 class StoreTimeoutError(KvlabError, TimeoutError):
     """A wait that ended before what it waited for."""
+
+
+class RemoteError(KvlabError, OSError):
+    """A server of the shared tier (L4) did not do what it was asked; names the server and what to do.
+
+    Raised only where a server itself was asked for something. A restore that it fails is a miss.
+    """
 
 
 class EndpointError(KvlabError):

@@ -159,7 +159,7 @@ impl PyPrefixCache {
             self.inner
                 .begin_in_category(namespace, tokens, grid, category)
         };
-        // It takes microseconds, unless a prefetch is waited for.
+        // It takes microseconds, unless L4 is asked or a prefetch is waited for.
         let request = if self.inner.store().plan_may_wait() {
             py.detach(begin)
         } else {
@@ -295,10 +295,10 @@ impl PyRequest {
         self.prompt_tokens
     }
 
-    /// Tokens found: (l1, l2, l3).
+    /// Tokens found: (l1, l2, l3, l4).
     #[getter]
-    fn found(&self) -> (usize, usize, usize) {
-        (self.found.l1, self.found.l2, self.found.l3)
+    fn found(&self) -> (usize, usize, usize, usize) {
+        stats::hits(self.found)
     }
 
     /// Decides how much of what was found is restored; `model` is 32 bytes that stand for what a forward's time depends on.
@@ -433,10 +433,10 @@ pub(crate) struct PyRestore {
 
 #[pymethods]
 impl PyRestore {
-    /// Tokens that will stand in the buffer if nothing fails: (l1, l2, l3).
+    /// Tokens that will stand in the buffer if nothing fails: (l1, l2, l3, l4).
     #[getter]
-    fn tokens(&self) -> (usize, usize, usize) {
-        (self.tokens.l1, self.tokens.l2, self.tokens.l3)
+    fn tokens(&self) -> (usize, usize, usize, usize) {
+        stats::hits(self.tokens)
     }
 
     /// Waits until a layer of all tokens is there; False if it will not come.

@@ -56,6 +56,7 @@ fn class_of<'py>(py: Python<'py>, error: &Error) -> PyResult<&'py Bound<'py, PyT
         Error::UnsafeDirectory { .. } => class!("UnsafeDirectoryError"),
         Error::Io { .. } => class!("StoreIOError"),
         Error::Timeout { .. } => class!("StoreTimeoutError"),
+        Error::Remote { .. } => class!("RemoteError"),
         // The core's enum may grow; what has no class of its own yet is still a KvlabError.
         _ => class!("KvlabError"),
     }

@@ -19,10 +19,12 @@ mod inspect;
 mod logging;
 mod progress;
 mod radix;
+mod remote;
 mod sim;
 mod sizing;
 mod stats;
 mod store;
+mod tier;
 mod tokens;
 
 use pyo3::prelude::*;

@@ -2,12 +2,14 @@
 
 use kvlab_core::block::PoolStats;
 use kvlab_core::buffer::BufferStats;
-use kvlab_core::cache::{CacheStats, Explanation, L1Stats, Restored};
+use kvlab_core::cache::{CacheStats, Explanation, HitTokens, L1Stats, Restored};
 use kvlab_core::cost::{Choice, CostStats, Cut, Reason};
 use kvlab_core::store::{Lookup, PrefetchProgress, StoreStats, TierStats};
 use kvlab_core::tier::disk::RecoveryReport;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
+
+use crate::remote;
 
 /// Builds a dictionary from `name: value` pairs of one structure.
 macro_rules! fields {
@@ -111,11 +113,15 @@ pub(crate) fn cache<'py>(py: Python<'py>, stats: &CacheStats) -> PyResult<Bound<
     Ok(dict)
 }
 
+/// Tokens by tier.
+pub(crate) fn hits(tokens: HitTokens) -> (usize, usize, usize, usize) {
+    (tokens.l1, tokens.l2, tokens.l3, tokens.l4)
+}
+
 /// What a restore brought; times in milliseconds.
 pub(crate) fn restored<'py>(py: Python<'py>, restored: &Restored) -> PyResult<Bound<'py, PyDict>> {
-    let dict = fields!(py, restored, [l2_bytes, l3_bytes]);
-    let tokens = restored.tokens;
-    dict.set_item("tokens", (tokens.l1, tokens.l2, tokens.l3))?;
+    let dict = fields!(py, restored, [l2_bytes, l3_bytes, l4_bytes]);
+    dict.set_item("tokens", hits(restored.tokens))?;
     dict.set_item("l1_ms", milliseconds(restored.l1_time))?;
     dict.set_item("below_ms", milliseconds(restored.below_time))?;
     dict.set_item("ms", milliseconds(restored.time))?;
@@ -248,6 +254,12 @@ pub(crate) fn store<'py>(py: Python<'py>, stats: &StoreStats) -> PyResult<Bound<
     );
     dict.set_item("l2", tier(py, stats.l2)?)?;
     dict.set_item("l3", tier(py, stats.l3)?)?;
+    dict.set_item("l4", tier(py, stats.l4)?)?;
+    let remote = stats.remote.as_ref();
+    dict.set_item(
+        "remote",
+        remote.map(|stats| remote::account(py, stats)).transpose()?,
+    )?;
     let refusals = fields!(
         py,
         stats.refusals,

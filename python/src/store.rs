@@ -23,6 +23,7 @@ use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache};
 use crate::error::{OrRaise, to_py};
 use crate::exit::{Unlocked, close_block_store, close_store};
 use crate::progress::Report;
+use crate::remote::{self, RemoteSettings};
 use crate::stats::{self, fields};
 
 const DRAIN_SECONDS: f64 = 60.0;
@@ -47,10 +48,11 @@ struct Settings {
     read_only: bool,
     allow_unsafe_directory: bool,
     capture: Option<PathBuf>,
+    remote: RemoteSettings,
 }
 
 impl Settings {
-    fn config(self) -> PyResult<StoreConfig> {
+    fn config(self, py: Python<'_>) -> PyResult<StoreConfig> {
         let io_workers = self.io_workers.get("io_workers")?;
         let disk = self.path.filter(|_| self.l3.0 > 0).map(|path| DiskConfig {
             capacity: self.l3.0,
@@ -73,6 +75,7 @@ impl Settings {
             io_workers,
             prefetch_timeout: seconds(self.prefetch_timeout)?,
             prefetch_policy: StopPolicy::by_name(&self.prefetch_policy).or_raise()?,
+            remote: self.remote.config(py)?,
             capture: self.capture.map(Capture::start).transpose().or_raise()?,
             ..StoreConfig::default()
         })
@@ -91,7 +94,7 @@ fn expand(path: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
         .map(Some)
 }
 
-/// A store: prefix caches that share an L1 budget, over L2 in memory and L3 on disk.
+/// A store: prefix caches that share an L1 budget, over L2 in memory, L3 on disk and L4 on servers that machines share.
 #[pyclass(name = "Store", module = "kvlab._core", frozen)]
 pub(crate) struct PyStore {
     inner: Unlocked<Arc<Store>>,
@@ -105,11 +108,13 @@ impl PyStore {
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
         l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
-        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None,
+        remote=None, remote_ttl=Ttl(86_400), remote_timeout=0.25, remote_prefix="kvlab".to_owned(), remote_cluster=false, remote_key_file=None
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
         l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
-        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None)")]
+        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None, \
+        remote=None, remote_ttl=\"1d\", remote_timeout=0.25, remote_prefix=\"kvlab\", remote_cluster=False, remote_key_file=None)")]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -135,6 +140,12 @@ impl PyStore {
         read_only: bool,
         allow_unsafe_directory: bool,
         capture: Option<&Bound<'_, PyAny>>,
+        remote: Option<Py<PyAny>>,
+        remote_ttl: Ttl,
+        remote_timeout: f64,
+        remote_prefix: String,
+        remote_cluster: bool,
+        remote_key_file: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let l1_policy = policy.clone();
         let settings = Settings {
@@ -155,8 +166,16 @@ impl PyStore {
             read_only,
             allow_unsafe_directory,
             capture: expand(capture)?,
+            remote: RemoteSettings {
+                remote,
+                ttl: remote_ttl,
+                timeout: remote_timeout,
+                prefix: remote_prefix,
+                cluster: remote_cluster,
+                key_file: expand(remote_key_file)?,
+            },
         };
-        let config = settings.config()?;
+        let config = settings.config(cls.py())?;
         let inner = cls
             .py()
             .detach(|| Store::open(l1.0, &l1_policy, &config))
@@ -217,14 +236,14 @@ impl PyStore {
             .or_raise()
     }
 
-    /// Waits until every commit is in L1 and every accepted write in L3.
+    /// Waits until every commit is in L1, and every accepted write in L3, and in L4 or given up.
     #[pyo3(signature = (timeout=60.0))]
     fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout = seconds(timeout)?;
         py.detach(|| self.inner.flush(timeout)).or_raise()
     }
 
-    /// Forgets everything in every tier, for good.
+    /// Forgets everything in every tier of this machine, for good.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.inner.clear()).or_raise()
     }
@@ -248,6 +267,11 @@ impl PyStore {
         Ok(dict)
     }
 
+    /// How the servers of L4 answer now; None without L4.
+    fn remote_health<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        remote_health(py, self.inner.blocks())
+    }
+
     /// What reads and forwards were learnt to cost.
     fn costs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.inner.blocks().check_process().or_raise()?;
@@ -269,7 +293,7 @@ impl PyStore {
     }
 }
 
-/// Block key to bytes over L2 and L3, for engines that bring their own keys.
+/// Block key to bytes over L2, L3 and L4, for engines that bring their own keys.
 #[pyclass(name = "BlockStore", module = "kvlab._core", frozen)]
 pub(crate) struct PyBlockStore {
     inner: Unlocked<Arc<BlockStore>>,
@@ -283,11 +307,13 @@ impl PyBlockStore {
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
         l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
-        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None,
+        remote=None, remote_ttl=Ttl(86_400), remote_timeout=0.25, remote_prefix="kvlab".to_owned(), remote_cluster=false, remote_key_file=None
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
         l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
-        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None)")]
+        l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None, \
+        remote=None, remote_ttl=\"1d\", remote_timeout=0.25, remote_prefix=\"kvlab\", remote_cluster=False, remote_key_file=None)")]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -312,6 +338,12 @@ impl PyBlockStore {
         read_only: bool,
         allow_unsafe_directory: bool,
         capture: Option<&Bound<'_, PyAny>>,
+        remote: Option<Py<PyAny>>,
+        remote_ttl: Ttl,
+        remote_timeout: f64,
+        remote_prefix: String,
+        remote_cluster: bool,
+        remote_key_file: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let settings = Settings {
             path: expand(path)?,
@@ -331,8 +363,16 @@ impl PyBlockStore {
             read_only,
             allow_unsafe_directory,
             capture: expand(capture)?,
+            remote: RemoteSettings {
+                remote,
+                ttl: remote_ttl,
+                timeout: remote_timeout,
+                prefix: remote_prefix,
+                cluster: remote_cluster,
+                key_file: expand(remote_key_file)?,
+            },
         };
-        let config = settings.config()?;
+        let config = settings.config(cls.py())?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;
         let inner = Arc::new(inner);
         close_block_store(&inner);
@@ -492,7 +532,7 @@ impl PyBlockStore {
         })
     }
 
-    /// Waits until every accepted write is in L3.
+    /// Waits until every accepted write is in L3, and in L4 or given up.
     #[pyo3(signature = (timeout=60.0))]
     fn flush(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
         let timeout: Duration = seconds(timeout)?;
@@ -511,6 +551,11 @@ impl PyBlockStore {
         stats::store(py, &self.inner.stats().or_raise()?)
     }
 
+    /// How the servers of L4 answer now; None without L4.
+    fn remote_health<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        remote_health(py, &self.inner)
+    }
+
     /// What opening found on disk; None without L3.
     fn recovery<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
         stats::recovery(py, self.inner.recovery())
@@ -524,6 +569,13 @@ impl PyBlockStore {
     fn __exit__(&self, py: Python<'_>, _error: &Bound<'_, PyAny>) -> PyResult<()> {
         self.close(py, DRAIN_SECONDS)
     }
+}
+
+fn remote_health<'py>(py: Python<'py>, store: &BlockStore) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let health = py.detach(|| store.remote_health()).or_raise()?;
+    health
+        .map(|servers| remote::health(py, &servers))
+        .transpose()
 }
 
 fn block_keys(keys: &[Vec<u8>]) -> PyResult<Vec<BlockKey>> {

@@ -15,6 +15,7 @@ mod resident;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod unasked;
 mod upper;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use commit::Committer;
 use l1::{Journal, L1};
 use lend::Lender;
 use resident::Residents;
+use unasked::Unasked;
 
 pub use explain::Explanation;
 pub use l1::L1Stats;
@@ -95,6 +97,8 @@ pub(crate) struct Shared {
     blocks_freed: Arc<Condvar>,
     /// The same L1, for the store below.
     lender: Arc<Lender>,
+    /// Who does without L4 for a while.
+    unasked: Unasked,
 }
 
 impl PrefixCache {
@@ -146,6 +150,7 @@ impl PrefixCache {
             l1,
             blocks_freed,
             lender,
+            unasked: Unasked::default(),
         });
         let committer = Arc::new(Committer::start(Arc::clone(&shared))?);
         Ok(Self { shared, committer })
@@ -218,13 +223,7 @@ impl PrefixCache {
         let buffer = match lease() {
             // Commits and writes under way hold buffers: better a wait than a refusal.
             Err(Error::OutOfMemory { .. }) => {
-                let start = Instant::now();
-                let limit = Duration::from_secs(60);
-                self.committer.flush(limit)?;
-                // L4 has copies.
-                shared
-                    .store
-                    .flush_l3(limit.saturating_sub(start.elapsed()))?;
+                self.flush(Duration::from_secs(60))?;
                 lease()?
             }
             other => other?,
@@ -280,7 +279,7 @@ impl PrefixCache {
         self.shared.l1.lock().clear(namespace)
     }
 
-    /// Waits until every commit is in L1 and every accepted write in L3, and in L4 or given up.
+    /// Waits until every commit is in L1 and every accepted write in L3. What waits for L4 has memory of its own.
     ///
     /// # Errors
     /// [`Error::Timeout`].
@@ -290,7 +289,7 @@ impl PrefixCache {
         self.committer.flush(timeout)?;
         self.shared
             .store
-            .flush(timeout.saturating_sub(start.elapsed()))
+            .flush_l3(timeout.saturating_sub(start.elapsed()))
     }
 
     fn check_open(&self) -> Result<()> {

@@ -164,7 +164,14 @@ impl Request {
                 header.block_tokens as usize == block_tokens
                     && header.slices == shared.layout.slice_lengths(header.keys.len())
             };
-            request.found.steps = shared.store.plan_fitting(&keys, &fits)?.steps;
+            let (_, _, has_l4) = shared.store.tiers();
+            let plan = if has_l4 && shared.unasked.passes(&namespace, usable - held) {
+                shared.store.costs().pass_over(TierId::L4);
+                shared.store.plan_here(&keys)?
+            } else {
+                shared.store.plan_fitting(&keys, &fits)?
+            };
+            request.found.steps = plan.steps;
         }
         let found = &mut request.found;
         found.tokens.l1 = held;
@@ -193,6 +200,11 @@ impl Request {
         let costs = self.cache.shared.store.costs();
         let choice = costs.choose(mode, model, &question);
         self.found.cut(choice.tokens, block_tokens);
+        if mode == RestoreMode::Auto {
+            let (found, restored) = (self.there.l4, self.found.tokens.l4);
+            let unasked = &self.cache.shared.unasked;
+            unasked.note(&self.namespace, found, restored);
+        }
         choice
     }
 

@@ -308,6 +308,11 @@ impl CostBook {
         choice
     }
 
+    /// A request did not ask a tier, because others left it alone a short while ago: it is one more that did.
+    pub fn pass_over(&self, tier: TierId) {
+        self.book.lock().trials.pass_over(tier);
+    }
+
     /// What [`RestoreMode::Auto`] would choose, trials aside. Nothing is counted.
     pub fn foresee(&self, model: &BlockKey, question: &Question<'_>) -> Choice {
         self.book.lock().weigh(model, question).0

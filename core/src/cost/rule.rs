@@ -47,6 +47,8 @@ struct Trial {
     requests: u32,
     /// Seconds that a trial may cost.
     credit: f64,
+    /// What the last of them added to that.
+    share: f64,
     /// The last trial went much better than predicted: the next one need not wait.
     promising: bool,
 }
@@ -60,9 +62,18 @@ impl Trials {
     pub(crate) fn tries(&mut self, tier: TierId, chosen: &Cut, next: &Cut) -> bool {
         let trial = self.0.entry(tier).or_default();
         trial.requests = trial.requests.saturating_add(1);
-        trial.credit += TRIAL_SHARE * chosen.total;
+        trial.share = TRIAL_SHARE * chosen.total;
+        trial.credit += trial.share;
         let due = trial.requests >= TRIAL_REQUESTS && trial.credit >= next.total - chosen.total;
         trial.promising || due
+    }
+
+    /// A request did without a tier that is left alone, and did not even ask it: it counts as the last one that did.
+    pub(crate) fn pass_over(&mut self, tier: TierId) {
+        if let Some(trial) = self.0.get_mut(&tier) {
+            trial.requests = trial.requests.saturating_add(1);
+            trial.credit += trial.share;
+        }
     }
 
     /// A tier was read, which starts the wait anew; it took so long, in seconds.

@@ -266,8 +266,8 @@ impl Core {
     }
 
     /// The leading consecutive blocks that can be read. L4 is asked once, for all that is left at the first block that nothing
-    /// nearer has; its runs that do not fit are misses.
-    pub(super) fn plan(&self, keys: &[BlockKey], fits: Fits<'_>) -> Plan {
+    /// nearer has, if there is a `fits`; its runs that do not fit are misses.
+    pub(super) fn plan(&self, keys: &[BlockKey], fits: Option<Fits<'_>>) -> Plan {
         self.await_prefetches(keys);
         let mut plan = Plan::default();
         // What L4 has of the blocks from a place on.
@@ -276,6 +276,7 @@ impl Core {
         while at < keys.len() {
             let rest = &keys[at..];
             let found = self.find(&rest[0]).or_else(|| {
+                let fits = fits?;
                 let (from, answers) = asked.get_or_insert_with(|| (at, self.ask(rest)));
                 self.answer(answers, at - *from, rest, fits)
             });

@@ -262,7 +262,15 @@ impl BlockStore {
         keys: &[BlockKey],
         fits: &dyn Fn(&RunHeader) -> bool,
     ) -> Result<Plan> {
-        Ok(self.core()?.plan(keys, fits))
+        Ok(self.core()?.plan(keys, Some(fits)))
+    }
+
+    /// As [`BlockStore::plan`], of this machine's tiers alone: L4 is not asked.
+    ///
+    /// # Errors
+    /// As for [`BlockStore::plan`].
+    pub fn plan_here(&self, keys: &[BlockKey]) -> Result<Plan> {
+        Ok(self.core()?.plan(keys, None))
     }
 
     /// Reads runs into their targets on the I/O workers: slice 0 of all runs first, then slice 1, and so on, so that early

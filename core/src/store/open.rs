@@ -10,13 +10,15 @@ use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
 use crate::tier::disk::{DiskTier, RecoveryReport};
-use crate::tier::{DurableTier, NamespaceUsage, Put, TierUsage};
+use crate::tier::remote::RemoteTier;
+use crate::tier::{DurableTier, NamespaceUsage, Put, ServerHealth, SharedTier, TierUsage};
 
 /// Beside the disk tier's own files, and under the same lock.
 const COSTS_FILE: &str = "COSTS";
 
 impl BlockStore {
-    /// Opens a store: L2 unless `config.l2_bytes` is 0, L3 if `config.disk` is given, repaired if it was not closed cleanly.
+    /// Opens a store: L2 unless `config.l2_bytes` is 0, L3 if `config.disk` is given, repaired if it was not closed cleanly, L4 if
+    /// `config.remote` is given, whether its servers answer or not.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for settings that cannot be used; what [`DiskTier::open`] gives for a directory that cannot
@@ -36,7 +38,11 @@ impl BlockStore {
 
     fn open_with(config: &StoreConfig, writers: usize) -> Result<Self> {
         let Some(disk) = &config.disk else {
-            return Self::build(config, Tiers::default(), CostBook::in_memory(), writers);
+            let tiers = Tiers {
+                l4: open_remote(config, Clock::default())?,
+                ..Tiers::default()
+            };
+            return Self::build(config, tiers, CostBook::in_memory(), writers);
         };
         let costs = disk.path.join(COSTS_FILE);
         let how = format!(
@@ -49,10 +55,14 @@ impl BlockStore {
             ..disk.clone()
         };
         let (disk, report) = DiskTier::open(&disk)?;
+        let l4 = open_remote(config, disk.clock().clone())?;
+        let servers = l4.as_ref().map_or_else(Vec::new, |l4| l4.stats().servers);
+        let servers = servers.into_iter().map(|server| server.address);
+        let servers = servers.collect::<Vec<_>>().join(" ");
         let costs = if read_only {
-            CostBook::open_read_only(costs, &how, "")
+            CostBook::open_read_only(costs, &how, &servers)
         } else {
-            CostBook::open(costs, &how, "")
+            CostBook::open(costs, &how, &servers)
         };
         disk.set_readers(config.io_workers);
         let disk = Arc::new(disk);
@@ -60,9 +70,17 @@ impl BlockStore {
         let tiers = Tiers {
             l3: Some(l3),
             disk: Some((disk, report)),
-            ..Tiers::default()
+            l4,
         };
         Self::build(config, tiers, costs, writers)
+    }
+
+    /// Asks the servers of L4 how they are, for at most their time-out; none without L4.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed), [`Error::Forked`](crate::Error::Forked).
+    pub fn remote_health(&self) -> Result<Option<Vec<ServerHealth>>> {
+        Ok(self.core()?.l4.as_ref().map(|l4| l4.health()))
     }
 
     /// What opening found and repaired on disk; none without a disk.
@@ -84,6 +102,15 @@ impl BlockStore {
     pub fn disk(&self) -> Option<&DiskTier> {
         self.handle.disk.as_ref().map(|(disk, _)| disk.as_ref())
     }
+}
+
+/// L4, if there is to be one. It expires by the same clock as the tiers here.
+fn open_remote(config: &StoreConfig, clock: Clock) -> Result<Option<Arc<dyn SharedTier>>> {
+    let Some(remote) = &config.remote else {
+        return Ok(None);
+    };
+    let tier = RemoteTier::open(remote, clock)?;
+    Ok(Some(Arc::new(tier)))
 }
 
 impl DurableTier for DiskTier {

@@ -178,7 +178,7 @@ impl PayloadFree {
 
     /// The leading consecutive blocks that L2 and L3 have, pinned while the plan lives.
     pub(crate) fn plan(&self, keys: &[BlockKey]) -> Plan {
-        self.core.plan(keys, &|_| true)
+        self.core.plan(keys, None)
     }
 
     /// Whether L2 or L3 has a block.

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource, RunTarget};
 
-pub use remote::RemoteStats;
+pub use remote::{RemoteStats, ServerHealth};
 pub(crate) use span::neighbours;
 pub use span::{Span, TOGETHER_BYTES};
 
@@ -287,6 +287,9 @@ pub trait SharedTier: Send + Sync + fmt::Debug {
     /// Ends the writing. Idempotent.
     fn close(&self, timeout: Duration) -> bool;
 
-    /// What it has done and how the server is.
+    /// What it has done and how its servers were.
     fn stats(&self) -> RemoteStats;
+
+    /// Asks each server how it is, for at most the time-out.
+    fn health(&self) -> Vec<ServerHealth>;
 }

@@ -29,6 +29,14 @@ from kvlab._types.inspection import (
     UnreadableFile,
     Verification,
 )
+from kvlab._types.remote import (
+    RemoteErrors,
+    RemoteHealth,
+    RemoteRefusals,
+    RemoteStats,
+    ServerHealth,
+    ServerStats,
+)
 from kvlab._types.tiers import (
     BlockStoreStats,
     BufferStats,
@@ -44,7 +52,7 @@ from kvlab._types.tiers import (
     TierStats,
 )
 
-Tier = Literal["l2", "l3", "pending"]
+Tier = Literal["l2", "l3", "l4", "pending"]
 RestoreMode = Literal["always", "auto", "never"]
 
 __all__ = [
@@ -71,12 +79,18 @@ __all__ = [
     "ReadCost",
     "RecoveryReport",
     "Refusals",
+    "RemoteErrors",
+    "RemoteHealth",
+    "RemoteRefusals",
+    "RemoteStats",
     "ResidentStats",
     "RestoreMode",
     "Restored",
     "RowsDropped",
     "Scrubbed",
     "SegmentReport",
+    "ServerHealth",
+    "ServerStats",
     "StoreStats",
     "Tier",
     "TierStats",

@@ -9,19 +9,21 @@ class Restored(TypedDict):
     """What a restore brought.
 
     Attributes:
-        tokens: Tokens that stand in the buffer now, as `(l1, l2, l3)`; the tiers' parts need not be
-            in that order below L1.
+        tokens: Tokens that stand in the buffer now, as `(l1, l2, l3, l4)`; the tiers' parts need not
+            be in that order below L1.
         l2_bytes: Payload bytes read from L2.
         l3_bytes: Payload bytes read from L3.
+        l4_bytes: Payload bytes read from L4.
         l1_ms: Milliseconds until the L1 blocks were copied.
-        below_ms: Milliseconds until the last byte from L2 or L3 was there and verified.
+        below_ms: Milliseconds until the last byte from the tiers below was there and verified.
         ms: Milliseconds until all was there; what the caller computed meanwhile lies inside.
         failure: Why fewer tokens came than were found; None if all came.
     """
 
-    tokens: tuple[int, int, int]
+    tokens: tuple[int, int, int, int]
     l2_bytes: int
     l3_bytes: int
+    l4_bytes: int
     l1_ms: float
     below_ms: float
     ms: float

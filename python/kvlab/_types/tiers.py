@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from kvlab._types.remote import RemoteStats
 
 
 class PoolStats(TypedDict):
@@ -258,12 +261,15 @@ class BlockStoreStats(TypedDict):
 
     Attributes:
         demotions: Runs that L1 gave up and these tiers kept.
-        dropped_victims: Runs that L2 evicted and L3 neither had nor took.
+        dropped_victims: Runs that L2 evicted and no tier below had or took.
         write_queue_bytes: Payload bytes accepted for L3 and not written yet.
         write_queue_runs: Runs accepted for L3 and not written yet.
         l2: Host memory; all zero without L2.
         l3: Local disk; all zero without L3.
-        refusals: Runs that were not kept.
+        l4: What was read from the shared tier and written to it; all zero without it. What it holds
+            in all, only its servers know.
+        remote: The shared tier's own account; None without it.
+        refusals: Runs that L2 and L3 did not keep.
         prefetch: Prefetched runs.
     """
 
@@ -273,6 +279,8 @@ class BlockStoreStats(TypedDict):
     write_queue_runs: int
     l2: TierStats
     l3: TierStats
+    l4: TierStats
+    remote: RemoteStats | None
     refusals: Refusals
     prefetch: PrefetchStats
 

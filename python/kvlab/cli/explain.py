@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-TEXT_OF = {"l1": "L1", "l2": "L2", "l3": "L3", "pending": "on its way to L3", None: "nowhere"}
+TEXT_OF = {
+    "l1": "L1",
+    "l2": "L2",
+    "l3": "L3",
+    "l4": "L4",
+    "pending": "on its way to L3",
+    None: "nowhere",
+}
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:

@@ -48,6 +48,7 @@ def described(options: ServeOptions, started: Started) -> dict[str, Any]:
         "store": None if options.directory is None else str(options.directory),
         "capacity": {tier: parse_size(sizes[tier]) for tier in TIERS[options.mode]},
         "recovery": started.recovery,
+        "remote": list(started.remote),
         "api_keys": started.api_keys,
         "engine": asdict(options.engine),
         "load_s": started.load_s,
@@ -68,6 +69,7 @@ def render(options: ServeOptions, started: Started) -> str:
         lines.append(f"  store {options.store} is not used: the mode has no L3")
     if started.recovery is not None:
         lines.append(f"  {recovery_text(started.recovery)}")
+    lines.extend(f"  shared with {address}" for address in started.remote)
     if started.api_keys:
         lines.append(f"  {started.api_keys} API keys")
     elif not options.on_loopback:
@@ -97,6 +99,29 @@ def render(options: ServeOptions, started: Started) -> str:
     default="write_through",
     show_default=True,
     help="When L3 is written.",
+)
+@click.option(
+    "--remote",
+    multiple=True,
+    metavar="URL",
+    help="L4: a Redis or Valkey server that machines share, e.g. redis://host:6379; several divide the blocks.",
+)
+@click.option(
+    "--remote-ttl", default="1d", show_default=True, help="When it forgets what has no --ttl."
+)
+@click.option(
+    "--remote-timeout",
+    type=click.FloatRange(min=0.001, max=60),
+    default=0.25,
+    show_default=True,
+    help="Seconds that it has for an answer.",
+)
+@click.option("--remote-prefix", default="kvlab", show_default=True, help="Of all names there.")
+@click.option("--remote-cluster", is_flag=True, help="The URLs are nodes of one Redis cluster.")
+@click.option(
+    "--remote-key-file",
+    type=click.Path(path_type=Path),
+    help="64 hexadecimal digits: encrypt what is sent there (or KVLAB_REMOTE_KEY).",
 )
 @click.option("--codec", type=click.Choice(["exact", "int8"]), default="exact", show_default=True)
 @click.option("--ttl", help="Forget what was stored after e.g. 12h or 7d; by default never.")

@@ -27,8 +27,8 @@ class Span:
     """Consecutive tokens of the prompt that one tier holds.
 
     Attributes:
-        tier: ``"l1"``, ``"l2"``, ``"l3"``, ``"pending"`` (accepted for L3, not written yet), or
-            None: nowhere.
+        tier: ``"l1"``, ``"l2"``, ``"l3"``, ``"l4"``, ``"pending"`` (accepted for L3, not written
+            yet), or None: nowhere.
         start: The first token.
         end: The token behind the last one.
         bytes: KV bytes that a restore brings from there.

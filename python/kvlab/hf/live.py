@@ -187,7 +187,7 @@ class LiveRequest:
             self.request.computed(
                 self._forward_key, forward.tokens, forward.context, forward.computed
             )
-        if self._forwards and restored["l2_bytes"] + restored["l3_bytes"] > 0:
+        if self._forwards and _bytes_read(restored) > 0:
             # Copying L1's part is done where it is waited for: it overlaps with nothing.
             first = self._forwards[0]
             waited = max(first.waited - restored["l1_ms"] / 1e3, 0.0)
@@ -273,7 +273,7 @@ class LiveRequest:
             hit_tokens=self.hits,
             computed_tokens=prompt - self.hits.total,
             blocks_reused=self.hits.total // self._cache.layout.block_tokens,
-            bytes_read=restored["l2_bytes"] + restored["l3_bytes"],
+            bytes_read=_bytes_read(restored),
             lookup_ms=self._lookup_ms,
             restore_ms=restored["ms"],
             restore_wait_ms=self._waited * 1e3,
@@ -335,14 +335,19 @@ class LiveRequest:
 
 # What a request that goes on in place restores.
 _NOTHING: Restored = {
-    "tokens": (0, 0, 0),
+    "tokens": (0, 0, 0, 0),
     "l2_bytes": 0,
     "l3_bytes": 0,
+    "l4_bytes": 0,
     "l1_ms": 0.0,
     "below_ms": 0.0,
     "ms": 0.0,
     "failure": None,
 }
+
+
+def _bytes_read(restored: Restored) -> int:
+    return restored["l2_bytes"] + restored["l3_bytes"] + restored["l4_bytes"]
 
 
 def _milliseconds_since(moment: float) -> float:

@@ -13,11 +13,12 @@ class HitTokens:
     l1: int = 0
     l2: int = 0
     l3: int = 0
+    l4: int = 0
 
     @property
     def total(self) -> int:
         """All tiers together."""
-        return self.l1 + self.l2 + self.l3
+        return self.l1 + self.l2 + self.l3 + self.l4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Report:
         computed_tokens: Prompt tokens the model computed; with ``hit_tokens`` they add up to the
             prompt.
         blocks_reused: Whole blocks that were restored instead of computed.
-        bytes_read: Payload bytes read from L2 and L3.
+        bytes_read: Payload bytes read from L2, L3 and L4.
         lookup_ms: Match, lock and directory lookup.
         restore_ms: From the start of the restore until all restored bytes stood verified in the
             cache buffer. The forward begins meanwhile, so it overlaps with ``prefill_ms``.

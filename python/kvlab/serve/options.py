@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kvlab.errors import ConfigError
 from kvlab.models import SMOLLM2, cache_root
@@ -34,6 +34,12 @@ class ServeOptions:
         policy: Which blocks go first (see `Store.open`).
         write_policy: When L3 is written (see `Store.open`).
         quota: Bytes of L3 that each cache salt may take (see `Store.open`); None for no limit.
+        remote: URLs of the servers of L4 (see `Store.open`); none for no L4. Not in mode ``baseline``.
+        remote_ttl: After which they forget (see `Store.open`).
+        remote_timeout: Seconds that they have for an answer (see `Store.open`).
+        remote_prefix: What all names there begin with (see `Store.open`).
+        remote_cluster: Whether they are nodes of one cluster.
+        remote_key_file: What payload is encrypted with there (see `Store.open`).
         engine: How the engine works.
         host: The address to listen at.
         port: The port; 0 for a free one.
@@ -56,6 +62,12 @@ class ServeOptions:
     policy: str = "lru"
     write_policy: str = "write_through"
     quota: int | str | None = None
+    remote: tuple[str, ...] = ()
+    remote_ttl: int | str = "1d"
+    remote_timeout: float = 0.25
+    remote_prefix: str = "kvlab"
+    remote_cluster: bool = False
+    remote_key_file: Path | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     host: str = "127.0.0.1"
     port: int = 8000
@@ -70,8 +82,26 @@ class ServeOptions:
             raise ConfigError(f"mode {self.mode!r}: use {', '.join(map(repr, MODES))}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port {self.port} is not within 0..65535")
+        if self.remote and self.mode == "baseline":
+            raise ConfigError(
+                "remote: mode 'baseline' keeps nothing; use another mode, or no remote"
+            )
         if self.drain_s < 0:
             raise ConfigError(f"drain_s = {self.drain_s} is negative")
+
+    @property
+    def remote_settings(self) -> dict[str, Any]:
+        """What `Store.open` is told of L4."""
+        if not self.remote:
+            return {}
+        return {
+            "remote": list(self.remote),
+            "remote_ttl": self.remote_ttl,
+            "remote_timeout": self.remote_timeout,
+            "remote_prefix": self.remote_prefix,
+            "remote_cluster": self.remote_cluster,
+            "remote_key_file": self.remote_key_file,
+        }
 
     @property
     def served_name(self) -> str:

@@ -46,6 +46,7 @@ class Started:
         url: Where it listens.
         pid: Of the process.
         recovery: What opening the store found; None without L3.
+        remote: Addresses of the servers of L4, without passwords.
         api_keys: How many there are.
         context_tokens: The longest prompt and answer together.
         load_s: Seconds from the start until now.
@@ -54,6 +55,7 @@ class Started:
     url: str
     pid: int
     recovery: RecoveryReport | None
+    remote: tuple[str, ...]
     api_keys: int
     context_tokens: int
     load_s: float
@@ -121,6 +123,7 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
             policy=options.policy,
             write_policy=options.write_policy,
             l3_quota_per_salt=options.quota,
+            **options.remote_settings,
         )
         if store is not None:
             stack.enter_context(store)
@@ -154,6 +157,11 @@ def open_service(options: ServeOptions) -> Iterator[Service]:
         )
 
 
+def _servers(store: Store | None) -> tuple[str, ...]:
+    remote = None if store is None else store.stats()["remote"]
+    return () if remote is None else tuple(server["address"] for server in remote["servers"])
+
+
 def run(options: ServeOptions, announce: Callable[[Started], None]) -> None:
     """Serves until SIGTERM or SIGINT; a second one cancels what is still under way.
 
@@ -179,6 +187,7 @@ def run(options: ServeOptions, announce: Callable[[Started], None]) -> None:
             url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
             pid=os.getpid(),
             recovery=None if service.store is None else service.store.recovery(),
+            remote=_servers(service.store),
             api_keys=service.api_keys,
             context_tokens=service.context_tokens,
             load_s=time.monotonic() - began,

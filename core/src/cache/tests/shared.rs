@@ -4,15 +4,19 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::{LONG, NAMESPACE};
 use crate::cache::{CacheConfig, HitTokens, Lease, PrefixCache};
 use crate::config::{StoreConfig, WritePolicy};
+use crate::cost::RestoreMode;
+use crate::key::BlockKey;
 use crate::layout::{LayerLayout, Layout, RunWindow};
 use crate::run::Terms;
 use crate::store::BlockStore;
+use crate::tier::TierId;
 use crate::tier::memory::ARENA_PAGE;
 use crate::tier::testing::{FakeDisk, FakeServers, Lie};
 
@@ -156,6 +160,44 @@ fn a_run_of_another_shape_is_computed_again() {
     assert_eq!(serve(&other, &tokens), HitTokens::default());
     let stats = other.store().stats().expect("stats");
     assert_eq!((stats.l4.corrupt, stats.l4.hit_blocks), (1, 0));
+}
+
+#[test]
+fn servers_that_are_slower_than_computing_are_left_alone_and_tried_again() {
+    let of = Machine {
+        l2: false,
+        l3: false,
+        write_policy: WritePolicy::WriteThrough,
+    };
+    let servers = FakeServers::new(1 << 30);
+    let (brief, long) = (prompt(1, 5), prompt(1, 9));
+    serve(&machine(of, &servers), &long);
+    let servers = servers.elsewhere();
+    let cache = machine(of, &servers);
+    let (model, costs) = (BlockKey([1; 32]), cache.store().costs());
+    let slow = |seconds| costs.note_read(&[(TierId::L4, 1 << 20, Duration::from_secs(seconds))]);
+    for _ in 0..3 {
+        slow(1);
+        costs.note_prefill(&model, 30, 0, Duration::from_millis(50));
+    }
+    // What a request finds in L4 and what it restores of that.
+    let ask = |tokens: &[u32]| {
+        let mut request = cache.begin(NAMESPACE, tokens.to_vec(), 0).expect("begin");
+        request.choose(RestoreMode::Auto, &model);
+        let buffer = cache.lease(tokens.len()).expect("room");
+        let restored = request.restore(&buffer).expect("nothing fails");
+        (request.found().l4, restored.tokens.l4)
+    };
+    assert_eq!(ask(&brief), (5 * BLOCK, 0));
+    // Who could find no more does not ask, but for one now and then; who could find more does.
+    let found = (0..16).map(|_| ask(&brief).0).collect::<Vec<_>>();
+    assert_eq!(found[..15], [0; 15]);
+    assert_eq!(servers.lookups.load(Ordering::SeqCst), 2);
+    assert_eq!(ask(&long).0, 9 * BLOCK);
+    assert_eq!(servers.lookups.load(Ordering::SeqCst), 3);
+    // They have become faster, which is found out in time.
+    let restored = (0..2000).map(|_| ask(&brief).1).find(|tokens| *tokens > 0);
+    assert!(restored.is_some());
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Settings of a shared tier, each with its default.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cipher::EncryptionKey;
+use super::values::Values;
 use crate::error::{Error, Result};
 
 /// The longest time to live, in seconds: some 136 years.
@@ -33,6 +35,8 @@ pub struct RemoteConfig {
     pub connections: usize,
     /// What payload is encrypted with. Default: nothing.
     pub encryption_key: Option<EncryptionKey>,
+    /// Something else that keeps values, instead of the servers of [`urls`](Self::urls). Default: none.
+    pub own: Option<Arc<dyn Values>>,
 }
 
 impl RemoteConfig {
@@ -47,6 +51,7 @@ impl RemoteConfig {
             write_queue_bytes: 256 << 20,
             connections: 8,
             encryption_key: None,
+            own: None,
         }
     }
 
@@ -59,7 +64,7 @@ impl RemoteConfig {
                 remedy,
             })
         };
-        if self.urls.is_empty() {
+        if self.urls.is_empty() && self.own.is_none() {
             let remedy = "give the URL of a server, such as redis://localhost:6379".to_owned();
             return refuse("remote", "[]".to_owned(), remedy);
         }
@@ -105,6 +110,7 @@ impl fmt::Debug for RemoteConfig {
             .field("write_queue_bytes", &self.write_queue_bytes)
             .field("connections", &self.connections)
             .field("encryption_key", &self.encryption_key)
+            .field("own", &self.own)
             .finish()
     }
 }

@@ -60,12 +60,15 @@ pub struct RemoteTier {
 }
 
 impl RemoteTier {
-    /// Opens the tier on the Redis servers of a configuration. That none of them answers is no error: they are used once they do.
+    /// Opens the tier on the servers of a configuration. That none of them answers is no error: they are used once they do.
     ///
     /// # Errors
     /// [`Error::Config`] for a setting or URL that cannot be used, [`Error::Io`] if there can be no thread.
     pub fn open(config: &RemoteConfig, clock: Clock) -> Result<Self> {
         config.validate()?;
+        if let Some(own) = &config.own {
+            return Self::over(vec![Box::new(Arc::clone(own))], config, clock);
+        }
         let servers = RedisValues::all(config)?.into_iter();
         let servers = servers.map(|values| Box::new(values) as Box<dyn Values>);
         Self::over(servers.collect(), config, clock)
@@ -100,11 +103,6 @@ impl RemoteTier {
             .spawn(move || inner.work())
             .map_err(|error| Error::io("starting the thread of the remote tier", error))?;
         Ok(tier)
-    }
-
-    /// Asks each server how it is, for at most the time-out, whether or not it is left alone now.
-    pub fn health(&self) -> Vec<ServerHealth> {
-        self.inner.shards.health()
     }
 }
 
@@ -149,6 +147,11 @@ impl SharedTier for RemoteTier {
         let deadline = Instant::now() + timeout;
         let drained = self.inner.queue.drain(deadline);
         self.inner.stop(deadline) && drained
+    }
+
+    /// Whether or not a server is left alone now.
+    fn health(&self) -> Vec<ServerHealth> {
+        self.inner.shards.health()
     }
 
     fn stats(&self) -> RemoteStats {

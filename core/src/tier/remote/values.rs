@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Why a server did not do what it was asked.
@@ -119,4 +120,39 @@ pub trait Values: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`ValuesError`].
     fn memory(&self, by: Instant) -> Answer<Option<ServerMemory>>;
+}
+
+impl Values for Arc<dyn Values> {
+    fn address(&self) -> &str {
+        (**self).address()
+    }
+
+    fn get(
+        &self,
+        asked: &[Asked],
+        by: Instant,
+        take: &mut dyn FnMut(usize, Got<'_>),
+    ) -> Answer<()> {
+        (**self).get(asked, by, take)
+    }
+
+    fn put(&self, entries: &[(&[u8], &[u8])], ttl: Duration, by: Instant) -> Answer<()> {
+        (**self).put(entries, ttl, by)
+    }
+
+    fn exists(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
+        (**self).exists(names, by)
+    }
+
+    fn remove(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
+        (**self).remove(names, by)
+    }
+
+    fn ping(&self, by: Instant) -> Answer<()> {
+        (**self).ping(by)
+    }
+
+    fn memory(&self, by: Instant) -> Answer<Option<ServerMemory>> {
+        (**self).memory(by)
+    }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunSource};
 use crate::sync::Mutex;
-use crate::tier::{PinnedRun, Put, Refusal, RemoteStats, SharedTier};
+use crate::tier::{PinnedRun, Put, Refusal, RemoteStats, ServerHealth, SharedTier};
 
 /// What the servers of a shared tier say that is not so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,5 +242,9 @@ impl SharedTier for FakeServers {
 
     fn stats(&self) -> RemoteStats {
         RemoteStats::default()
+    }
+
+    fn health(&self) -> Vec<ServerHealth> {
+        Vec::new()
     }
 }

@@ -207,7 +207,7 @@ class Sequence:
 
 
 def _by_tier(hits: HitTokens) -> TierTokens:
-    return TierTokens(l1=hits.l1, l2=hits.l2, l3=hits.l3)
+    return TierTokens(l1=hits.l1, l2=hits.l2, l3=hits.l3, remote=hits.l4)
 
 
 def _spans(hits: TierTokens, prompt: int) -> tuple[Span, ...]:

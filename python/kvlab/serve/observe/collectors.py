@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from kvlab import Store
+    from kvlab._types import RemoteStats
     from kvlab.serve.engine import EngineObserver, EngineState
     from kvlab.serve.observe.tiers import StoreReading
 
@@ -71,6 +72,8 @@ class StoreCollector(Collector):
             )
             yield from _tiers(reading)
             yield from _losses(reading)
+            if reading.remote is not None:
+                yield from _remote(reading.remote)
 
 
 def _tiers(reading: StoreReading) -> Iterator[Metric]:
@@ -88,31 +91,33 @@ def _tiers(reading: StoreReading) -> Iterator[Metric]:
                 metric.add_metric([tier], value)
         return metric
 
+    # What a shared tier holds in all, only its servers know.
+    here = [each for each in tiers if each.tier != "remote"]
     below = [each for each in tiers if each.tier != "l1"]
     gauge, counter = GaugeMetricFamily, CounterMetricFamily
     yield family(
         gauge,
         "kvlab:tier_capacity_bytes",
         "Bytes that a tier may take.",
-        ((each.tier, each.capacity) for each in tiers),
+        ((each.tier, each.capacity) for each in here),
     )
     yield family(
         gauge,
         "kvlab:tier_used_bytes",
         "Bytes that a tier takes.",
-        ((each.tier, each.used) for each in tiers),
+        ((each.tier, each.used) for each in here),
     )
     yield family(
         gauge,
         "kvlab:tier_held_bytes",
         "Bytes of a tier that cannot be evicted now.",
-        ((each.tier, each.held) for each in tiers),
+        ((each.tier, each.held) for each in here),
     )
     yield family(
         gauge,
         "kvlab:tier_blocks",
         "Blocks that can be read from a tier.",
-        ((each.tier, each.blocks) for each in tiers),
+        ((each.tier, each.blocks) for each in here),
     )
     yield family(
         counter,
@@ -147,7 +152,7 @@ def _tiers(reading: StoreReading) -> Iterator[Metric]:
     yield family(
         counter,
         "kvlab:io_errors",
-        "Reads of a tier that the operating system failed.",
+        "Reads of a tier that the operating system or a server failed.",
         ((each.tier, each.io_errors) for each in below),
     )
     yield GaugeMetricFamily(
@@ -180,3 +185,50 @@ def _losses(reading: StoreReading) -> Iterator[Metric]:
     for outcome, count in reading.prefetched.items():
         prefetched.add_metric([outcome], count)
     yield prefetched
+
+
+def _remote(stats: RemoteStats) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "kvlab:remote_lookups", "Times that the shared tier was asked for blocks.", stats["lookups"]
+    )
+    yield CounterMetricFamily(
+        "kvlab:remote_lookup_seconds",
+        "Seconds that requests waited for that.",
+        stats["lookup_micros"] * 1e-6,
+    )
+    blocks = CounterMetricFamily(
+        "kvlab:remote_lookup_blocks", "Blocks that it was asked for, by outcome.", labels=["found"]
+    )
+    blocks.add_metric(["yes"], stats["found_blocks"])
+    blocks.add_metric(["no"], stats["missed_blocks"])
+    yield blocks
+    errors = CounterMetricFamily(
+        "kvlab:remote_errors", "What went wrong with its servers, by kind.", labels=["kind"]
+    )
+    for kind, count in stats["errors"].items():
+        errors.add_metric([kind], int(count))  # type: ignore[call-overload]
+    yield errors
+    refusals = CounterMetricFamily(
+        "kvlab:remote_refusals", "Runs that it did not keep, by reason.", labels=["reason"]
+    )
+    for reason, count in stats["refusals"].items():
+        refusals.add_metric([reason], int(count))  # type: ignore[call-overload]
+    yield refusals
+    yield GaugeMetricFamily(
+        "kvlab:remote_write_queue_bytes",
+        "Payload bytes that wait to be written to it.",
+        stats["queue_bytes"],
+    )
+    up = GaugeMetricFamily(
+        "kvlab:remote_server_up",
+        "1 for a server that is asked, 0 for one that is left alone after failures.",
+        labels=["server"],
+    )
+    opened = CounterMetricFamily(
+        "kvlab:remote_server_given_up", "Times that a server was left alone.", labels=["server"]
+    )
+    for server in stats["servers"]:
+        up.add_metric([server["address"]], int(server["state"] == "closed"))
+        opened.add_metric([server["address"]], server["opened"])
+    yield up
+    yield opened

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kvlab import Store
-    from kvlab._types import CacheStats, StoreStats, TierStats
+    from kvlab._types import CacheStats, RemoteStats, StoreStats, TierStats
 
 __all__ = ["EVICTION_UNITS", "StoreReading", "TierReading", "read_store"]
 
@@ -31,8 +31,9 @@ class TierReading:
     """A tier's fill and what went through it since the store was opened; bytes and seconds.
 
     Attributes:
-        tier: `l1`, `l2` or `l3`.
-        capacity: Bytes that it may take. L1: its block arena and its cache buffers.
+        tier: `l1`, `l2`, `l3` or, for L4, `remote`.
+        capacity: Bytes that it may take. L1: its block arena and its cache buffers. `remote`: 0, as all that its
+            servers hold; they know.
         used: Bytes that it takes.
         held: Of them, bytes that cannot be evicted now, as far as the tier says.
         blocks: Blocks that can be read.
@@ -62,11 +63,12 @@ class StoreReading:
     """What a store says of itself at one moment.
 
     Attributes:
-        tiers: L1, then L2 and L3 where the store has them.
+        tiers: L1, then L2, L3 and the shared tier where the store has them.
         evictions: What left a tier, by `(tier, reason)`; the units are `EVICTION_UNITS`.
-        refusals: Runs that a tier below L1 did not keep, by reason, and `l1_full`: blocks that L1 had no room for.
+        refusals: Runs that L2 and L3 did not keep, by reason, and `l1_full`: blocks that L1 had no room for.
         prefetched: Prefetched runs by what became of them.
         write_queue_bytes: Payload bytes accepted for L3 and not written yet.
+        remote: What the shared tier says of itself; None without one.
         in_use: The part of L1 that running requests hold, 0 to 1.
     """
 
@@ -76,6 +78,7 @@ class StoreReading:
     prefetched: Mapping[str, int]
     write_queue_bytes: int
     in_use: float
+    remote: RemoteStats | None = None
 
 
 def read_store(store: Store | None) -> StoreReading | None:
@@ -90,8 +93,10 @@ def read_store(store: Store | None) -> StoreReading | None:
     prefetch = stats["prefetch"]
     l2 = _below("l2", stats["l2"], prefetch["held_bytes"])
     l3 = _below("l3", stats["l3"], 0)
+    remote = stats["remote"]
+    shared = () if remote is None else (_below("remote", stats["l4"], 0),)
     return StoreReading(
-        tiers=(l1, *(each for each in (l2, l3) if each.capacity)),
+        tiers=(l1, *(each for each in (l2, l3) if each.capacity), *shared),
         evictions=_evictions(stats),
         refusals=_refusals(stats),
         prefetched={
@@ -104,6 +109,7 @@ def read_store(store: Store | None) -> StoreReading | None:
         },
         write_queue_bytes=stats["write_queue_bytes"],
         in_use=l1.held / l1.capacity if l1.capacity else 0.0,
+        remote=remote,
     )
 
 
