@@ -416,7 +416,9 @@ mod tests {
             .map(|key| shards.home(key).expect("all are asked"));
         let before = before.collect::<Vec<_>>();
         let mut count = [0; 4];
-        before.iter().for_each(|home| count[*home] += 1);
+        for home in &before {
+            count[*home] += 1;
+        }
         assert!(
             count.iter().all(|count| (850..1150).contains(count)),
             "{count:?}"
