@@ -1391,6 +1391,9 @@ class BlockStore:
     def stats(self) -> BlockStoreStats:
         """What each tier holds and has done; answers after a close, too."""
 
+    def remote_health(self) -> RemoteHealth | None:
+        """As `Store.remote_health`."""
+
     def recovery(self) -> RecoveryReport | None:
         """What opening found on disk; None without L3."""
 
