@@ -1392,14 +1392,7 @@ class BlockStore:
         """What each tier holds and has done; answers after a close, too."""
 
     def remote_health(self) -> RemoteHealth | None:
-        """Asks the servers of L4 for a sign of life, for at most `remote_timeout`; None without L4.
-
-        The GIL is released.
-
-        Raises:
-            StoreClosedError: the store is closed.
-            ForkedProcessError: the store is a parent process's.
-        """
+        """As `Store.remote_health`."""
 
     def recovery(self) -> RecoveryReport | None:
         """What opening found on disk; None without L3."""
