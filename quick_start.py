@@ -180,9 +180,13 @@ class Distributed:
     server_memory: int | None
 
 
-def distribute(model: Any, ids: Tensor, server: Server) -> Distributed:
-    """Keys and values of some prefixes go to the server, and come back to a cache that never saw them."""
-    lengths = [ids.shape[1] * part // 4 for part in (2, 3, 4)]
+def distribute(model: Any, ids: Tensor, server: Server) -> tuple[Distributed, KeyValue]:
+    """Keys and values of some prefixes go to the server, and come back to a cache that never saw them.
+
+    Returns:
+        What it took, and the last layer of the longest prefix.
+    """
+    lengths = [ids.shape[1] * part // 4 for part in (2, 4)]
     salt = secrets.token_hex(4)
     computed_ms: list[float] = []
     written: list[list[KeyValue]] = []
@@ -221,7 +225,7 @@ def distribute(model: Any, ids: Tensor, server: Server) -> Distributed:
     check("the server is well", health is not None and health["healthy"])
     hits, calls = stats["hits"], stats["hits"] + own["misses"]
     median = statistics.median(computed_ms)
-    return Distributed(
+    done = Distributed(
         prefixes=len(lengths),
         cached_bytes=own["written_tensor_bytes"],
         stored_bytes=own["written_bytes"],
@@ -232,6 +236,7 @@ def distribute(model: Any, ids: Tensor, server: Server) -> Distributed:
         saved_ms=hits * (median - stats["get"]["p50"]),
         server_memory=None if health is None else health["servers"][0]["used_memory"],
     )
+    return done, written[-1][-1]
 
 
 def sizes(layer: KeyValue) -> dict[str, tuple[int, float]]:
@@ -266,12 +271,14 @@ def run(server: Server, model_name: str, tokens: int) -> dict[str, Any]:
     first, second = (prompt(tokenizer, tokens, turn) for turn in (1, 2))
     prefix = first[:, :tokens]
     compute(model, prefix[:, :32])  # the first forward of a process takes longer
+    shared = share(model, first, second, server)
+    distributed, layer = distribute(model, prefix, server)
     return {
         "server": asdict(server),
         "model": model_name,
-        "stores": asdict(share(model, first, second, server)),
-        "distributed": asdict(distribute(model, prefix, server)),
-        "codecs": sizes(compute(model, prefix)[-1]),
+        "stores": asdict(shared),
+        "distributed": asdict(distributed),
+        "codecs": sizes(layer),
         "near_miss": explain(tokenizer, prefix),
     }
 
