@@ -36,7 +36,7 @@ impl BreakerState {
 
 #[derive(Debug)]
 struct State {
-    state: BreakerState,
+    now: BreakerState,
     /// In a row.
     failures: u32,
     /// The pause that comes next.
@@ -53,7 +53,7 @@ pub(super) struct Breaker(Mutex<State>);
 impl Default for Breaker {
     fn default() -> Self {
         Self(Mutex::new(State {
-            state: BreakerState::Closed,
+            now: BreakerState::Closed,
             failures: 0,
             pause: FIRST_PAUSE,
             until: Instant::now(),
@@ -64,27 +64,27 @@ impl Default for Breaker {
 
 impl Breaker {
     pub(super) fn is_closed(&self) -> bool {
-        self.0.lock().state == BreakerState::Closed
+        self.0.lock().now == BreakerState::Closed
     }
 
     /// Its state, and how often it opened.
     pub(super) fn state(&self) -> (BreakerState, u64) {
         let state = self.0.lock();
-        (state.state, state.opened)
+        (state.now, state.opened)
     }
 
     /// When a probe is due, if one ever is.
     pub(super) fn due(&self) -> Option<Instant> {
         let state = self.0.lock();
-        (state.state == BreakerState::Open).then_some(state.until)
+        (state.now == BreakerState::Open).then_some(state.until)
     }
 
     /// Whether the caller is to make the probe now; it then has to say how that went.
     pub(super) fn probes(&self, now: Instant) -> bool {
         let mut state = self.0.lock();
-        let due = state.state == BreakerState::Open && state.until <= now;
+        let due = state.now == BreakerState::Open && state.until <= now;
         if due {
-            state.state = BreakerState::HalfOpen;
+            state.now = BreakerState::HalfOpen;
         }
         due
     }
@@ -92,21 +92,21 @@ impl Breaker {
     /// The caller makes a probe, due or not, and then says how that went.
     pub(super) fn probes_now(&self) {
         let mut state = self.0.lock();
-        if state.state == BreakerState::Open {
-            state.state = BreakerState::HalfOpen;
+        if state.now == BreakerState::Open {
+            state.now = BreakerState::HalfOpen;
         }
     }
 
     /// All went well. Whether that closed it.
     pub(super) fn succeeded(&self) -> bool {
         let mut state = self.0.lock();
-        let closed = match state.state {
+        let closed = match state.now {
             BreakerState::Closed => false,
             // Somebody who asked before it opened; what is under way decides.
             BreakerState::Open => return false,
             BreakerState::HalfOpen => true,
         };
-        state.state = BreakerState::Closed;
+        state.now = BreakerState::Closed;
         state.failures = 0;
         state.pause = FIRST_PAUSE;
         closed
@@ -116,14 +116,14 @@ impl Breaker {
     pub(super) fn failed(&self, at_once: bool) -> bool {
         let mut state = self.0.lock();
         state.failures += 1;
-        let was = state.state;
+        let was = state.now;
         let opens = match was {
             BreakerState::Closed => at_once || state.failures >= FAILURES,
             BreakerState::HalfOpen => true,
             BreakerState::Open => false,
         };
         if opens {
-            state.state = BreakerState::Open;
+            state.now = BreakerState::Open;
             state.until = Instant::now() + state.pause;
             state.pause = (state.pause * 2).min(LONGEST_PAUSE);
             state.opened += u64::from(was == BreakerState::Closed);
@@ -166,7 +166,8 @@ mod tests {
             assert!(
                 due <= Instant::now() + pause && due + Duration::from_millis(200) >= now + pause
             );
-            assert!(!breaker.probes(due - Duration::from_millis(1)));
+            let early = due.checked_sub(Duration::from_millis(1));
+            assert!(!breaker.probes(early.expect("a time")));
             assert!(breaker.probes(due) && !breaker.probes(due), "one probe");
             assert_eq!(breaker.state().0, BreakerState::HalfOpen);
             now = Instant::now();

@@ -45,7 +45,7 @@ pub use values::{Answer, Asked, Failure, Got, ServerMemory, Values, ValuesError}
 #[derive(Debug)]
 struct Inner {
     shards: Shards,
-    queue: Queue,
+    queue: Arc<Queue>,
     prefix: String,
     /// How long values live whose namespace does not say.
     ttl: Duration,
@@ -85,9 +85,10 @@ impl RemoteTier {
     ) -> Result<Self> {
         config.validate()?;
         let ttl = Duration::from_secs(config.ttl_seconds);
+        let queue = Arc::new(Queue::new(config.write_queue_bytes));
         let inner = Arc::new(Inner {
-            shards: Shards::new(servers, config.timeout, ttl),
-            queue: Queue::new(config.write_queue_bytes),
+            shards: Shards::new(servers, config.timeout, ttl, Arc::clone(&queue)),
+            queue,
             prefix: config.prefix.clone(),
             ttl,
             key: config.encryption_key.clone(),

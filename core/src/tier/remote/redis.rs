@@ -265,12 +265,12 @@ impl RedisValues {
         command: &'static [u8],
         names: &[Vec<u8>],
         by: Instant,
-        read: impl Fn(Value) -> Option<T>,
+        read: impl Fn(&Value) -> Option<T>,
     ) -> Answer<Vec<T>> {
         let commands = names.iter().map(|name| vec![command.into(), name.into()]);
         let mut out = Vec::with_capacity(names.len());
         self.talk(&commands.collect::<Vec<_>>(), by, &mut |_, answer| {
-            out.push(read(answer?).ok_or_else(|| self.strange(command))?);
+            out.push(read(&answer?).ok_or_else(|| self.strange(command))?);
             Ok(())
         })?;
         Ok(out)
@@ -310,7 +310,7 @@ impl Values for RedisValues {
         self.talk(&commands, by, &mut |index, answer| {
             match answer {
                 Ok(Value::BulkString(bytes)) if !bytes.is_empty() => {
-                    take(index, Got::Bytes(&bytes))
+                    take(index, Got::Bytes(&bytes));
                 }
                 Ok(Value::BulkString(_) | Value::Nil) => take(index, Got::Missing),
                 Ok(_) => return Err(self.strange(&commands[index][0])),
@@ -380,9 +380,9 @@ impl Values for RedisValues {
     }
 }
 
-fn flag(value: Value) -> Option<bool> {
+fn flag(value: &Value) -> Option<bool> {
     match value {
-        Value::Int(count) => Some(count > 0),
+        Value::Int(count) => Some(*count > 0),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 //! Rendezvous hashing: each server draws a number for a key, and the highest wins. If a server is passed over, only its own keys go
 //! elsewhere, and they spread over all the others.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::breaker::{Breaker, BreakerState};
 use super::known::Known;
 use super::stats::{Counters, ServerHealth, ServerStats};
 use super::values::{Answer, Asked, Failure, Got, Values, ValuesError};
+use super::write::Queue;
 use crate::error::Error;
 use crate::key::BlockKey;
 use crate::memory::Checksum;
@@ -37,6 +39,8 @@ pub(super) struct Server {
 pub(super) struct Shards {
     servers: Vec<Server>,
     timeout: Duration,
+    /// Its thread looks after servers that are left alone.
+    queue: Arc<Queue>,
     pub(super) counters: Counters,
     pub(super) known: Known,
 }
@@ -94,8 +98,14 @@ impl Server {
 }
 
 impl Shards {
-    pub(super) fn new(servers: Vec<Box<dyn Values>>, timeout: Duration, ttl: Duration) -> Self {
+    pub(super) fn new(
+        servers: Vec<Box<dyn Values>>,
+        timeout: Duration,
+        ttl: Duration,
+        queue: Arc<Queue>,
+    ) -> Self {
         Self {
+            queue,
             servers: servers.into_iter().map(Server::new).collect(),
             timeout,
             counters: Counters::default(),
@@ -263,6 +273,7 @@ impl Shards {
             log::warn!("{error}; it is left alone until it answers");
             // It may come back empty.
             self.known.clear();
+            self.queue.look();
         }
         Err(error)
     }
@@ -329,9 +340,10 @@ impl Shards {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use super::{Shards, Share};
+    use super::{Queue, Shards, Share};
     use crate::key::{BlockKey, chain_key};
     use crate::tier::remote::values::{
         Answer, Asked, Failure, Got, ServerMemory, Values, ValuesError,
@@ -383,7 +395,12 @@ mod tests {
     fn shards(count: usize) -> Shards {
         let server = |index| Box::new(Down(format!("server-{index}:6379"))) as Box<dyn Values>;
         let second = Duration::from_secs(1);
-        Shards::new((0..count).map(server).collect(), second, second)
+        Shards::new(
+            (0..count).map(server).collect(),
+            second,
+            second,
+            Arc::new(Queue::new(0)),
+        )
     }
 
     fn keys() -> Vec<BlockKey> {
@@ -399,7 +416,9 @@ mod tests {
             .map(|key| shards.home(key).expect("all are asked"));
         let before = before.collect::<Vec<_>>();
         let mut count = [0; 4];
-        before.iter().for_each(|home| count[*home] += 1);
+        for home in &before {
+            count[*home] += 1;
+        }
         assert!(
             count.iter().all(|count| (850..1150).contains(count)),
             "{count:?}"

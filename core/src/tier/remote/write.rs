@@ -36,6 +36,8 @@ struct State {
     /// How many of them name a block.
     pending: KeyMap<u32>,
     stopped: bool,
+    /// A server is left alone from now on.
+    look: bool,
     /// The thread has ended.
     ended: bool,
 }
@@ -215,12 +217,21 @@ impl Queue {
                 state.writing = Some((job.number, job.header.clone()));
                 return Next::Write(job);
             }
+            if std::mem::take(&mut state.look) {
+                return Next::Probe;
+            }
             match until {
                 None => self.work.wait(&mut state),
                 Some(until) if until <= Instant::now() => return Next::Probe,
                 Some(until) => drop(self.work.wait_until(&mut state, until)),
             }
         }
+    }
+
+    /// Has the thread ask anew when it is to look after servers.
+    pub(super) fn look(&self) {
+        self.state.lock().look = true;
+        self.work.notify_all();
     }
 
     fn finished(&self, number: u64, header: &RunHeader) {
