@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 
 from hf_support import damage_last_record, open_store
+from kvlab import Store
 from kvlab.serve.engine import EngineOptions, GenerationRequest, Sampling
 from observed import MODEL, SOURCES, Script, Told, observe, scrape, series, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kvlab import Store
     from kvlab.serve.engine import Finished
     from kvlab.serve.engine.engine import Engine
 
@@ -265,9 +265,16 @@ def test_openmetrics_is_served_to_those_who_ask() -> None:
     assert text.endswith(b"# EOF\n")
 
 
-def test_the_docs_name_every_metric_with_its_type_and_labels(store: Store) -> None:
+@pytest.fixture
+def sharing() -> Iterator[Store]:
+    """A store that shares with a server which is not there."""
+    with Store.open(None, l1="1MiB", l2="1MiB", remote="redis://127.0.0.1:1") as store:
+        yield store
+
+
+def test_the_docs_name_every_metric_with_its_type_and_labels(sharing: Store) -> None:
     script = Script()
-    metrics, _, _ = observe(script, store, vllm_names=True)
+    metrics, _, _ = observe(script, sharing, vllm_names=True)
     Told("r", (1, 1, 1, 1, 1), None, (0.1,), "failed").tell(script)
     rows = re.findall(r"^\| `(kvlab:\w+)` \| (\w+) \| ([^|]*)\|", DOCS.read_text(), re.MULTILINE)
     documented = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}

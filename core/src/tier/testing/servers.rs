@@ -227,12 +227,14 @@ impl SharedTier for FakeServers {
     }
 
     fn flush(&self, timeout: Duration) -> bool {
-        if self.is_hung() {
-            std::thread::sleep(timeout);
-        } else {
+        if !self.is_hung() {
             self.write_queued();
         }
-        self.queue.lock().is_empty()
+        let written = self.queue.lock().is_empty();
+        if !written {
+            std::thread::sleep(timeout);
+        }
+        written
     }
 
     fn close(&self, timeout: Duration) -> bool {
