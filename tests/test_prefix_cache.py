@@ -118,7 +118,7 @@ def test_what_is_restored_may_be_evicted_while_its_request_lives(cache: PrefixCa
     committed(cache, ids).close()
     request, buffer = cache.begin(ids, NAMESPACE), cache.lease(120)
     assert cache.evict() == 0  # still to be copied
-    assert request.restore(buffer)["tokens"] == (112, 0, 0)
+    assert request.restore(buffer)["tokens"] == (112, 0, 0, 0)
     assert cache.evict() == 7
     assert request.fork() is None
     # It can be committed all the same.
