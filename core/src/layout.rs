@@ -51,8 +51,9 @@ impl Layout {
     pub fn new(layers: &[LayerLayout], element_bytes: u32, block_tokens: u32) -> Result<Self> {
         let mut token_bytes = 0_u64;
         for (index, layer) in layers.iter().enumerate() {
-            let elements = u64::from(layer.k_heads) * u64::from(layer.k_dim)
-                + u64::from(layer.v_heads) * u64::from(layer.v_dim);
+            let keys = u64::from(layer.k_heads) * u64::from(layer.k_dim);
+            let values = u64::from(layer.v_heads) * u64::from(layer.v_dim);
+            let elements = keys.saturating_add(values);
             if elements == 0 {
                 return Err(Error::invalid(format!(
                     "layer {index} has no KV elements: {layer:?}"
