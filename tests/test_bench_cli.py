@@ -161,7 +161,7 @@ def test_a_config_stands_behind_the_command_line(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--mode", "remote"], "no remote tier yet"),
+        (["--mode", "remote"], "shared tier are not made yet"),
         (["--mode", "fast"], "use one of: baseline"),
         (["--mode", ""], "name at least one"),
         (["--mode", "generate"], "real model"),

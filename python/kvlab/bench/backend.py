@@ -23,7 +23,7 @@ MODES: Mapping[str, str] = {
     "nvme": "L1, L2 and L3 on disk, and a restart in the middle of the run",
     "generate": "plain transformers `model.generate` without engine or cache, for what a miss costs",
 }
-"""The modes of a run. `remote` comes with the remote tier."""
+"""The modes of a run; `remote`, over a shared tier, is not one of them yet."""
 
 
 class Service(Protocol):

@@ -223,7 +223,7 @@ def _run_options(asked: dict[str, Any]) -> RunOptions:
     for mode in modes:
         if mode == "remote":
             raise ConfigError(
-                "mode remote: there is no remote tier yet; use nvme, cpu_offload or prefix_reuse"
+                "mode remote: runs over a shared tier are not made yet; use nvme, cpu_offload or prefix_reuse"
             )
         if mode not in _MODES:
             raise ConfigError(f"--mode {mode}: use one of: {', '.join(_MODES[:-1])}")
