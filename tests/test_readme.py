@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 @pytest.mark.usefixtures("smollm2")
 def test_the_example_runs_twice_and_the_second_process_reuses_the_first_ones_prompt(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     example, *_ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     # A home of its own, and a system prompt of more than one block.
@@ -27,10 +26,7 @@ def test_the_example_runs_twice_and_the_second_process_reuses_the_first_ones_pro
     example = example.replace("max_new_tokens=64", "max_new_tokens=2")
     path = tmp_path / "example.py"
     path.write_text(example, encoding="utf-8")
-    capsys.readouterr()
-    runpy.run_path(str(path), run_name="__main__")
-    first, first_again = hits(capsys.readouterr().out)
-    second, _ = hits(run(path))
+    (first, first_again), (second, _) = (hits(run(path)) for _ in range(2))
     assert first == ("0", "0", "0")
     assert int(first_again[0]) >= 64
     assert int(second[2]) >= 64
