@@ -160,15 +160,19 @@ impl RedisServer {
         names.filter(|name| name.starts_with(&start)).collect()
     }
 
-    pub(crate) fn get(&self, name: &str) -> Vec<u8> {
+    /// A value; none if there is nothing under the name, or something else than bytes.
+    pub(crate) fn value(&self, name: &str) -> Option<Vec<u8>> {
         let answer = self.command(&[b"GET", name.as_bytes()]);
-        let start = answer
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .expect("a length")
-            + 1;
+        if !answer.starts_with(b"$") || answer.starts_with(b"$-1") {
+            return None;
+        }
+        let start = answer.iter().position(|byte| *byte == b'\n')? + 1;
         let end = answer.len() - b"\r\n+OK\r\n".len();
-        answer[start..end].to_vec()
+        Some(answer[start..end].to_vec())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Vec<u8> {
+        self.value(name).expect("a value")
     }
 
     pub(crate) fn set(&self, name: &str, value: &[u8]) {
