@@ -37,6 +37,14 @@ ARMS = (
 
 
 @pytest.fixture
+def own_threads() -> Iterator[None]:
+    """The bench sets torch's threads, which are part of a namespace: other tests go on with their own number."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def place() -> Iterator[Path]:
     """A directory on a disk: what is in memory only has no cold read."""
     base = Path(tempfile.gettempdir())
@@ -139,6 +147,7 @@ class TinySession(session.SessionFp32):
         return build("llama")
 
 
+@pytest.mark.usefixtures("own_threads")
 def test_a_session_answers_alike_restored_and_never_evicted_and_notices_damage(place: Path) -> None:
     engine = TinySession(place, longest=256)
     prefix, turn = [index % 200 for index in range(256)], [3, 1, 4, 1, 5]
