@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TEXT = Path(__file__).parent / "texts" / "pride-and-prejudice.txt"
 OPENING = "It is a truth universally acknowledged, that "
-STEPS = 300  # about two minutes on two cores
+STEPS = 650  # about two minutes on two cores
 
 
 def entropies(text: str) -> tuple[float, float]:
@@ -105,7 +105,7 @@ def measure(*, quick: bool = False) -> Results:
     """Trains, and compares the loss with what is possible without attention."""
     begun = time.perf_counter()
     model, unseen, curve = (
-        train(40, context=64, batch=16, checks=8) if quick else train(STEPS, context=256, batch=16)
+        train(40, context=64, batch=16, checks=8) if quick else train(STEPS, context=128, batch=16)
     )
     seconds = time.perf_counter() - begun
     single, pair = entropies(unseen)
