@@ -42,7 +42,9 @@ BLOCK = 10
 COSTS = Costs((1e-3, 1e-3, 1e-7), 2e-3, 1000, Read(0.0, 1e15), Read(1e-4, 1e9), overlap=0.5)
 MACHINE = Machine("test", COSTS, "given")
 BLOCK_BYTES = BLOCK * COSTS.token_bytes
-FAST = Network(machine_gigabits=1e4, server_gigabits=1e4, round_trip=0.0, key_seconds=0.0)
+FAST = Network(
+    machine_gigabits=1e4, server_gigabits=1e4, round_trip=0.0, key_seconds=0.0, read_seconds=0.0
+)
 
 
 @st.composite
@@ -334,10 +336,10 @@ def test_replicas_share_what_sessions_share_and_nothing_else() -> None:
     rate = recorded.work(MACHINE).sum() / recorded.span
     for replicas in (2, 5):
         load = Load.of(recorded, MACHINE, 1, load=replicas * rate, spread=0.0, window=None)
-        assert load.replicas == pytest.approx(replicas)
+        assert load.replicas == pytest.approx(replicas, rel=0.05)
         found = simulate(prepare(load, MACHINE, 1, workers=1))
         # The last request of the trace is not within it.
-        assert found.blocks - found.hits[0] == pytest.approx(common + replicas * own, rel=0.05)
+        assert found.blocks - found.hits[0] == pytest.approx(common + replicas * own, rel=0.1)
 
 
 def test_sticky_sessions_hardly_need_a_shared_tier() -> None:

@@ -304,8 +304,8 @@ class Load:
             recorded: The trace.
             machine: What computes.
             machines: How many of them.
-            load: Work that comes, as a share of what the machines can do if nothing is ever found; above 1 a fleet
-                without any cache falls behind.
+            load: Work that comes within the window, as a share of what the machines can do if nothing is ever
+                found; above 1 a fleet without any cache falls behind.
             window: Seconds of the trace to take, from its beginning; None for all.
             spread: Seconds; None for a tenth of the window.
             most: Requests; a window with more is cut, and the notes say so.
@@ -319,13 +319,14 @@ class Load:
             raise InvalidArgumentError(
                 f"load = {load}, window = {length} s, machines = {machines}: more than 0 of each"
             )
+        wanted = load * machines * machine.costs.concurrency
         work = recorded.work(machine)
-        rate = float(work.sum()) / recorded.span
-        replicas = load * machines * machine.costs.concurrency / rate
         notes = list(recorded.notes)
+        replicas = _replicas(recorded, work, length, wanted)
         expected = replicas * float((recorded.at < length).sum())
         if expected > most:
             length *= most / expected
+            replicas = _replicas(recorded, work, length, wanted)
             notes.append(
                 f"the window was cut to {length:,.0f} s: more than {most:,} requests would have come"
             )
@@ -353,3 +354,8 @@ class Load:
 
     def __len__(self) -> int:
         return len(self.at)
+
+
+def _replicas(recorded: Recorded, work: Floats, length: float, wanted: float) -> float:
+    """How often a trace's first seconds have to come for so much work a second."""
+    return wanted * length / float(work[recorded.at < length].sum())

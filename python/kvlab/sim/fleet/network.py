@@ -20,12 +20,16 @@ BLOCK_TOKENS = 16
 class Network:
     """Links and software between machines and servers.
 
+    What is measured is of kvlab's own reads (`benches/python/fleet_costs.py`, artifacts/fleet/measured.json): two
+    cores, SmolLM2's runs, client and server on one machine.
+
     Attributes:
         machine_gigabits: Of each machine's link, in each direction.
         server_gigabits: Of each server's.
         wire_share: The share of a link that payload gets.
-        round_trip: Seconds; a look-up takes two, a read one.
-        key_seconds: What a look-up takes more for each block of 16 tokens.
+        round_trip: Seconds; a look-up takes two, a read one. Assumed: machines of one rack or row.
+        key_seconds: What a look-up takes more for each block of 16 tokens; measured.
+        read_seconds: What a read takes more than its round trip and its bytes; measured.
         client_rate: Bytes a second that the software of a machine reads or writes at most.
         server_rate: Bytes a second that a server's software answers at most.
 
@@ -37,7 +41,8 @@ class Network:
     server_gigabits: float = 25.0
     wire_share: float = WIRE_SHARE
     round_trip: float = 2e-4
-    key_seconds: float = 2e-6
+    key_seconds: float = 5.8e-6
+    read_seconds: float = 5.8e-3
     client_rate: float = math.inf
     server_rate: float = math.inf
 
@@ -51,7 +56,7 @@ class Network:
         ):
             if not getattr(self, name) > 0:
                 raise InvalidArgumentError(f"{name} = {getattr(self, name)}: more than 0")
-        for name in ("round_trip", "key_seconds"):
+        for name in ("round_trip", "key_seconds", "read_seconds"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidArgumentError(f"{name} = {getattr(self, name)}: seconds from 0 on")
 

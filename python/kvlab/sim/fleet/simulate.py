@@ -261,6 +261,7 @@ class _Run:
         ]
         servers = shared.servers if shared is not None else 1
         self.rate = network.server_bytes
+        self.asking = network.round_trip + network.read_seconds
         self.out, self.into = Link(servers * self.rate), Link(servers * self.rate)
         self.ideal_rate = min(network.machine_bytes, servers * self.rate)
         capacity = None
@@ -370,9 +371,7 @@ class _Run:
         if chosen.blocks:
             size = chosen.blocks * self.block_bytes
             runs = -(-size // RUN_BYTES)
-            arrived = transfer(
-                self.out, machine.down, now + self.network.round_trip, size, self.rate * runs
-            )
+            arrived = transfer(self.out, machine.down, now + self.asking, size, self.rate * runs)
             seconds = arrived - now
             machine.learnt.read(self._ideal(chosen.blocks), chosen.restore, seconds)
             self.fetched[request] = chosen.blocks
@@ -387,7 +386,7 @@ class _Run:
         """Seconds to read so many blocks if nobody else reads."""
         size = blocks * self.block_bytes
         runs = -(-size // RUN_BYTES)
-        return self.network.round_trip + size / min(self.ideal_rate, self.rate * runs)
+        return self.asking + size / min(self.ideal_rate, self.rate * runs)
 
     def _restored(self, request: int, blocks: int) -> int:
         """Tokens of so many blocks; the last of a prompt is always computed."""
