@@ -90,7 +90,7 @@ def variants() -> dict[str, tuple[Machine, Study]]:
     }
 
 
-def rows_of(kept: dict[str, Recorded]) -> tuple[list[Row], dict[str, list[str]]]:
+def rows_of(recorded: dict[str, Recorded]) -> tuple[list[Row], dict[str, list[str]]]:
     """All fleets."""
     rows: list[Row] = []
     notes: dict[str, list[str]] = {}
@@ -99,7 +99,7 @@ def rows_of(kept: dict[str, Recorded]) -> tuple[list[Row], dict[str, list[str]]]
         with ConsoleProgress().stage(
             f"{trace}, {name}, {variant}", study.cells, "pieces"
         ) as update:
-            found, said = run_study(kept[trace], machine, study, progress=update)
+            found, said = run_study(recorded[trace], machine, study, progress=update)
         rows.extend({"trace": trace, "model": name, "variant": variant, **row} for row in found)
         notes[f"{trace}, {name}, {variant}"] = said
 
@@ -192,18 +192,28 @@ def pictures(rows: list[Row]) -> dict[str, Figure]:
     return {"first_token": first, "servers": needed, "tiers": tiers}
 
 
-def plain(row: Row) -> Row:
-    """Whole numbers as such: what marks in the docs are found by."""
+def kept(row: Row) -> Row:
+    """A row as it is kept: 6 digits, whole numbers as such."""
+    (short,) = lab_artifacts.shortened([row], 6)
     return {
         name: int(value) if isinstance(value, float) and value == int(value) else value
-        for name, value in row.items()
+        for name, value in short.items()
     }
 
 
+def quotable(row: Row) -> Row:
+    """A row whose names have no dots: what marks in the docs are found by."""
+    return {name.removeprefix("tier_hit_rates."): value for name, value in row.items()}
+
+
 def main() -> None:
-    """Simulates, and writes tables, pictures and what the docs quote."""
-    kept = traces()
-    rows, notes = rows_of(kept)
+    """Simulates, and writes what comes of it."""
+    write_all(*rows_of(traces()))
+
+
+def write_all(rows: list[Row], notes: dict[str, list[str]]) -> None:
+    """Writes tables, pictures and what the docs quote."""
+    rows, even = [kept(row) for row in rows], [kept(row) for row in break_even()]
     config = {
         "machines": {name: machine.source for name, machine in MACHINES.items()},
         "chat": asdict(CHAT),
@@ -217,7 +227,7 @@ def main() -> None:
         title="Fleets that share a tier",
         config=config,
         rows=rows,
-        tables={"break_even": break_even()},
+        tables={"break_even": even},
         spreads=(
             "tier_hit_rates.l1", "tier_hit_rates.l2", "tier_hit_rates.l4", "computed_share",
             "computed_share_without", "predicted_ttft_p50_ms", "predicted_ttft_p50_ms_without",
@@ -228,8 +238,8 @@ def main() -> None:
     )  # fmt: skip
     quoted = {
         "kind": SIMULATED,
-        "rows": [plain(row) for row in lab_artifacts.shortened(rows, 6)],
-        "break_even": [plain(row) for row in lab_artifacts.shortened(break_even(), 6)],
+        "rows": [quotable(row) for row in rows],
+        "break_even": even,
     }
     (lab_artifacts.ROOT / "fleet" / "quoted.json").write_text(
         json.dumps(quoted, indent=1) + "\n", encoding="utf-8"
