@@ -110,6 +110,11 @@ findings: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Make artifacts/ anew: wha
 	$(BIN)/python scripts/lab_pages.py
 	$(BIN)/python scripts/lab_traces.py
 
+.PHONY: fleet
+fleet: $(VENV)/.stamp-plot $(VENV)/.stamp-built  ## Simulate the fleets of docs/remote/06_sizes.md anew (KVLAB_TRACES=FOLDER)
+	$(BIN)/python scripts/lab_fleet.py
+	$(BIN)/python scripts/fill_numbers.py
+
 .PHONY: measure
 measure: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Measure anew what the course tells: docs/measurements (TOYS="attention roofline" for some)
 	$(BIN)/python scripts/measure.py $(TOYS)

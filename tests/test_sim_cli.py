@@ -310,7 +310,7 @@ def test_a_sweep_of_requests_predicts_times_and_counts_tiers(sim: Run, tmp_path:
 
 def test_the_artifacts_are_read_by_compare(sim: Run) -> None:
     directories = sorted(path.parent for path in ARTIFACTS.glob("*/results.json"))
-    assert len(directories) == 6
+    assert len(directories) == 7
     for path in directories:
         found = as_json(sim, "compare", path, path)
         assert found["rows"] > 20, path

@@ -42,8 +42,8 @@ LONGEST = 131_072  # tokens
 # Model, dtype, width of all query heads, operations a second of what computes it, and where that number is from.
 MACHINES = (
     ("smollm2-135m", "float32", 576, 0.15e12, "two cores; the README's prefill of 2,048 tokens"),
-    ("llama-3.1-8b", "bfloat16", 4096, 400e12, "assumed: one accelerator, 40 % of 1,000 TFLOP/s"),
-    ("llama-3.1-70b", "bfloat16", 8192, 1600e12, "assumed: four of them, nothing lost between"),
+    ("llama-3.1-8b", "bfloat16", 4096, 0.4 * 989.4e12, "40 % (assumed) of one H100 on paper"),
+    ("llama-3.1-70b", "bfloat16", 8192, 1.6 * 989.4e12, "four of them, nothing lost between"),
 )
 
 

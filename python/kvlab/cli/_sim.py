@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kvlab.sim.cost_file import CostModel
     from kvlab.sim.experiments.artifacts import Artifacts
     from kvlab.sim.experiments.hierarchy import Below
+    from kvlab.sim.formats import TraceInfo
+    from kvlab.sim.request import Request
     from kvlab.sim.trace import Trace
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "items",
     "known",
     "load_costs",
+    "load_source",
     "load_trace",
     "numbers",
     "one_of_your_own",
@@ -247,6 +250,25 @@ def load_trace(arguments: TraceArguments, seed: int | None = None) -> Trace:
     if not len(trace):
         raise InvalidArgumentError(f"--trace {arguments.trace}: has no request")
     return trace
+
+
+def load_source(arguments: TraceArguments) -> tuple[Iterable[Request], TraceInfo]:
+    """The requests themselves, to be iterated once, and what is known of them.
+
+    Raises:
+        ConfigError: an unknown format, workload or option.
+        InvalidArgumentError: there is no such file.
+    """
+    if arguments.trace is None:
+        from kvlab.sim.experiments.requests import generated
+
+        return generated(arguments.name, seed=None, **read_numbers(arguments.options))
+    from kvlab.sim.formats import read
+    from kvlab.sim.trace import find
+
+    options = _format_options(str(arguments.format), arguments.options)
+    source = read(find(arguments.trace), str(arguments.format), **options)
+    return source, source.info
 
 
 @contextmanager

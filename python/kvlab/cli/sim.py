@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "advise": "Which policy and which tier sizes a trace wants within a budget.",
     "calibrate": "Measure what reads and forwards cost here, for the estimates of the others.",
     "compare": "Two result files side by side; says which figures got worse.",
+    "fleet": "Many machines that share one tier, on networks of several speeds.",
     "mrc": "Miss-ratio curves: hits at every size of the cache.",
     "plots": "Draw the plots and the report of a run anew.",
     "policies": "The policies, and where each can run.",

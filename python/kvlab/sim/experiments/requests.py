@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from kvlab.sim.experiments.table import Row
+    from kvlab.sim.request import Request
 
 __all__ = [
     "BAD_EXAMPLES",
@@ -25,6 +26,7 @@ __all__ = [
     "auto_rate",
     "curves",
     "generate",
+    "generated",
     "oracle_hits",
     "row_of",
     "run_tiers",
@@ -48,7 +50,14 @@ _SAMPLE_BLOCKS = 20_000
 
 
 def generate(name: str, *, seed: int | None = None, **params: Any) -> Trace:
-    """What a generator of requests makes, as a trace.
+    """What `generated` makes, as a trace."""
+    return Trace.from_requests(*generated(name, seed=seed, **params))
+
+
+def generated(
+    name: str, *, seed: int | None = None, **params: Any
+) -> tuple[list[Request], TraceInfo]:
+    """What a generator makes: requests, and what their blocks are.
 
     Args:
         name: One of `kvlab.sim.workloads.REQUEST_WORKLOADS`.
@@ -69,8 +78,7 @@ def generate(name: str, *, seed: int | None = None, **params: Any) -> Trace:
     used = generator.seed if seed is None else seed
     requests = generator.make(seed=used, **params)
     size = int(params.get("block_tokens", generator.params["block_tokens"]))
-    info = TraceInfo(name=name, block_tokens=size, notes=[f"generated from seed {used}"])
-    return Trace.from_requests(requests, info)
+    return requests, TraceInfo(name=name, block_tokens=size, notes=[f"generated from seed {used}"])
 
 
 def sizes_of(trace: Trace, texts: Iterable[str]) -> list[int | None]:

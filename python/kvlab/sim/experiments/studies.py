@@ -310,7 +310,13 @@ def figures_of(config: Mapping[str, Any], rows: Sequence[Row]) -> list[Figure]:
         return curve_figures(rows)
     if command == "advise":
         return advice_figures(rows)
-    raise ConfigError(f"command = {command}: plots are drawn of ablate, advise, mrc and sweep")
+    if command == "fleet":
+        from kvlab.sim.fleet.study import fleet_figures
+
+        return fleet_figures(rows)
+    raise ConfigError(
+        f"command = {command}: plots are drawn of ablate, advise, fleet, mrc and sweep"
+    )
 
 
 def _by(rows: Sequence[Row], column: str) -> dict[int | None, list[Row]]:
