@@ -1,4 +1,4 @@
-"""`make bench-peers-remote`: brings one prefix to the layers in every arm's way, in turns; writes remote.json, .md, .svg."""
+"""`make bench-peers-remote`: one prefix to the layers, each arm in its way; writes remote.json, .md and .svg."""
 
 from __future__ import annotations
 

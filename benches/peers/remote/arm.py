@@ -37,9 +37,9 @@ class RemoteArm(Arm):
 
     @abstractmethod
     def damage(self, needle: bytes) -> str:
-        """Inverts one byte at the other end, in the middle of `needle` if it lies there as it is. Says what was done."""
+        """Inverts one byte at the other end: in the middle of `needle` if it lies there as it is. Says which."""
 
-    def chill(self) -> None:  # noqa: B027 - most arms have nothing to forget
+    def chill(self) -> None:
         """Forgets what a read must not find in a cache. Off the clock, before each read."""
 
     def mark(self) -> None:

@@ -10,6 +10,7 @@ ARMS = (
     "remote.kvlab_l4:CompressedPrefixes",
     "remote.kvlab_l4:Layers",
     "remote.by_hand:Gets",
+    "remote.by_hand:Defaults",
     "remote.by_hand:Hiredis",
     "remote.by_hand:Pipelined",
     "remote.by_hand:PipelinedHiredis",

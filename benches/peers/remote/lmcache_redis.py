@@ -1,7 +1,7 @@
 """LMCache against a server that speaks RESP: its remote backend, and the L2 adapters of its multi-process server.
 
-Objects are LMCache's: a chunk of 256 tokens, all layers, `[2, layers, 256, heads * dim]`. Its own connectors to an engine
-need a GPU (`No supported cpu connector found`), so the objects are scattered into the layers by torch.
+Objects are LMCache's: a chunk of 256 tokens, all layers, `[2, layers, 256, heads * dim]`. Its own connectors to an
+engine need a GPU ("No supported cpu connector found"), so the objects are scattered into the layers by torch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ POOL_GIB = 0.5
 class Backend(RespArm):
     """`RemoteBackend`, driven as its storage manager drives it when it loads asynchronously.
 
-    Its blocking way is not taken: `RESPClient` submits a task and notes who waits for it after that, so that a caller in
-    another thread than the event loop's may wait for ever for an answer that has come meanwhile.
+    Its blocking way is not taken: `RESPClient` submits a task and notes only then who waits for it, so that a caller
+    in another thread than the event loop's waits for ever if the answer comes in between.
     """
 
     scheme = ""
@@ -142,7 +142,7 @@ class Backend(RespArm):
         return known
 
     def close(self) -> None:
-        """Ends the loop. `RemoteBackend.close` is not called: it waits on its own event loop for that loop, for ever."""
+        """Ends the loop. `RemoteBackend.close` is not called: on its event loop it waits for that loop, for ever."""
         self.done(_cancel_others())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(TIMEOUT)

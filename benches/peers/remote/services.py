@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import socket
 import subprocess
 import time
-import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ def running(directory: Path, *, mooncake: bool = True) -> Iterator[Services]:
 
 @contextmanager
 def _mooncake(places: list[str], directory: Path) -> Iterator[Mooncake]:
-    """A master with its directory of addresses, and a node that holds the bytes, as its guide for one machine starts them."""
+    """A master with its directory of addresses, and a node that holds the bytes."""
     programs = Path(next(iter(places)))
     master, metadata, metrics, node = (_free_port() for _ in range(4))
     url = f"http://{HOST}:{metadata}/metadata"
@@ -115,8 +115,7 @@ def _mooncake(places: list[str], directory: Path) -> Iterator[Mooncake]:
                 log=directory / "mooncake_client.log",
             )
         )
-        segments = f"http://{HOST}:{metrics}/get_all_segments"
-        _until(lambda: bool(_body(segments).strip()), "Mooncake's node")
+        _until(lambda: bool(_page(metrics, "/get_all_segments").strip()), "Mooncake's node")
         yield Mooncake(f"{HOST}:{master}", url, process.pid)
 
 
@@ -154,11 +153,14 @@ def _listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def _body(url: str) -> bytes:
-    """What a page says; nothing if it is not there yet."""
+def _page(port: int, path: str) -> bytes:
+    """What a page says; nothing as long as there is none."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=1)
     try:
-        with urllib.request.urlopen(url, timeout=1) as page:
-            found: bytes = page.read()
-            return found
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.read() if answer.status == http.HTTPStatus.OK else b""
     except OSError:
         return b""
+    finally:
+        connection.close()

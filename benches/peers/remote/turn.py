@@ -104,4 +104,6 @@ def integrity(arm: RemoteArm, prefix: Prefix) -> str:
     _written(arm, prefix)
     arm.damage(cycle.needle(prefix))
     arm.chill()
-    return cycle.judge(arm, prefix)
+    verdict = cycle.judge(arm, prefix)
+    arm.close()
+    return verdict
