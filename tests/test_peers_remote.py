@@ -129,7 +129,7 @@ def test_ratios_are_taken_round_by_round(tmp_path: Path) -> None:
     outcomes[2].not_run = "RuntimeError: it is not here\nmore"
     rows = summary.summarise(outcomes, SHAPE)
     ours = rows[1]
-    assert ours.to_limit == Figure(1.25, 0.5, 2.0)
+    assert ours.to_sockets == Figure(1.25, 0.5, 2.0)
     assert ours.to_ours == Figure(1.0, 1.0, 1.0)
     assert rows[2].read is None
     table = summary.markdown(rows)

@@ -30,11 +30,11 @@ READ_SIZE = 256 << 10
 
 
 class Sockets(RespArm):
-    """The limit: pipelined GETs over bare sockets, answers straight into the layers. No format, no check."""
+    """Pipelined GETs over bare sockets, answers straight into the layers. No format, no check."""
 
     about = About(
         name="sockets",
-        title="bare sockets, pipelined GETs into the layers (the limit)",
+        title="bare sockets, pipelined GETs into the layers",
         unit="K or V of a layer",
         sync="",
         settings=f"{CONNECTIONS} connections, a thread each; nothing checked",

@@ -1,4 +1,4 @@
-"""One picture of the table: the reads of every arm, where the limit lies, and who noticed the flipped byte."""
+"""One picture of the table: the reads of every arm, where the bare sockets lie, and who noticed the flipped byte."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 
 from peers.picture import NOTICED, READ, SERVED, WRITE, errors
-from peers.remote.summary import LIMIT
+from peers.remote.summary import SOCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ def draw(rows: Sequence[RemoteRow], path: Path) -> None:
             va="center",
             color=NOTICED if noticed else SERVED,
         )
-        if row.name == LIMIT:
+        if row.name == SOCKETS:
             axis.axvline(read.median, color=WRITE, linestyle="--", label="bare sockets")
     axis.set_yticks(range(len(ran)), [row.about.title for row, _ in ran])
     axis.set_xscale("log")

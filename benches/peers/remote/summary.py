@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peers.remote.turn import RemoteSamples
     from peers.schedule import Outcome
 
-LIMIT, OURS = "sockets", "kvlab"
+SOCKETS, OURS = "sockets", "kvlab"
 """The arms that the others are compared with, round by round."""
 
 
@@ -33,8 +33,8 @@ class RemoteRow:
     """Milliseconds, each round's the median of its reads."""
     gigabytes: Figure | None
     """GB/s of the same."""
-    to_limit: Figure | None
-    """Time of a read over that of the limit in the same round."""
+    to_sockets: Figure | None
+    """Time of a read over that of the bare sockets in the same round."""
     to_ours: Figure | None
     """Time of a read over that of kvlab's first arm in the same round."""
     write: Figure | None
@@ -51,7 +51,7 @@ class RemoteRow:
 
 def summarise(outcomes: Sequence[Outcome], shape: Shape) -> list[RemoteRow]:
     """A row for each arm, in the order given, those that did not run included."""
-    limits = _reads(outcomes, LIMIT)
+    sockets = _reads(outcomes, SOCKETS)
     ours = _reads(outcomes, OURS)
     rows = []
     for outcome in outcomes:
@@ -66,7 +66,7 @@ def summarise(outcomes: Sequence[Outcome], shape: Shape) -> list[RemoteRow]:
                 version=outcome.version,
                 read=Figure.of([seconds * 1e3 for seconds in reads]),
                 gigabytes=Figure.of([shape.prompt_bytes / seconds / 1e9 for seconds in reads]),
-                to_limit=_ratios(reads, limits),
+                to_sockets=_ratios(reads, sockets),
                 to_ours=_ratios(reads, ours),
                 write=Figure.of([samples.write * 1e3 for samples in rounds]),
                 lookup=Figure.of([seconds * 1e6 for seconds in lookups]),
@@ -105,7 +105,7 @@ def markdown(rows: Sequence[RemoteRow]) -> str:
     ran = [row for row in rows if row.read is not None]
     ran.sort(key=lambda row: row.read.median if row.read else 0)
     columns = (
-        *("arm", "version", "read ms", "GB/s", "x limit", "x kvlab", "write ms"),
+        *("arm", "version", "read ms", "GB/s", "x sockets", "x kvlab", "write ms"),
         *(f"{ASKED} names us", "stored", "memory MiB", "one flipped byte"),
     )
     lines = [
@@ -114,7 +114,7 @@ def markdown(rows: Sequence[RemoteRow]) -> str:
     ]
     lines += [
         f"| {row.about.title} | {row.version or '-'} | {cell(row.read, 1)} "
-        f"| {cell(row.gigabytes)} | {cell(row.to_limit)} | {cell(row.to_ours)} "
+        f"| {cell(row.gigabytes)} | {cell(row.to_sockets)} | {cell(row.to_ours)} "
         f"| {cell(row.write, 0)} | {cell(row.lookup, 0)} | {row.stored or 0:.2f} "
         f"| {(row.memory or 0) / 2**20:.0f} | {row.integrity} |"
         for row in ran
