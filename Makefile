@@ -5,7 +5,7 @@
 #                          such as TORCH_SPEC="torch --index-url URL-OF-A-CPU-ONLY-INDEX"
 #   SYSTEM_SITE_PACKAGES   1: .venv sees the packages of PYTHON, so that a torch installed there is used
 #   DEMO_ARGS, PYTEST_ARGS, TORTURE_ARGS, PEERS_ARGS
-#                          further arguments of `make demo`, of the pytest of `make test`, of `make torture` and of `make bench-peers`
+#                          further arguments of `make demo`, of the pytest of `make test`, of `make torture` and of `make bench-peers` and `bench-peers-remote`
 #   WORKERS                processes among which `make test` shares out the Python tests, one thread each; default: 2
 #   CASES                  how many cases of each property `make test-long` tries; default: 200
 #   FUZZ_SECONDS           how long `make fuzz` feeds each parser; default: 60
@@ -154,6 +154,10 @@ fuzz:  ## Feed the parsers of files with changed bytes (FUZZ_SECONDS=60 each; ne
 .PHONY: bench-peers
 bench-peers: $(VENV)/.stamp-test $(VENV)/.stamp-built $(PEERS_VENV)/.stamp  ## Compare with other stores, side by side (PEERS_ARGS="--rounds 7")
 	PYTHONPATH=benches $(PEERS_VENV)/bin/python -m peers $(PEERS_ARGS)
+
+.PHONY: bench-peers-remote
+bench-peers-remote: $(VENV)/.stamp-test $(VENV)/.stamp-built $(PEERS_VENV)/.stamp  ## Compare the remote tier with others, on servers of its own (PEERS_ARGS="--rounds 9")
+	PYTHONPATH=benches $(PEERS_VENV)/bin/python -m peers.remote $(PEERS_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.stamp-test $(VENV)/.stamp-lint $(VENV)/.stamp-built docs  ## Check formatting, lints, types, stubs and documentation

@@ -28,11 +28,11 @@ from tiny_models import build
 
 SHAPE = Shape(tokens=256, layers=2, prompts=2)
 ARMS = (
-    "files:BufferedFile",
-    "files:Safetensors",
-    "files:TorchSave",
-    "kvlab_store:Runs",
-    "kvlab_store:Blocks",
+    "arms.files:BufferedFile",
+    "arms.files:Safetensors",
+    "arms.files:TorchSave",
+    "arms.kvlab_store:Runs",
+    "arms.kvlab_store:Blocks",
 )
 
 
@@ -65,10 +65,10 @@ def test_an_arm_gives_back_what_it_was_given(name: str, place: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "verdict"),
     [
-        ("files:BufferedFile", "SERVED"),
-        ("files:Safetensors", "SERVED"),
-        ("kvlab_store:Runs", "noticed"),
-        ("kvlab_store:Blocks", "noticed"),
+        ("arms.files:BufferedFile", "SERVED"),
+        ("arms.files:Safetensors", "SERVED"),
+        ("arms.kvlab_store:Runs", "noticed"),
+        ("arms.kvlab_store:Blocks", "noticed"),
     ],
 )
 def test_a_flipped_byte(name: str, verdict: str, place: Path) -> None:
@@ -101,7 +101,9 @@ def test_dropping_makes_a_file_cold(place: Path) -> None:
 
 
 def test_rounds_are_summed_up_and_what_did_not_run_is_named(place: Path, tmp_path: Path) -> None:
-    outcomes = schedule.prepare(["files:BufferedFile", "kvlab_store:Runs", "embedded:Sled"])
+    outcomes = schedule.prepare(
+        ["arms.files:BufferedFile", "arms.kvlab_store:Runs", "arms.embedded:Sled"]
+    )
     # As where the Rust stores are not built.
     outcomes[2].not_run = "FileNotFoundError: not built"
     turns: list[str] = []
@@ -124,7 +126,7 @@ def test_rounds_are_summed_up_and_what_did_not_run_is_named(place: Path, tmp_pat
 
 
 def test_an_arm_that_fails_drops_out_with_its_reason(place: Path) -> None:
-    outcomes = schedule.prepare(["files:BufferedFile"])
+    outcomes = schedule.prepare(["arms.files:BufferedFile"])
     task = Task(arm="", shape=SHAPE, directory=str(place / "missing"))
     schedule.run(outcomes, task, 1, lambda _: None)
     assert "FileNotFoundError" in outcomes[0].not_run

@@ -29,6 +29,8 @@ class About:
     """How it makes a write durable; empty if it cannot."""
     warm: str = "page cache"
     """Where a warm read comes from."""
+    settings: str = ""
+    """What was set, where its defaults were not taken or ought to be known."""
 
 
 class Arm(ABC):

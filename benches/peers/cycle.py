@@ -25,12 +25,22 @@ class Task:
     """What a process is to do."""
 
     arm: str
-    """`module:Class` below `peers.arms`."""
+    """`module:Class` below `peers`."""
     shape: Shape
     directory: str
     """Where its files go: below it, in a directory that is removed at the end."""
     integrity: bool = False
     """Flip a byte instead of measuring."""
+
+    def perform(self, directory: Path) -> Any:
+        """Does it, in the process of the turn: samples, or the verdict of the integrity test."""
+        kind = load(self.arm)
+        kind.version()
+        payload = Payload(self.shape)
+        # The first comparison allocates what stays.
+        payload.differing(payload.tensors())
+        arm = kind(directory, self.shape)
+        return integrity(arm, payload) if self.integrity else measure(arm, payload)
 
 
 @dataclass
@@ -52,7 +62,7 @@ class Samples:
 def load(name: str) -> type[Arm]:
     """The class of an arm."""
     module, _, attribute = name.partition(":")
-    found: type[Arm] = getattr(importlib.import_module(f"peers.arms.{module}"), attribute)
+    found: type[Arm] = getattr(importlib.import_module(f"peers.{module}"), attribute)
     return found
 
 
@@ -64,7 +74,7 @@ def measure(arm: Arm, payload: Payload) -> Samples:
     """
     samples = Samples()
     prompts = range(payload.shape.prompts)
-    before = _reset_peak()
+    before = reset_peak()
     arm.open()
     for prompt in prompts:
         payload.select(prompt)
@@ -83,16 +93,21 @@ def measure(arm: Arm, payload: Payload) -> Samples:
     disk.drop(arm.directory)
     arm.open()
     for prompt in prompts:
-        samples.cold.append(_read(arm, prompt, payload))
+        samples.cold.append(timed(arm, prompt, payload))
     for prompt in prompts:
         arm.warm(prompt)
-        samples.warm.append(_read(arm, prompt, payload))
+        samples.warm.append(timed(arm, prompt, payload))
     arm.close()
-    samples.peak_bytes = max(0, _peak() - before)
+    samples.peak_bytes = max(0, peak() - before)
     return samples
 
 
-def _read(arm: Arm, prompt: int, payload: Payload) -> float:
+def timed(arm: Arm, prompt: int, payload: Payload) -> float:
+    """Seconds that a read took.
+
+    Raises:
+        RuntimeError: it gave back other bytes than it was given.
+    """
     start = perf_counter()
     tensors = arm.read(prompt)
     seconds = perf_counter() - start
@@ -105,7 +120,7 @@ def _read(arm: Arm, prompt: int, payload: Payload) -> float:
 
 def integrity(arm: Arm, payload: Payload) -> str:
     """Whether the arm notices that one byte of its payload on disk was inverted while it was closed."""
-    content = payload.select(0)
+    payload.select(0)
     arm.open()
     arm.stage(payload)
     arm.write(0, payload)
@@ -113,10 +128,19 @@ def integrity(arm: Arm, payload: Payload) -> str:
         arm.sync()
     arm.close()
     disk.sync(arm.directory)
-    # In the middle of the layers and of the tokens, within one row, which every unit of storage keeps together.
-    middle = content.size // 2 + payload.shape.part_bytes // 2 + 1024
-    disk.flip(arm.directory, content[middle : middle + 64].tobytes())
+    disk.flip(arm.directory, needle(payload))
     disk.drop(arm.directory)
+    return judge(arm, payload)
+
+
+def needle(payload: Payload) -> bytes:
+    """In the middle of the layers and of the tokens, within one row, which every unit of storage keeps together."""
+    middle = payload.bytes.size // 2 + payload.shape.part_bytes // 2 + 1024
+    return payload.bytes[middle : middle + 64].tobytes()
+
+
+def judge(arm: Arm, payload: Payload) -> str:
+    """What an arm, opened anew, does about prompt 0, which is not what it was."""
     try:
         arm.open()
         tensors = arm.read(0)
@@ -130,12 +154,12 @@ def integrity(arm: Arm, payload: Payload) -> str:
 
 
 def run(task: Task, answer: Connection) -> None:
-    """The process: sends what `measure` or `integrity` gives, or the error as text."""
+    """The process: sends what the task gives, or the error as text."""
     try:
         with tempfile.TemporaryDirectory(
             prefix="kvlab-peers-", dir=task.directory, ignore_cleanup_errors=True
         ) as name:
-            answer.send(_run(task, Path(name)))
+            answer.send(task.perform(Path(name)))
     except BaseException as error:  # noqa: BLE001 - it is sent to the other process, which reports it
         trace = traceback.format_exc()
         answer.send(RuntimeError(f"{type(error).__name__}: {error}\n{trace}"))
@@ -145,25 +169,16 @@ def run(task: Task, answer: Connection) -> None:
         os._exit(0)
 
 
-def _run(task: Task, directory: Path) -> Samples | str:
-    kind = load(task.arm)
-    kind.version()
-    payload = Payload(task.shape)
-    # The first comparison allocates what stays.
-    payload.differing(payload.tensors())
-    arm = kind(directory, task.shape)
-    return integrity(arm, payload) if task.integrity else measure(arm, payload)
-
-
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """Makes the kernel forget this process's peak; the resident bytes now."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")
-    return _peak()
+    return peak()
 
 
-def _peak() -> int:
+def peak() -> int:
+    """The most resident bytes of this process since then."""
     status = Path("/proc/self/status")
     if status.exists():
         fields: dict[str, Any] = dict(

@@ -24,5 +24,7 @@ if ! install -r "$here/requirements.txt"; then
         install "$requirement" || echo "kvlab: not installed: $requirement" >&2
     done
 fi
+"$directory/bin/python" -c 'import mooncake.store' 2>/dev/null \
+    || echo "kvlab: Mooncake does not load; on Debian: apt-get install libibverbs1" >&2
 cargo build --release --locked --manifest-path "$here/rust/Cargo.toml" --target-dir target/peers \
     || echo "kvlab: the stores written in Rust could not be built" >&2

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEADS, DIM = 3, 64
-ROW_BYTES = HEADS * DIM * 4
-"""Bytes of one token's K, or V, in one layer."""
+FLOATS = {2: torch.bfloat16, 4: torch.float32}
+INTEGERS = {2: torch.int16, 4: torch.int32}
 
 Tensors = list[torch.Tensor]
-"""K and V of layer 0, K and V of layer 1, ...: what an engine computes from. Any shape, float32."""
+"""K and V of layer 0, K and V of layer 1, ...: what an engine computes from. Any shape, of the shape's dtype."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,23 @@ class Shape:
     tokens: int = 2048
     layers: int = 30
     prompts: int = 5
+    element_bytes: int = 4
+    """2 for bfloat16, 4 for float32."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors."""
+        return FLOATS[self.element_bytes]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token's K, or V, in one layer."""
+        return HEADS * DIM * self.element_bytes
 
     @property
     def part_bytes(self) -> int:
         """Bytes of K, or V, of one layer of a prompt."""
-        return self.tokens * ROW_BYTES
+        return self.tokens * self.row_bytes
 
     @property
     def parts(self) -> int:
@@ -90,14 +102,15 @@ class Payload:
         if len(tensors) != self.shape.parts:
             raise ValueError(f"{len(tensors)} tensors came back instead of {self.shape.parts}")
         wrong = 0
+        integers = INTEGERS[self.shape.element_bytes]
         for ours, theirs in zip(self.tensors(), tensors, strict=True):
             # By numpy, whose comparison needs no second thread and no copy; as integers, since some are NaN.
-            original = ours.numpy().view(np.int32).reshape(tuple(theirs.shape))
-            wrong += not np.array_equal(original, theirs.numpy().view(np.int32))
+            original = ours.view(integers).numpy().reshape(tuple(theirs.shape))
+            wrong += not np.array_equal(original, theirs.view(integers).numpy())
         return wrong
 
 
 def parts(memory: NDArray[np.uint8], shape: Shape) -> Tensors:
     """Tensors `[tokens, heads * dim]` over memory that holds them one after the other."""
-    whole = torch.from_numpy(memory.view(np.float32))
+    whole = torch.from_numpy(memory).view(shape.dtype)
     return list(whole.view(shape.parts, shape.tokens, HEADS * DIM).unbind(0))

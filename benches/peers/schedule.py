@@ -5,18 +5,18 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peers import cycle
 
 if TYPE_CHECKING:
     from peers.arm import About
-    from peers.cycle import Samples, Task
+    from peers.cycle import Task
 
 TIMEOUT = 900.0
 """Seconds that one turn may take."""
 # What every process needs is loaded once, in the process that the others are forked from.
-PRELOAD = ["numpy", "torch", "kvlab", "peers.cycle"]
+PRELOAD = ["numpy", "torch", "kvlab", "peers.cycle", "peers.remote.kvlab_l4", "peers.remote.turn"]
 
 
 @dataclass
@@ -26,13 +26,14 @@ class Outcome:
     arm: str
     about: About
     version: str = ""
-    rounds: list[Samples] = field(default_factory=list)
+    rounds: list[Any] = field(default_factory=list)
+    """The samples of each round, of the kind that the task gives."""
     integrity: str = ""
     not_run: str = ""
     """Why it has no figures; empty if it has."""
 
 
-def turn(task: Task, timeout: float = TIMEOUT) -> Samples | str:
+def turn(task: Task, timeout: float = TIMEOUT) -> Any:
     """One turn of an arm in a process of its own.
 
     Raises:
@@ -47,7 +48,7 @@ def turn(task: Task, timeout: float = TIMEOUT) -> Samples | str:
     try:
         if not ours.poll(timeout):
             raise RuntimeError(f"nothing after {timeout:.0f} s")
-        answer: Samples | str | RuntimeError = ours.recv()
+        answer = ours.recv()
     except EOFError:
         process.join(10)
         raise RuntimeError(f"the process died, exit code {process.exitcode}") from None
@@ -95,7 +96,7 @@ def run(
             except RuntimeError as error:
                 outcome.not_run = str(error)
                 continue
-            if round_ and isinstance(samples, cycle.Samples):
+            if round_:
                 outcome.rounds.append(samples)
     # One prompt is enough to see it.
     small = replace(task, integrity=True, shape=replace(task.shape, prompts=1))

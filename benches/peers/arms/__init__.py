@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 ARMS = (
-    "files:DirectFile",
-    "files:BufferedFile",
-    "kvlab_store:Runs",
-    "kvlab_store:DurableRuns",
-    "kvlab_store:Blocks",
-    "files:Safetensors",
-    "files:TorchSave",
-    "embedded:Sled",
-    "embedded:Redb",
-    "embedded:Fjall",
-    "embedded:Foyer",
-    "lmcache_l2:FsNative",
-    "lmcache_l2:Fs",
-    "lmcache_l2:RawBlock",
-    "vllm_fs:FsTier",
+    "arms.files:DirectFile",
+    "arms.files:BufferedFile",
+    "arms.kvlab_store:Runs",
+    "arms.kvlab_store:DurableRuns",
+    "arms.kvlab_store:Blocks",
+    "arms.files:Safetensors",
+    "arms.files:TorchSave",
+    "arms.embedded:Sled",
+    "arms.embedded:Redb",
+    "arms.embedded:Fjall",
+    "arms.embedded:Foyer",
+    "arms.lmcache_l2:FsNative",
+    "arms.lmcache_l2:Fs",
+    "arms.lmcache_l2:RawBlock",
+    "arms.vllm_fs:FsTier",
 )
-"""`module:Class`, as `peers.cycle.load` takes it."""
+"""`module:Class` below `peers`, as `peers.cycle.load` takes it."""

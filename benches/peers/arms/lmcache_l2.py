@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from peers.arm import About, Arm, MissingError
-from peers.payload import ROW_BYTES, pages
+from peers.payload import pages
 
 if TYPE_CHECKING:
     from peers.payload import Payload, Shape, Tensors
@@ -41,9 +41,9 @@ class Adapter(Arm):
         super().__init__(directory, shape)
         self.chunks = -(-shape.tokens // CHUNK_TOKENS)
         self.chunk_tokens = shape.tokens // self.chunks
-        self.chunk_bytes = shape.parts * self.chunk_tokens * ROW_BYTES
+        self.chunk_bytes = shape.parts * self.chunk_tokens * shape.row_bytes
         self.host = torch.from_numpy(pages(shape.prompt_bytes))
-        layers = torch.from_numpy(pages(shape.prompt_bytes)).view(torch.float32)
+        layers = torch.from_numpy(pages(shape.prompt_bytes)).view(self.shape.dtype)
         self.layers = layers.view(shape.layers, 2, self.chunks, self.chunk_tokens, -1)
 
     @classmethod
@@ -96,7 +96,7 @@ class Adapter(Arm):
     def objects_view(self) -> torch.Tensor:
         """The host buffer as `[chunks, 2, layers, tokens, elements]`."""
         shape = (self.chunks, 2, self.shape.layers, self.chunk_tokens, -1)
-        return self.host.view(torch.float32).view(shape)
+        return self.host.view(self.shape.dtype).view(shape)
 
     def stage(self, payload: Payload) -> None:
         """The device-to-host copy has been made: the objects stand in the host buffer."""

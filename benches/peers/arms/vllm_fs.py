@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from peers.arm import About, Arm, MissingError
-from peers.payload import ROW_BYTES, pages
+from peers.payload import pages
 
 if TYPE_CHECKING:
     from peers.payload import Payload, Shape, Tensors
@@ -56,7 +56,7 @@ class FsTier(Arm):
         super().__init__(directory, shape)
         self.io = load()
         self.blocks = shape.tokens // BLOCK_TOKENS
-        self.block_bytes = shape.parts * BLOCK_TOKENS * ROW_BYTES
+        self.block_bytes = shape.parts * BLOCK_TOKENS * shape.row_bytes
         self.host = pages(shape.prompt_bytes)
         self.workers = ThreadPoolExecutor(JOBS)
         layers = torch.from_numpy(pages(shape.prompt_bytes)).view(torch.float32)

@@ -189,6 +189,8 @@ def _cast(tensor: Tensor, encoding: Encoding) -> Tensor:
     if encoding.on_overflow == "bfloat16" and torch.bfloat16 not in wanted:
         wanted.append(torch.bfloat16)
     for dtype in wanted:
+        if tensor.dtype == dtype:
+            return tensor  # every number of it fits
         cast = tensor.to(dtype)
         infinite = torch.isinf(cast)
         if not infinite.any() or bool(torch.isinf(tensor[infinite]).all()):
