@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kvlab.bench.backend import Backend, Mode, Service
+from kvlab.bench.backend import RESTARTED, Backend, Mode, Service
 from kvlab.bench.clock import VirtualTimeLoop
 from kvlab.bench.conversation import Sent
 from kvlab.bench.environment import environment
@@ -169,11 +169,12 @@ async def _rounds(
 
             async with backend.open(mode) as service:
                 await _warm_up(service, options, number)
+                await service.begin()
                 played = await play(
                     workload,
                     service.send,
                     options.plan,
-                    middle=service.restart if mode == "nvme" else None,
+                    middle=service.restart if mode in RESTARTED else None,
                     done=settled,
                 )
                 facts = await service.facts()
@@ -181,7 +182,7 @@ async def _rounds(
                 Round(
                     tuple(replace(outcome, round=number) for outcome in played.outcomes),
                     played.duration,
-                    played.middle_seconds if mode == "nvme" else None,
+                    played.middle_seconds if mode in RESTARTED else None,
                     played.most_in_flight,
                     facts,
                 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-_MODES = ("baseline", "prefix_reuse", "cpu_offload", "nvme", "generate", "remote")
+_MODES = ("baseline", "prefix_reuse", "cpu_offload", "nvme", "remote", "generate")
 _DEFAULT_MODEL = "smollm2-135m"
 
 
@@ -76,7 +76,7 @@ _what = (
     ),
     click.option("--workload", type=_file, help="The requests; see `kvlab workload`."),
     click.option("--mode", "--modes", "modes", default="baseline", show_default=True,
-                 help=f"One mode, or several that are run in turn: {', '.join(_MODES[:-1])}."),
+                 help=f"One mode, or several that are run in turn: {', '.join(_MODES)}."),
     click.option("--report", type=_file,
                  help="Where the report goes (JSON; its requests and a CSV beside it); modes append their names."),
     click.option("--page", type=_file, help="Where a page with charts goes (HTML); see `kvlab report`."),
@@ -99,7 +99,7 @@ _when = (
     click.option("--replies", type=click.Choice(["recorded", "model"]), default="recorded", show_default=True,
                  help="What later turns have for earlier answers."),
     click.option("--restart-at", type=click.IntRange(min=0),
-                 help="Requests before the restart of mode nvme. [default: half]"),
+                 help="Requests before the restart of modes nvme and remote. [default: half]"),
     click.option("--num-prompts", type=int, help="Only the first requests."),
     click.option("--warmup", "--num-warmups", type=click.IntRange(min=0), default=1, show_default=True,
                  help="Requests before each round of a mode that are not counted."),
@@ -121,6 +121,9 @@ _local = (
                  help="Requests that the local engine computes side by side."),
     click.option("--store-folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
                  help="Where stores on disk are made. [default: the temporary directory]"),
+    click.option("--remote", metavar="URL",
+                 help="The Redis or Valkey server of mode remote; it is not emptied, names of its own are used. "
+                 "[default: one is started for each round]"),
     click.option("--costs", type=_file, help="Cost model of the estimates, from `kvlab sim calibrate`."),
     click.option("--tokenizer", default="chars", show_default=True, help="Of the estimates: chars, or a model."),
 )  # fmt: skip
@@ -221,12 +224,12 @@ def _run_options(asked: dict[str, Any]) -> RunOptions:
         name.strip().replace("-", "_") for name in asked["modes"].split(",") if name.strip()
     )
     for mode in modes:
-        if mode == "remote":
-            raise ConfigError(
-                "mode remote: runs over a shared tier are not made yet; use nvme, cpu_offload or prefix_reuse"
-            )
         if mode not in _MODES:
-            raise ConfigError(f"--mode {mode}: use one of: {', '.join(_MODES[:-1])}")
+            raise ConfigError(f"--mode {mode}: use one of: {', '.join(_MODES)}")
+    if asked["remote"] is not None and "remote" not in modes:
+        raise InvalidArgumentError(
+            "--remote: only mode remote has a shared tier; add it to --modes"
+        )
     concurrency = asked["concurrency"]
     if concurrency is None and asked["rate"] is None and not asked["recorded_arrivals"]:
         concurrency = 1
@@ -265,7 +268,16 @@ def _backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
 
         sizes = Sizes(*(parse_size(asked[tier]) for tier in ("l1", "l2", "l3")))
         return SyntheticBackend(load_costs(asked["costs"]), sizes, tokens=asked["tokenizer"])
+    if "remote" in modes:
+        _check_server(asked["remote"])
     return _local_backend(asked)
+
+
+def _check_server(url: str | None) -> None:
+    from kvlab.bench.shared import check_server
+
+    with ConsoleProgress().stage("asking the server of the shared tier"):
+        check_server(url)
 
 
 def _local_backend(asked: dict[str, Any]) -> Backend:
@@ -282,6 +294,7 @@ def _local_backend(asked: dict[str, Any]) -> Backend:
                 seed=asked["seed"],
                 ignore_eos=asked["ignore_eos"],
                 folder=asked["store_folder"],
+                remote=asked["remote"],
             )
         )
 
@@ -306,6 +319,12 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
         raise InvalidArgumentError(
             "mode nvme restarts the server in the middle: give --restart-command, or --serve"
         )
+    if "remote" in modes:
+        if asked["serve"] is None:
+            raise InvalidArgumentError(
+                "mode remote has another machine go on in the middle: give --serve, with the word {remote} in it"
+            )
+        _check_server(asked["remote"])
     try:
         extra = json.loads(asked["extra_body"])
     except ValueError:
@@ -318,7 +337,7 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
         said = {"started_as": Path(words[0]).name}
         if words[0] == "kvlab":
             words = [sys.executable, "-m", *words]
-        restarter = StartedServer(words, said)
+        restarter = StartedServer(words, said, asked["remote"])
     elif command is not None:
         restarter = RestartCommand(command)
     server = LiveBackend(
