@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,11 @@ def test_another_server_goes_on_over_the_same_shared_tier(tmp_path: Path) -> Non
     async def started(mode: Mode) -> list[list[str]]:
         seen.write_text("")
         server = StartedServer(command, {}, "redis://named:1")
-        for starts, begin in enumerate((partial(server.start, mode), server.restart), 1):
+        begins: tuple[Callable[[], Awaitable[None]], ...] = (
+            partial(server.start, mode),
+            server.restart,
+        )
+        for starts, begin in enumerate(begins, 1):
             await begin()
             while seen.read_text().count("\n") < starts:
                 await asyncio.sleep(0.01)

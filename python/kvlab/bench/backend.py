@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "RESTARTED", "Backend", "Mode", "Service"]
 
-Mode = Literal["baseline", "prefix_reuse", "cpu_offload", "nvme", "remote", "generate"]
+Mode = Literal[
+    "baseline", "prefix_reuse", "cpu_offload", "nvme", "remote", "generate",
+    "none", "local", "local+redis", "apart", "full",
+]  # fmt: skip
+"""`MODES`, and `kvlab.bench.strategies.STRATEGIES`."""
 
 MODES: Mapping[str, str] = {
     "baseline": "no cache: every prompt is computed",
@@ -24,7 +28,7 @@ MODES: Mapping[str, str] = {
     "remote": "L1, L2 and L4 on a server that machines share, and another machine in the middle of the run",
     "generate": "plain transformers `model.generate` without engine or cache, for what a miss costs",
 }
-"""The modes of a run."""
+"""The modes of `kvlab bench`."""
 
 RESTARTED: frozenset[Mode] = frozenset({"nvme", "remote"})
 """Those whose engine and store end in the middle and begin again."""
@@ -64,7 +68,7 @@ class Backend(Protocol):
     """Where requests go.
 
     Attributes:
-        name: `synthetic`, `local` or `live`.
+        name: `synthetic`, `local`, `live` or `machines`.
         estimated: Whether times are estimates, and clocks simulated.
         token_bytes: KV bytes of a token; None where that is not known.
     """
