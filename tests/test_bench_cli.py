@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench_support import request, workload
+from bench_support import chatting, request, workload
 from kvlab import cli
 from kvlab.bench.backend import Mode
 from kvlab.bench.report import read
@@ -236,11 +236,7 @@ def tiny() -> tuple[Any, Any]:
     import tiny_models
     from serve_support import byte_tokenizer
 
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
-    )
-    return tiny_models.build("llama"), tokenizer
+    return tiny_models.build("llama"), chatting(byte_tokenizer())
 
 
 def test_a_real_model_reuses_what_an_ideal_cache_would(

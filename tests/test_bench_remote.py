@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +10,11 @@ import pytest
 pytest.importorskip("torch", reason="the 'hf' extra is not installed")
 
 import tiny_models
-from bench_support import request, workload
+from bench_support import chatting, sessions
 from kvlab.bench.local import LocalBackend, LocalOptions
 from kvlab.bench.run import RunOptions, ideal, run
 from kvlab.bench.schedule import Plan
 from kvlab.serve.engine.modes import TierSizes
-from kvlab.workload.schema import Workload
 from redis_support import RedisServer
 from serve_support import byte_tokenizer
 
@@ -31,28 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def tiny() -> tuple[Any, Any]:
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
-    )
-    return tiny_models.build("llama"), tokenizer
-
-
-def sessions() -> Workload:
-    """Three sessions of two turns behind one system prompt."""
-    requests = []
-    for name in ("a", "b", "c"):
-        first = request(f"{name}0", text="rule " * 60 + name, session=name, reply="fine")
-        again = request(f"{name}1", after=f"{name}0", append=True, session=name, turn=1)
-        requests += [first, again]
-    return workload(*requests)
-
-
-def network(server: RedisServer) -> tuple[int, int]:
-    """Bytes that the server took and gave, as it says itself."""
-    text = server.say("INFO", "stats").decode()
-    counts = dict(re.findall(r"^(total_net_\w+put_bytes):(\d+)", text, re.MULTILINE))
-    return int(counts["total_net_input_bytes"]), int(counts["total_net_output_bytes"])
+    return tiny_models.build("llama"), chatting(byte_tokenizer())
 
 
 def test_another_machine_goes_on_from_the_shared_tier_alone(
@@ -67,14 +44,16 @@ def test_another_machine_goes_on_from_the_shared_tier_alone(
     def done(mode: str, outcome: Any) -> None:
         said.setdefault(mode, {})[outcome.request] = outcome.answer.text
 
-    before = network(server)
+    before = server.network()
     reports = run(
         backend,
         made,
         RunOptions(modes=("baseline", "remote"), rounds=2, plan=Plan(replies="recorded")),
         done=done,
     )
-    taken, given = (after - earlier for after, earlier in zip(network(server), before, strict=True))
+    taken, given = (
+        after - earlier for after, earlier in zip(server.network(), before, strict=True)
+    )
     ideal(made, backend.chat, backend.block_tokens, list(reports.values()))
     remote = reports["remote"]
     assert said["remote"] == said["baseline"]

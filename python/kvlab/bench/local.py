@@ -125,9 +125,11 @@ class LocalBackend:
             yield _Plain(self._loaded, self._options)
             return
         with ExitStack() as stack:
-            tiers: StoreMode = "cpu_offload" if mode == "remote" else mode
-            shared = mode == "remote" and stack.enter_context(shared_tier(self._options.remote))
-            async with self.serve(tiers, shared or {}) as served:
+            shared: Mapping[str, Any] = {}
+            if mode == "remote":
+                shared = stack.enter_context(shared_tier(self._options.remote))
+            tiers = cast("StoreMode", "cpu_offload" if shared else mode)
+            async with self.serve(tiers, shared) as served:
                 yield served
 
     @asynccontextmanager

@@ -57,13 +57,12 @@ class Machine:
         self._reader = threading.Thread(target=self._read, name="kvlab-machine", daemon=True)
         self._reader.start()
 
-    def loaded(self) -> Mapping[str, Any]:
-        """Waits until the model is there; what it says of itself (see `Backend.describe`) and its bytes a token.
+    def load(self) -> Future[Mapping[str, Any]]:
+        """Loads the model; what it says of itself (see `Backend.describe`) and its `token_bytes`.
 
-        Raises:
-            KvlabError: the model cannot be had.
+        The result raises a `KvlabError` if the model cannot be had.
         """
-        return cast("Mapping[str, Any]", self._call("loaded").result())
+        return self._call("load")
 
     async def open(self, tiers: StoreMode, shared: Mapping[str, Any]) -> None:
         """Brings up an engine over an empty store; see `LocalBackend.serve`."""
@@ -183,7 +182,7 @@ class _Calls:
         else:
             self._connection.send((number, "done", value))
 
-    async def loaded(self) -> Mapping[str, Any]:
+    async def load(self) -> Mapping[str, Any]:
         self._backend = LocalBackend(self._options)
         return {**self._backend.describe(), "token_bytes": self._backend.token_bytes}
 

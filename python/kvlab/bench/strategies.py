@@ -57,8 +57,8 @@ WARM_UPS = max(each.machines for each in STRATEGIES.values())
 class StrategiesBackend:
     """Processes with the model, loaded once for all strategies; see `Backend`.
 
-    Turns of a conversation go to the machines in turn, and so do conversations: what a machine wants of the turns before
-    is with another one.
+    Turns of a conversation go to the machines in turn, and so do conversations: what was computed for the turn before
+    is with another machine.
 
     Args:
         options: What runs on each machine.
@@ -80,7 +80,8 @@ class StrategiesBackend:
         self._threads = threads
         self._machines = [Machine(options, threads) for _ in range(machines)]
         try:
-            said = [machine.loaded() for machine in self._machines][0]
+            loading = [machine.load() for machine in self._machines]
+            said = [each.result() for each in loading][0]  # noqa: RUF015 (all are waited for)
         except BaseException:
             self.close()
             raise

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import click
 
 from kvlab._progress import ConsoleProgress
+from kvlab.cli import LazyGroup
 from kvlab.cli._common import json_option, print_json
 from kvlab.cli._sim import load_costs, writing
 from kvlab.errors import ConfigError, InvalidArgumentError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from kvlab.bench.run import RunOptions
     from kvlab.workload.schema import Workload
 
-__all__ = ["bench"]
+__all__ = ["bench", "config_option"]
 
 _MODES = ("baseline", "prefix_reuse", "cpu_offload", "nvme", "remote", "generate")
 _DEFAULT_MODEL = "smollm2-135m"
@@ -69,11 +70,17 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _file = click.Path(path_type=Path, dir_okay=False)
+config_option = click.option(
+    "--config",
+    type=_file,
+    is_eager=True,
+    expose_value=False,
+    callback=_config,
+    help="A TOML file of these options; what the command line says goes first.",
+)
+"""`--config`, which the commands of this group have."""
 _what = (
-    click.option(
-        "--config", type=_file, is_eager=True, expose_value=False, callback=_config,
-        help="A TOML file of these options; what the command line says goes first.",
-    ),
+    config_option,
     click.option("--workload", type=_file, help="The requests; see `kvlab workload`."),
     click.option("--mode", "--modes", "modes", default="baseline", show_default=True,
                  help=f"One mode, or several that are run in turn: {', '.join(_MODES)}."),
@@ -140,10 +147,16 @@ _live = (
 )  # fmt: skip
 
 
-@click.command("bench")
+@click.group(
+    "bench",
+    cls=LazyGroup,
+    lazy={"strategies": "What caching costs and saves, from none to machines that share."},
+    invoke_without_command=True,
+)
 @_options
 @json_option
-def bench(**asked: Any) -> None:
+@click.pass_context
+def bench(context: click.Context, /, **asked: Any) -> None:
     """Run a workload, and report TTFT, TPOT, ITL, throughput and reuse as `vllm bench serve` does.
 
     Estimates unless --backend local (the real model here) or --endpoint (a server) is given.
@@ -151,6 +164,8 @@ def bench(**asked: Any) -> None:
     from kvlab.bench import metrics, report
     from kvlab.bench.run import run
 
+    if context.invoked_subcommand is not None:
+        return
     as_json = asked["as_json"]
     if asked["formulas"]:
         _formulas(metrics.FORMULAS, as_json=as_json)
