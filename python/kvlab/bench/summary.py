@@ -32,16 +32,11 @@ _KEPT = (
 )  # fmt: skip
 
 
-def summarise(
-    reports: Mapping[Mode, Mapping[str, Any]],
-    answers: Mapping[Mode, Mapping[tuple[int, str], str]],
-    price: float | None,
-) -> dict[str, Any]:
+def summarise(reports: Mapping[Mode, Mapping[str, Any]], price: float | None) -> dict[str, Any]:
     """The table of one workload.
 
     Args:
-        reports: By strategy.
-        answers: Texts by round and request, by strategy.
+        reports: By strategy; `answers` in them has digests of texts by round and request.
         price: Of a machine for an hour, in money of the reader's; None for none.
 
     Raises:
@@ -57,14 +52,15 @@ def summarise(
         seconds, total = _seconds(report), report["total_input_tokens"]
         split = report["cached_tokens_by_source"] or {}
         rounds = [value for each in report["by_round"] if (value := _seconds(each, report))]
-        equal = answers[names[0]]
+        answers, equal = report.get("answers"), head.get("answers")
         rows[name] = {
             "about": STRATEGIES[name].about,
             **{field: report.get(field) for field in _KEPT},
             "hit_rates": {source: split.get(source, 0) / total for source in SOURCES} if total else None,
             "bytes_a_round": _moved(report),
-            "answers": len(answers[name]),
-            "answers_equal": sum(equal.get(key) == text for key, text in answers[name].items()),
+            "answers_that_differ": None if answers is None or equal is None else sum(
+                equal.get(key) != digest for key, digest in answers.items()
+            ),
             "machine_seconds_per_1000_tokens": seconds,
             "machine_seconds_low": min(rounds, default=None),
             "machine_seconds_high": max(rounds, default=None),
@@ -192,9 +188,9 @@ def sentences(summary: Mapping[str, Any]) -> list[str]:
             f"tokens cached, {(row['hit_rates'] or {}).get('remote', 0):.0%} from L4."
         )
     for name, row in rows.items():
-        if row["answers_equal"] < row["answers"]:
+        if row["answers_that_differ"]:
             out.append(
-                f"{name}: {row['answers'] - row['answers_equal']} of {row['answers']} answers are not those of {base}."
+                f"{name}: {row['answers_that_differ']} of {row['completed']} answers are not those of {base}."
             )
         if row["failed"] or row["skipped"]:
             out.append(f"{name}: {row['failed']} requests failed, {row['skipped']} were skipped.")

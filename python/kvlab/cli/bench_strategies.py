@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from contextlib import ExitStack
@@ -53,7 +54,7 @@ _WORKLOADS = {
         {"sessions": 2, "turns": 2, "system_tokens": 150},
     ),
     "unique": _Made(
-        "unique", {"requests": 8, "prompt_tokens": 400}, {"requests": 4, "prompt_tokens": 150}
+        "unique", {"requests": 4, "prompt_tokens": 400}, {"requests": 4, "prompt_tokens": 150}
     ),
 }
 _QUICK_ANSWER = 4
@@ -88,6 +89,13 @@ _TABLE_WIDTH = 140
     default=1,
     show_default=True,
     help="Requests in flight, for each machine.",
+)
+@click.option(
+    "--delay-scale",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="What gaps of tools and people are multiplied by; 0 leaves them out.",
 )
 @click.option(
     "--quick",
@@ -257,11 +265,11 @@ def _run(
         modes=names,
         rounds=asked["rounds"] or (1 if asked["quick"] else 3),
         warmup=WARM_UPS,
-        plan=Plan(concurrency=asked["concurrency"]),
+        plan=Plan(concurrency=asked["concurrency"], delay_scale=asked["delay_scale"]),
         machines={each: STRATEGIES[each].machines for each in names},
     )
     total = len(workload.requests) * len(names) * options.rounds
-    answers: dict[Mode, dict[tuple[int, str], str]] = {each: {} for each in names}
+    answers: dict[Mode, dict[str, str]] = {each: {} for each in names}
     count = 0
     with ExitStack() as stack:
         files = (
@@ -285,17 +293,20 @@ def _run(
             count += 1
             update(count)
             if outcome.answer is not None:
-                answers[mode][outcome.round, outcome.request] = outcome.answer.text
+                digest = hashlib.sha256(outcome.answer.text.encode()).hexdigest()[:16]
+                answers[mode][f"{outcome.round} {outcome.request}"] = digest
             if mode in lines:
                 lines[mode].write(json.dumps(outcome.row(), ensure_ascii=False) + "\n")
 
         reports = run(backend, workload, options, done=done)
     block_tokens = backend.describe()["block_tokens"]
     ideal(workload, tokenizer(asked["model"]), block_tokens, list(reports.values()))
+    for each in names:
+        reports[each]["answers"] = answers[each]
     for each, path in files.items():
         with writing("--report", path):
             report.write(reports[each], path)
-    return summarise(reports, answers, asked["machine_price"])
+    return summarise(reports, asked["machine_price"])
 
 
 def _write(
