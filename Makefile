@@ -12,7 +12,7 @@
 #   SCHEDULES              how many orders of threads of each kind `make shuttle` tries; default: 20000
 #   LAB_OUT                where `make sweep` writes; default: lab-out
 #   SWEEP_ARGS             further arguments of the sweep of `make sweep`, such as "--seeds 7,42,91"
-#   EXPERIMENTS            which files `make experiments` runs; default: all of experiments/
+#   EXPERIMENTS            which files `make experiments` runs; default: all of experiments/ that are for it
 #   TOYS                   which toys `make measure` runs; default: all
 #   PEERS_VENV             where `make bench-peers` installs what kvlab is compared with; default: .venv-peers
 
@@ -37,7 +37,7 @@ PEERS_ARGS ?=
 LAB_OUT ?= lab-out
 SWEEP_ARGS ?=
 TOYS ?=
-EXPERIMENTS ?= $(sort $(wildcard experiments/*.toml))
+EXPERIMENTS ?= $(sort $(filter-out experiments/strategies.toml,$(wildcard experiments/*.toml)))
 
 VENV_FLAGS ?= $(if $(filter 1 yes true,$(SYSTEM_SITE_PACKAGES)),--system-site-packages)
 BIN := $(VENV)/bin
@@ -131,6 +131,11 @@ experiments: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run experiments/ and m
 		$(BIN)/python -m kvlab bench --config $$file; \
 	done
 	$(BIN)/python scripts/brief.py
+
+.PHONY: strategies
+strategies: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Compare strategies of caching, from none to machines that share: reports/, charts/ (STRATEGIES_ARGS="--quick")
+	$(BIN)/python -m kvlab bench strategies --config experiments/strategies.toml $(STRATEGIES_ARGS)
+	$(BIN)/python scripts/fill_numbers.py
 
 .PHONY: workloads
 workloads: $(VENV)/.stamp-built  ## Make workloads/ anew from its headers, after a change of a generator

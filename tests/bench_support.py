@@ -28,3 +28,21 @@ def workload(*requests: WorkloadRequest) -> Workload:
     made = Workload(Header(name="test"), requests)
     made.validate()
     return made
+
+
+def sessions() -> Workload:
+    """Three sessions of two turns behind one system prompt."""
+    requests = []
+    for name in ("a", "b", "c"):
+        first = request(f"{name}0", text="rule " * 60 + name, session=name, reply="fine")
+        again = request(f"{name}1", after=f"{name}0", append=True, session=name, turn=1)
+        requests += [first, again]
+    return workload(*requests)
+
+
+def chatting(tokenizer: Any) -> Any:
+    """A tokenizer with a template of conversations, which it had none of."""
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
+    )
+    return tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -61,6 +62,16 @@ class RedisServer:
             parts = [f"${len(word)}\r\n{word}\r\n" for word in words]
             connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
             return connection.recv(65536)
+
+    def network(self) -> tuple[int, int]:
+        """Bytes that it took and gave, as it counts them itself."""
+        text = self.say("INFO", "stats").decode()
+        found = [
+            re.search(rf"^total_net_{way}put_bytes:(\d+)", text, re.MULTILINE)
+            for way in ("in", "out")
+        ]
+        taken, given = (int(each[1]) for each in found if each is not None)
+        return taken, given
 
     def stop(self) -> None:
         """Kills it; what it held is gone."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench_support import request, workload
+from bench_support import chatting, request, workload
 from kvlab import cli
 from kvlab.bench.backend import Mode
 from kvlab.bench.report import read
@@ -161,7 +161,12 @@ def test_a_config_stands_behind_the_command_line(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--mode", "remote"], "shared tier are not made yet"),
+        (["--mode", "remote"], "knows no network"),
+        (["--mode", "nvme", "--remote", "redis://127.0.0.1:9"], "only mode remote"),
+        (["--mode", "remote", "--backend", "local", "--remote", "localhost"], "localhost"),
+        (["--mode", "remote", "--backend", "local", "--remote", "redis://127.0.0.1:9"], "does not answer"),
+        (["--mode", "remote", "--endpoint", "http://127.0.0.1:9/v1"], "--serve"),
+        (["--mode", "remote", "--endpoint", "http://127.0.0.1:9/v1", "--serve", "serve"], "{remote}"),
         (["--mode", "fast"], "use one of: baseline"),
         (["--mode", ""], "name at least one"),
         (["--mode", "generate"], "real model"),
@@ -231,11 +236,7 @@ def tiny() -> tuple[Any, Any]:
     import tiny_models
     from serve_support import byte_tokenizer
 
-    tokenizer = byte_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
-    )
-    return tiny_models.build("llama"), tokenizer
+    return tiny_models.build("llama"), chatting(byte_tokenizer())
 
 
 def test_a_real_model_reuses_what_an_ideal_cache_would(
@@ -326,7 +327,7 @@ def test_our_own_server_is_started_and_restarted(
     serve = [
         sys.executable, "-m", "kvlab", "serve", "--model", str(folder), "--name", "tiny", "--port", str(port),
         "--mode", "{mode}", "--store", "{store}", "--l1", "32MiB", "--l2", "32MiB", "--l3", "64MiB",
-        "--restore", "always",
+        "--restore", "always", "{remote}",
     ]  # fmt: skip
     out = tmp_path / "r.json"
     options = ["--endpoint", f"http://127.0.0.1:{port}/v1", "--serve", shlex.join(serve)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ pytest.importorskip("httpx", reason="the 'serve' extra is not installed")
 
 from bench_support import request, workload
 from faulty_server import State, endpoint, serving
+from kvlab.bench.backend import Mode
 from kvlab.bench.live import LiveBackend, LiveOptions
 from kvlab.bench.outcome import Outcome
 from kvlab.bench.schedule import Plan, Played, play
@@ -207,6 +210,39 @@ def test_a_started_server_is_restarted_in_the_middle(monkeypatch: pytest.MonkeyP
     assert [answer.cached_tokens for answer in answers if answer] == [0, 16, 0, 16]
     with pytest.raises(ConnectionRefusedError):  # it is gone
         socket.create_connection(("127.0.0.1", port), timeout=5.0)
+
+
+def test_another_server_goes_on_over_the_same_shared_tier(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    script = "import json, sys; print(json.dumps(sys.argv[2:]), file=open(sys.argv[1], 'a'))"
+    command = [sys.executable, "-c", script, str(seen), "--mode={mode}", "{store}", "{remote}"]
+
+    async def started(mode: Mode) -> list[list[str]]:
+        seen.write_text("")
+        server = StartedServer(command, {}, "redis://named:1")
+        begins: tuple[Callable[[], Awaitable[None]], ...] = (
+            partial(server.start, mode),
+            server.restart,
+        )
+        for starts, begin in enumerate(begins, 1):
+            await begin()
+            while seen.read_text().count("\n") < starts:
+                await asyncio.sleep(0.01)
+        await server.stop()
+        return [json.loads(line) for line in seen.read_text().splitlines()]
+
+    first, second = asyncio.run(started("remote"))
+    assert first[0] == second[0] == "--mode=cpu_offload"
+    assert first[1] != second[1]  # it has nothing on disk
+    assert first[2:] == second[2:]
+    assert first[2:4] == ["--remote", "redis://named:1"]
+    again = asyncio.run(started("remote"))[0]
+    assert again[2:4] == first[2:4]
+    assert again[4:6] != first[4:6]  # names of its own
+    first, second = asyncio.run(started("nvme"))
+    assert first == second
+    assert first[0] == "--mode=nvme"
+    assert len(first) == 2
 
 
 def test_a_server_that_does_not_start_says_why() -> None:

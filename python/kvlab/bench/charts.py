@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from kvlab.bench.report import Report
 
-__all__ = ["Chart", "draw_all"]
+__all__ = ["TIERS", "Chart", "draw_all", "svg_of"]
 
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
-_TIERS = {
+TIERS = {
     "compute": "#8c8c8c",
     "l1": "#55a868",
     "l2": "#4c72b0",
@@ -29,6 +29,7 @@ _TIERS = {
     "remote": "#8172b3",
     "cached": "#55a868",
 }
+"""The colours of where tokens come from."""
 _POINTS = 300
 _SESSIONS = 6
 _MIB = float(1 << 20)
@@ -67,6 +68,13 @@ Paint = Callable[["Figure", Sequence["Report"]], bool]
 
 
 def _drawn(reports: Sequence[Report], paint: Paint) -> str | None:
+    return svg_of(lambda figure: paint(figure, reports))
+
+
+def svg_of(paint: Callable[[Figure], bool]) -> str | None:
+    """What `paint` draws, as SVG; None if it has nothing to show, or matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -83,7 +91,7 @@ def _drawn(reports: Sequence[Report], paint: Paint) -> str | None:
     with mpl.rc_context(style):
         figure = plt.figure(figsize=(7.2, 3.6), layout="constrained")
         out = io.StringIO()
-        if shown := paint(figure, reports):
+        if shown := paint(figure):
             figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
     return out.getvalue() if shown else None
@@ -196,7 +204,7 @@ def _sources(figure: Figure, reports: Sequence[Report]) -> bool:
     for key in ("cached", *SOURCES, "compute"):
         widths = np.array([100 * shown[name].get(key, 0.0) for name in names])
         if widths.any():
-            axis.barh(names, widths, left=left, color=_TIERS[key], label=key, height=0.6)
+            axis.barh(names, widths, left=left, color=TIERS[key], label=key, height=0.6)
         left += widths
     axis.invert_yaxis()
     axis.set_xlabel("% of prompt tokens")
@@ -231,7 +239,7 @@ def _held(figure: Figure, reports: Sequence[Report]) -> bool:
         for tier in SOURCES:
             heights = np.array([(row.get(f"cached_{tier}") or 0) * scale for row in rows])
             if heights.any():
-                axis.bar(range(len(rows)), heights, bottom=bottom, color=_TIERS[tier], width=0.8)
+                axis.bar(range(len(rows)), heights, bottom=bottom, color=TIERS[tier], width=0.8)
             bottom += heights
         border = next((x for x, row in enumerate(rows) if row["half"] == "second"), None)
         if border and report.content["restart_seconds"]:
@@ -256,7 +264,7 @@ def _fill(figure: Figure, reports: Sequence[Report]) -> bool:
     kept = _thin(len(rows))
     for tier in tiers:
         values = [(rows[at].get(f"held_{tier}_bytes") or 0) / _MIB for at in kept]
-        axis.plot(kept, values, color=_TIERS[tier], label=tier, linewidth=1.4)
+        axis.plot(kept, values, color=TIERS[tier], label=tier, linewidth=1.4)
     axis.set_xlabel(f"requests of the first round ({report.name})")
     axis.set_ylabel("KV held, MiB")
     axis.grid(visible=True, axis="y", alpha=0.25)
@@ -324,5 +332,5 @@ def _legend(figure: Figure, axis: Axes) -> None:
 def _tier_legend(figure: Figure, tiers: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=_TIERS[tier], label=tier) for tier in tiers]
+    handles = [Patch(color=TIERS[tier], label=tier) for tier in tiers]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)

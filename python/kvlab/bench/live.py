@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["LiveBackend", "LiveOptions"]
 
 _COUNTERS = re.compile(
-    r"^(\w+:(?:prefix_cache_(?:queries|hits)|prompt_tokens_by_source)_total(?:\{[^}]*\})?) (\S+)$",
+    r"^(\w+:(?:(?:prefix_cache_(?:queries|hits)|prompt_tokens_by_source|remote_(?:lookups|lookup_blocks|errors|refusals))"
+    r'_total(?:\{[^}]*\})?|(?:restore|write)_bytes_total\{tier="remote"\})) (\S+)$',
     re.MULTILINE,
 )
 _CONNECT_SECONDS = 10.0
@@ -147,6 +148,7 @@ class LiveService:
         self._restarter = restarter
         self._base = options.endpoint.rstrip("/")
         self._before: dict[str, float] = {}
+        self._ended: dict[str, Any] = {}
         self.model = options.model or ""
 
     async def ready(self, seconds: float) -> None:
@@ -213,20 +215,32 @@ class LiveService:
             raise EndpointError(f"{url}: {error}", kind=error.kind) from None
         return received.answer(url)
 
+    async def begin(self) -> None:
+        """Reads the server's counters."""
+        self._before = await self._counters()
+
     async def restart(self) -> None:
-        """Restarts the server and waits for it."""
+        """Restarts the server, or has another one go on, and waits for it."""
         if self._restarter is None:
             raise InvalidArgumentError(
                 "mode nvme restarts the server in the middle: give --restart-command, or --serve to have it started"
             )
+        self._ended = await self._moved()
         await self._restarter.restart()
         await self.ready(self._options.ready_seconds)
 
     async def facts(self) -> dict[str, Any]:
-        """How far the server's own counters of cached tokens went since it was up, if it has /metrics."""
+        """How far the server's own counters of cached tokens went since then, if it has /metrics."""
+        moved = await self._moved()
+        ended = self._ended
+        return {
+            **({"server_counters": moved} if moved else {}),
+            **({"server_counters_before_restart": ended} if ended else {}),
+        }
+
+    async def _moved(self) -> dict[str, float]:
         after = await self._counters()
-        moved = {name: value - self._before.get(name, 0.0) for name, value in after.items()}
-        return {"server_counters": moved} if moved else {}
+        return {name: value - self._before.get(name, 0.0) for name, value in after.items()}
 
     async def _models(self) -> list[str]:
         url = f"{self._base}/models"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 from kvlab import hf
 from kvlab.bench.backend import Mode, Service
 from kvlab.bench.outcome import Answer
+from kvlab.bench.shared import shared_tier
 from kvlab.errors import GenerationError, StateError
 from kvlab.hf.layout import read_layout
 from kvlab.serve.engine.engine import Engine
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvlab import Store
+    from kvlab._types import RemoteStats
     from kvlab.bench.conversation import Sent
     from kvlab.workload.schema import WorkloadRequest
 
@@ -61,6 +64,7 @@ class LocalOptions:
         seed: Of the sampling.
         ignore_eos: Answers have their full length.
         folder: Where stores of mode `nvme` are made; None for the system's temporary directory.
+        remote: The server of mode `remote`; None to start one for each of its rounds.
     """
 
     model: str
@@ -73,6 +77,7 @@ class LocalOptions:
     seed: int | None = None
     ignore_eos: bool = False
     folder: Path | None = None
+    remote: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +124,28 @@ class LocalBackend:
         if mode == "generate":
             yield _Plain(self._loaded, self._options)
             return
+        with ExitStack() as stack:
+            shared: Mapping[str, Any] = {}
+            if mode == "remote":
+                shared = stack.enter_context(shared_tier(self._options.remote))
+            tiers = cast("StoreMode", "cpu_offload" if shared else mode)
+            async with self.serve(tiers, shared) as served:
+                yield served
+
+    @asynccontextmanager
+    async def serve(self, tiers: StoreMode, shared: Mapping[str, Any]) -> AsyncIterator[Service]:
+        """An engine of its own over an empty store.
+
+        Args:
+            tiers: Of the store.
+            shared: What it is told of L4 (see `kvlab.bench.shared`); empty for none.
+
+        Raises:
+            KvlabError: the store cannot be opened.
+        """
         with tempfile.TemporaryDirectory(prefix="kvlab-bench-", dir=self._options.folder) as folder:
-            path = Path(folder) / "store" if mode == "nvme" else None
-            served = _Served(self._loaded, self._options, mode, path)
+            path = Path(folder) / "store" if tiers == "nvme" else None
+            served = _Served(self._loaded, self._options, tiers, path, shared)
             try:
                 yield served
             finally:
@@ -158,20 +182,23 @@ class _Served:
         options: LocalOptions,
         mode: StoreMode,
         path: Path | None,
+        shared: Mapping[str, Any],
     ) -> None:
         self._loaded = loaded
         self._options = options
         self._mode: StoreMode = mode
         self._path = path
+        self._shared = shared
         self._store: Store | None = None
         self._engine: Engine | None = None
         self._sent = 0
+        self._begun: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
         self._start()
 
     def _start(self) -> None:
         asked = self._options
-        self._store = open_mode(self._mode, self._path, asked.sizes)
+        self._store = open_mode(self._mode, self._path, asked.sizes, **self._shared)
         self._engine = Engine(
             self._loaded.model,
             self._loaded.tokenizer,
@@ -235,30 +262,45 @@ class _Served:
             tier_bytes=self._held(),
         )
 
+    async def begin(self) -> None:
+        """Counts begin."""
+        self._begun = await asyncio.to_thread(self._counts)
+
     async def restart(self) -> None:
-        """Closes engine and store and opens them again; what the system caches of their files is dropped."""
+        """Closes engine and store and opens them again.
+
+        What the system caches of their files is dropped. A store in memory is another one then, and empty: with L4,
+        that of another machine. What was queued for L4 is there before it goes on.
+        """
         await asyncio.to_thread(self._restart)
 
     def _restart(self) -> None:
-        self._before = self._counts()
         if self._engine is not None:
             self._engine.close()
+        self._before = self._counted()
         if self._store is not None:
             self._store.flush()
-            self._before["page_cache_bytes_left"] = self._store.drop_page_cache()
+            if self._path is not None:
+                self._before["page_cache_bytes_left"] = self._store.drop_page_cache()
             self._store.close()
+        self._begun = {}
         self._start()
 
     async def facts(self) -> dict[str, Any]:
         """Counts of the store, before and after a restart."""
-        after = self._counts()
+        after = await asyncio.to_thread(self._counted)
         if not after:
             return {}
         return {"store": after, **({"store_before_restart": self._before} if self._before else {})}
 
+    def _counted(self) -> dict[str, Any]:
+        return _since(self._counts(), self._begun)
+
     def _counts(self) -> dict[str, Any]:
         if self._store is None:
             return {}
+        if self._shared:
+            self._store.flush()  # what is on its way to L4 is counted when it is there
         stats = self._store.stats()
         return {
             "l1_evicted_blocks": sum(cache["l1"]["evicted_blocks"] for cache in stats["caches"]),
@@ -273,6 +315,7 @@ class _Served:
                 for tier in ("l2", "l3")
                 if stats[tier]["capacity"]
             },
+            **({"remote": _remote(stats["remote"])} if stats["remote"] else {}),
         }
 
     def _held(self) -> dict[str, int]:
@@ -285,6 +328,40 @@ class _Served:
             if stats[tier]["capacity"]:
                 held[tier] = stats[tier]["used"]
         return held
+
+
+def _remote(stats: RemoteStats) -> dict[str, Any]:
+    """What L4 counted; errors and refusals as far as there were any."""
+    counts: dict[str, Any] = {
+        "lookups": stats["lookups"],
+        "lookup_micros": stats["lookup_micros"],
+        "found_blocks": stats["found_blocks"],
+        "missed_blocks": stats["missed_blocks"],
+        "read_bytes": stats["read_bytes"],
+        "read_micros": stats["read_micros"],
+        "write_bytes": stats["write_bytes"],
+        "write_micros": stats["write_micros"],
+        "corrupt": stats["corrupt"],
+        "gone": stats["gone"],
+    }
+    kinds: dict[str, Mapping[str, Any]] = {
+        "errors": stats["errors"],
+        "refusals": stats["refusals"],
+    }
+    for name, kind in kinds.items():
+        counts[name] = {cause: count for cause, count in kind.items() if count}
+    return counts
+
+
+def _since(counts: Mapping[str, Any], begun: Mapping[str, Any]) -> dict[str, Any]:
+    """How far counts went; what a tier holds is no count."""
+    out: dict[str, Any] = {}
+    for name, value in counts.items():
+        if isinstance(value, Mapping):
+            out[name] = _since(value, begun.get(name, {}))
+        else:
+            out[name] = value if name == "used" else value - begun.get(name, 0)
+    return out
 
 
 class _Collector:
@@ -358,6 +435,9 @@ class _Plain:
             finish_reason="length" if len(said) == request.max_tokens else "stop",
             queued=queued,
         )
+
+    async def begin(self) -> None:
+        """There is nothing to count."""
 
     async def restart(self) -> None:
         """There is nothing to restart."""

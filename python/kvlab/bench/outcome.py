@@ -57,7 +57,7 @@ class Outcome:
         session: Its session.
         turn: Its turn.
         half: "first" or "second": whether it was sent before or behind the middle of the run, where
-            mode `nvme` restarts.
+            a mode restarts.
         status: "skipped" is one that could not be sent because what it goes on from failed.
         sent: Seconds from the start of the round until it was sent; None if it was not.
         answer: What came back, if it is "ok".

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kvlab.bench.backend import Backend, Mode, Service
+from kvlab.bench.backend import RESTARTED, Backend, Mode, Service
 from kvlab.bench.clock import VirtualTimeLoop
 from kvlab.bench.conversation import Sent
 from kvlab.bench.environment import environment
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RunOptions", "first", "run"]
 
+_COLD: tuple[Mode, ...] = ("baseline", "generate", "none")
+"""Modes without a cache, which say what computing takes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -37,6 +40,7 @@ class RunOptions:
         plan: When requests are sent.
         percentiles: Of the times.
         goodput: Limits in milliseconds by name.
+        machines: Of modes that run on some: the plan's concurrency is that of each machine.
 
     Raises:
         InvalidArgumentError: no mode, one twice, or a number that cannot be.
@@ -48,6 +52,14 @@ class RunOptions:
     plan: Plan = field(default_factory=Plan)
     percentiles: tuple[float, ...] = (50.0, 95.0, 99.0)
     goodput: Mapping[str, float] = field(default_factory=dict)
+    machines: Mapping[Mode, int] = field(default_factory=dict)
+
+    def plan_of(self, mode: Mode) -> Plan:
+        """When requests of a mode are sent."""
+        concurrency = self.plan.concurrency
+        if concurrency is None:
+            return self.plan
+        return replace(self.plan, concurrency=concurrency * self.machines.get(mode, 1))
 
     def __post_init__(self) -> None:
         if not self.modes or len(set(self.modes)) != len(self.modes):
@@ -120,7 +132,7 @@ def run(
     }
     cold = [
         outcome.row()
-        for mode in ("baseline", "generate")
+        for mode in _COLD
         if mode in rounds and backend.name != "live"
         for each in rounds[mode]
         for outcome in each.outcomes
@@ -130,7 +142,7 @@ def run(
             rounds[mode],
             mode=mode,
             estimated=backend.estimated,
-            head=head,
+            head=head | ({"machines": options.machines[mode]} if options.machines else {}),
             percentiles=options.percentiles,
             goodput=options.goodput,
             reference=cold,
@@ -169,11 +181,12 @@ async def _rounds(
 
             async with backend.open(mode) as service:
                 await _warm_up(service, options, number)
+                await service.begin()
                 played = await play(
                     workload,
                     service.send,
-                    options.plan,
-                    middle=service.restart if mode == "nvme" else None,
+                    options.plan_of(mode),
+                    middle=service.restart if mode in RESTARTED else None,
                     done=settled,
                 )
                 facts = await service.facts()
@@ -181,7 +194,7 @@ async def _rounds(
                 Round(
                     tuple(replace(outcome, round=number) for outcome in played.outcomes),
                     played.duration,
-                    played.middle_seconds if mode == "nvme" else None,
+                    played.middle_seconds if mode in RESTARTED else None,
                     played.most_in_flight,
                     facts,
                 )

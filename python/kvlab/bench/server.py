@@ -6,9 +6,11 @@ import asyncio
 import shlex
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kvlab.bench.shared import shared_tier
 from kvlab.errors import EndpointError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RestartCommand", "Restarter", "StartedServer"]
 
 _STOP_SECONDS = 60.0
+_REMOTE = "{remote}"
 
 
 class Restarter(Protocol):
@@ -29,7 +32,7 @@ class Restarter(Protocol):
         ...
 
     async def restart(self) -> None:
-        """Ends it and starts it again."""
+        """Ends it and starts it again; in mode `remote`, with nothing but what the shared tier has."""
         ...
 
     async def stop(self) -> None:
@@ -106,17 +109,26 @@ class StartedServer:
     """A server that the run starts for each mode, with an empty directory for its store.
 
     Args:
-        command: With `{mode}` where the mode goes and `{store}` where the directory goes.
+        command: With `{mode}` where the mode goes and `{store}` where the directory goes. In mode `remote` the word
+            `{remote}` stands for the options of `kvlab serve` that name the shared tier, and `{mode}` for
+            `cpu_offload`; in others it stands for nothing.
         said: What the report says of it.
+        remote: The server of the shared tier; None to start one.
 
     Raises:
         InvalidArgumentError: there is no command in it.
     """
 
-    def __init__(self, command: Sequence[str], said: dict[str, Any]) -> None:
+    def __init__(
+        self, command: Sequence[str], said: dict[str, Any], remote: str | None = None
+    ) -> None:
         if not command:
             raise InvalidArgumentError("--serve: is empty; give the command of a server")
         self._command = command
+        self._remote = remote
+        self._shared = ExitStack()
+        self._settings: dict[str, Any] = {}
+        self._starts = 0
         self._said = said
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -127,19 +139,29 @@ class StartedServer:
 
         Raises:
             EndpointError: it cannot be started.
+            InvalidArgumentError: mode `remote` with a command that has no place for the shared tier.
+            ConfigError: there is no server for the shared tier to start.
         """
         self._mode = mode
+        self._settings = {}
+        if mode == "remote":
+            if _REMOTE not in self._command:
+                raise InvalidArgumentError(
+                    f"mode remote: put the word {_REMOTE} into --serve, for the options that name the shared tier"
+                )
+            self._settings = self._shared.enter_context(shared_tier(self._remote))
         self._folder = tempfile.TemporaryDirectory(prefix="kvlab-bench-")
         self._launch()
 
     async def restart(self) -> None:
-        """Ends it and starts it over the same directory."""
+        """Ends it and starts it over the same directory; in mode `remote` over a new one."""
         await self._end()
         self._launch()
 
     async def stop(self) -> None:
         """Ends it and removes what it stored."""
         await self._end()
+        self._shared.close()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -169,8 +191,19 @@ class StartedServer:
 
     def _launch(self) -> None:
         log = self._log
-        fields = {"mode": self._mode, "store": str(log.parent / "store")}
-        command = [part.format(**fields) for part in self._command]
+        self._starts += 1
+        store = f"store-{self._starts}" if self._settings else "store"
+        fields = {
+            "mode": "cpu_offload" if self._settings else self._mode,
+            "store": str(log.parent / store),
+        }
+        command: list[str] = []
+        for word in self._command:
+            if word != _REMOTE:
+                command.append(word.format(**fields))
+                continue
+            for name, value in self._settings.items():
+                command += [f"--{name.replace('_', '-')}", value]
         with log.open("ab") as out:
             try:
                 self._process = subprocess.Popen(

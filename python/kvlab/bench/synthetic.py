@@ -84,6 +84,10 @@ class SyntheticBackend:
         Raises:
             ConfigError: a mode that cannot be estimated.
         """
+        if mode == "remote":
+            raise ConfigError(
+                "mode remote: the cost model knows no network between machines; use --backend local or --serve, or nvme"
+            )
         if mode not in TIERS:
             raise ConfigError(
                 f"mode {mode} runs a real model: use --backend local, or one of {', '.join(TIERS)}"
@@ -177,6 +181,9 @@ class _Server:
             queued=queued,
             tier_bytes=self._held(),
         )
+
+    async def begin(self) -> None:
+        """Nothing is counted."""
 
     async def restart(self) -> None:
         """What is on disk stays, the rest is gone; no time passes for it."""

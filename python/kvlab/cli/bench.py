@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import click
 
 from kvlab._progress import ConsoleProgress
+from kvlab.cli import LazyGroup
 from kvlab.cli._common import json_option, print_json
 from kvlab.cli._sim import load_costs, writing
 from kvlab.errors import ConfigError, InvalidArgumentError
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from kvlab.bench.run import RunOptions
     from kvlab.workload.schema import Workload
 
-__all__ = ["bench"]
+__all__ = ["bench", "config_option"]
 
-_MODES = ("baseline", "prefix_reuse", "cpu_offload", "nvme", "generate", "remote")
+_MODES = ("baseline", "prefix_reuse", "cpu_offload", "nvme", "remote", "generate")
 _DEFAULT_MODEL = "smollm2-135m"
 
 
@@ -69,14 +70,20 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _file = click.Path(path_type=Path, dir_okay=False)
+config_option = click.option(
+    "--config",
+    type=_file,
+    is_eager=True,
+    expose_value=False,
+    callback=_config,
+    help="A TOML file of these options; what the command line says goes first.",
+)
+"""`--config`, which the commands of this group have."""
 _what = (
-    click.option(
-        "--config", type=_file, is_eager=True, expose_value=False, callback=_config,
-        help="A TOML file of these options; what the command line says goes first.",
-    ),
+    config_option,
     click.option("--workload", type=_file, help="The requests; see `kvlab workload`."),
     click.option("--mode", "--modes", "modes", default="baseline", show_default=True,
-                 help=f"One mode, or several that are run in turn: {', '.join(_MODES[:-1])}."),
+                 help=f"One mode, or several that are run in turn: {', '.join(_MODES)}."),
     click.option("--report", type=_file,
                  help="Where the report goes (JSON; its requests and a CSV beside it); modes append their names."),
     click.option("--page", type=_file, help="Where a page with charts goes (HTML); see `kvlab report`."),
@@ -99,7 +106,7 @@ _when = (
     click.option("--replies", type=click.Choice(["recorded", "model"]), default="recorded", show_default=True,
                  help="What later turns have for earlier answers."),
     click.option("--restart-at", type=click.IntRange(min=0),
-                 help="Requests before the restart of mode nvme. [default: half]"),
+                 help="Requests before the restart of modes nvme and remote. [default: half]"),
     click.option("--num-prompts", type=int, help="Only the first requests."),
     click.option("--warmup", "--num-warmups", type=click.IntRange(min=0), default=1, show_default=True,
                  help="Requests before each round of a mode that are not counted."),
@@ -121,6 +128,9 @@ _local = (
                  help="Requests that the local engine computes side by side."),
     click.option("--store-folder", type=click.Path(path_type=Path, file_okay=False, exists=True),
                  help="Where stores on disk are made. [default: the temporary directory]"),
+    click.option("--remote", metavar="URL",
+                 help="The Redis or Valkey server of mode remote; it is not emptied, names of its own are used. "
+                 "[default: one is started for each round]"),
     click.option("--costs", type=_file, help="Cost model of the estimates, from `kvlab sim calibrate`."),
     click.option("--tokenizer", default="chars", show_default=True, help="Of the estimates: chars, or a model."),
 )  # fmt: skip
@@ -137,10 +147,16 @@ _live = (
 )  # fmt: skip
 
 
-@click.command("bench")
+@click.group(
+    "bench",
+    cls=LazyGroup,
+    lazy={"strategies": "What caching costs and saves, from none to machines that share."},
+    invoke_without_command=True,
+)
 @_options
 @json_option
-def bench(**asked: Any) -> None:
+@click.pass_context
+def bench(context: click.Context, /, **asked: Any) -> None:
     """Run a workload, and report TTFT, TPOT, ITL, throughput and reuse as `vllm bench serve` does.
 
     Estimates unless --backend local (the real model here) or --endpoint (a server) is given.
@@ -148,6 +164,8 @@ def bench(**asked: Any) -> None:
     from kvlab.bench import metrics, report
     from kvlab.bench.run import run
 
+    if context.invoked_subcommand is not None:
+        return
     as_json = asked["as_json"]
     if asked["formulas"]:
         _formulas(metrics.FORMULAS, as_json=as_json)
@@ -221,12 +239,12 @@ def _run_options(asked: dict[str, Any]) -> RunOptions:
         name.strip().replace("-", "_") for name in asked["modes"].split(",") if name.strip()
     )
     for mode in modes:
-        if mode == "remote":
-            raise ConfigError(
-                "mode remote: runs over a shared tier are not made yet; use nvme, cpu_offload or prefix_reuse"
-            )
         if mode not in _MODES:
-            raise ConfigError(f"--mode {mode}: use one of: {', '.join(_MODES[:-1])}")
+            raise ConfigError(f"--mode {mode}: use one of: {', '.join(_MODES)}")
+    if asked["remote"] is not None and "remote" not in modes:
+        raise InvalidArgumentError(
+            "--remote: only mode remote has a shared tier; add it to --modes"
+        )
     concurrency = asked["concurrency"]
     if concurrency is None and asked["rate"] is None and not asked["recorded_arrivals"]:
         concurrency = 1
@@ -265,7 +283,16 @@ def _backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
 
         sizes = Sizes(*(parse_size(asked[tier]) for tier in ("l1", "l2", "l3")))
         return SyntheticBackend(load_costs(asked["costs"]), sizes, tokens=asked["tokenizer"])
+    if "remote" in modes:
+        _check_server(asked["remote"])
     return _local_backend(asked)
+
+
+def _check_server(url: str | None) -> None:
+    from kvlab.bench.shared import check_server
+
+    with ConsoleProgress().stage("asking the server of the shared tier"):
+        check_server(url)
 
 
 def _local_backend(asked: dict[str, Any]) -> Backend:
@@ -282,6 +309,7 @@ def _local_backend(asked: dict[str, Any]) -> Backend:
                 seed=asked["seed"],
                 ignore_eos=asked["ignore_eos"],
                 folder=asked["store_folder"],
+                remote=asked["remote"],
             )
         )
 
@@ -306,6 +334,12 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
         raise InvalidArgumentError(
             "mode nvme restarts the server in the middle: give --restart-command, or --serve"
         )
+    if "remote" in modes:
+        if asked["serve"] is None:
+            raise InvalidArgumentError(
+                "mode remote has another machine go on in the middle: give --serve, with the word {remote} in it"
+            )
+        _check_server(asked["remote"])
     try:
         extra = json.loads(asked["extra_body"])
     except ValueError:
@@ -318,7 +352,7 @@ def _live_backend(asked: dict[str, Any], modes: tuple[Mode, ...]) -> Backend:
         said = {"started_as": Path(words[0]).name}
         if words[0] == "kvlab":
             words = [sys.executable, "-m", *words]
-        restarter = StartedServer(words, said)
+        restarter = StartedServer(words, said, asked["remote"])
     elif command is not None:
         restarter = RestartCommand(command)
     server = LiveBackend(
