@@ -84,7 +84,10 @@ pub(super) fn of_reading(error: ReadError) -> ValuesError {
 /// Who is not trusted is refused as with a wrong password.
 fn of_tls(error: &rustls::Error) -> ValuesError {
     let hint = match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // Two authorities may have one name.
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => {
             "its certificate is not signed by an authority that is trusted here; give the right remote_ca_file"
         }
         rustls::Error::InvalidCertificate(

@@ -112,8 +112,6 @@ impl Reader {
             },
             // Nothing that is asked for has a list for an answer.
             b'*' => Err(malformed("a list where none was asked for")),
-            // The alert that a TLS server sends to who does not speak TLS.
-            0x15 => Err(malformed("a TLS record; write rediss:// in the URL")),
             other => {
                 let kind = char::from(other).escape_default();
                 Err(malformed(&format!("an answer that begins with '{kind}'")))
@@ -132,6 +130,10 @@ impl Reader {
     fn line(&mut self, source: &mut impl Read) -> Result<std::ops::Range<usize>, ReadError> {
         let mut seen = 0;
         loop {
+            // The alert that a TLS server sends to who does not speak TLS; it has no lines.
+            if self.buffer[self.start..self.end].first() == Some(&0x15) {
+                return Err(malformed("a TLS record; write rediss:// in the URL"));
+            }
             let new = &self.buffer[self.start + seen..self.end];
             if let Some(at) = new.iter().position(|byte| *byte == b'\n') {
                 let start = self.start;
@@ -143,12 +145,8 @@ impl Reader {
                 };
             }
             seen = self.end - self.start;
-            // A TLS record has no lines.
-            if seen > LONGEST_LINE || (seen > 0 && self.buffer[self.start] == 0x15) {
-                return Err(malformed(match self.buffer[self.start] {
-                    0x15 => "a TLS record; write rediss:// in the URL",
-                    _ => "a line without end",
-                }));
+            if seen > LONGEST_LINE {
+                return Err(malformed("a line without end"));
             }
             self.read(source, LINE_STEP)?;
         }
@@ -357,7 +355,7 @@ mod tests {
             words in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40_000), 1..5),
         ) {
             let command = Command {
-                words: words.iter().map(std::convert::Into::into).collect(),
+                words: words.iter().map(Into::into).collect(),
                 most: 0,
             };
             let mut sent = Vec::new();
