@@ -43,10 +43,9 @@ pub(super) fn said(line: &[u8]) -> ValuesError {
 /// What a server said, as it can stand in a log.
 pub(super) fn saying(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
-    let plain = text.chars().map(|each| match each.is_control() {
-        true => ' ',
-        false => each,
-    });
+    let plain = text
+        .chars()
+        .map(|each| if each.is_control() { ' ' } else { each });
     plain.take(LONGEST_SAYING).collect()
 }
 

@@ -139,13 +139,13 @@ impl RedisValues {
         });
         match link {
             Ok(link) => self.settle(link, Ok(())),
-            Err(error) => Err(self.named(error)),
+            Err(error) => Err(self.named(&error)),
         }
     }
 
     /// Keeps a connection on which all was answered.
     fn settle(&self, link: Box<dyn Link>, outcome: Answer<()>) -> Answer<()> {
-        outcome.map_err(|error| self.named(error))?;
+        outcome.map_err(|error| self.named(&error))?;
         let mut idle = self.idle.lock();
         if idle.len() < self.connections {
             idle.push(link);
@@ -153,7 +153,7 @@ impl RedisValues {
         Ok(())
     }
 
-    fn named(&self, error: ValuesError) -> ValuesError {
+    fn named(&self, error: &ValuesError) -> ValuesError {
         ValuesError::new(
             error.failure,
             format!("{}: {}", self.address, error.message),
@@ -185,7 +185,7 @@ impl Values for RedisValues {
                 [b"GETRANGE".into(), name.into(), first.into(), last.into()];
             Command {
                 words: words.into(),
-                most: (range.end.saturating_sub(range.start)) as usize,
+                most: range.end.saturating_sub(range.start) as usize,
             }
         });
         self.talk(&commands.collect::<Vec<_>>(), by, &mut |index, reply| {

@@ -90,11 +90,10 @@ impl Reader {
     ) -> Result<Reply<'_>, ReadError> {
         let line = self.line(source)?;
         let (start, end) = (line.start, line.end);
-        let (kind, text) = match &self.buffer[start..end] {
-            [kind, text @ ..] => (*kind, text),
-            [] => return Err(malformed("an empty line")),
+        let [kind, text @ ..] = &self.buffer[start..end] else {
+            return Err(malformed("an empty line"));
         };
-        match kind {
+        match *kind {
             b'+' => Ok(Reply::Status(&self.buffer[start + 1..end])),
             b'-' => Ok(Reply::Error(&self.buffer[start + 1..end])),
             b':' => Ok(Reply::Number(number(text)?)),
