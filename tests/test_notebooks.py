@@ -63,6 +63,9 @@ def test_basic_kv_cache_reuses_all_whole_blocks_and_its_calculator_adds_up() -> 
     assert hits == [known // 16 * 16 for known in before]
     assert told["from_disk_after_restart"] == hits[3] > 0
     assert told["hit_rate"] == pytest.approx(sum(hits) / sum(prompts))
+    # All but the block of the last token, in fp32.
+    assert told["second_machine"]["tokens"] == 496
+    assert told["second_machine"]["megabytes"] == pytest.approx(496 * 46_080 / 1e6, rel=0.01)
     worth, cost = told["worth"], told["hit_cost"]
     without = 30 * 50_000 * 2_000 / told["prefill_speed"] / 3600 * 1.20
     storage = 5_000_000 * 46_080 / 1e9 * 0.10

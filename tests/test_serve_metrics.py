@@ -258,13 +258,6 @@ def test_vllms_names_carry_the_same_numbers(requests: list[Told]) -> None:
     assert not any(name.startswith("vllm:") for name, _ in scrape(plain))
 
 
-def test_openmetrics_is_served_to_those_who_ask() -> None:
-    metrics, _, _ = observe(Script(), None)
-    text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
-    assert content_type.startswith("application/openmetrics-text")
-    assert text.endswith(b"# EOF\n")
-
-
 @pytest.fixture
 def sharing() -> Iterator[Store]:
     """A store that shares with a server which is not there."""

@@ -10,7 +10,7 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -70,8 +70,8 @@ def router(metrics: ServeMetrics, state: LiveState) -> APIRouter:
         return StreamingResponse(_feed(state), media_type="text/event-stream", headers=_NO_STORE)
 
     @routes.get("/metrics", summary="Prometheus metrics")
-    def show_metrics(request: Request) -> Response:
-        content, content_type = metrics.exposition(request.headers.get("accept", ""))
+    def show_metrics() -> Response:
+        content, content_type = metrics.exposition()
         return Response(content, headers={**_NO_STORE, "Content-Type": content_type})
 
     return routes
