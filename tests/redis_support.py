@@ -102,6 +102,37 @@ class RedisServer:
         self.stop()
 
 
+class Certificates:
+    """An authority, made here, and a certificate for 127.0.0.1 that it signed: for servers and clients."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = directory / "ca.crt"
+        self.certificate = directory / "own.crt"
+        self.key = directory / "own.key"
+        new_key = ("-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+        ca_key, request = directory / "ca.key", directory / "own.csr"
+        extensions = directory / "extensions"
+        extensions.write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n", "utf-8")
+        program = shutil.which("openssl")
+        assert program is not None, "these tests need openssl"
+        signer = ("-CA", self.authority, "-CAkey", ca_key, "-CAcreateserial")
+        authority, own = ("-out", self.authority), ("-out", self.certificate)
+        for words in (
+            ("req", "-x509", *new_key, "-subj", "/CN=authority", "-keyout", ca_key, *authority),
+            ("req", *new_key, "-subj", "/CN=own", "-keyout", self.key, "-out", request),
+            ("x509", "-req", "-in", request, *signer, "-extfile", extensions, *own),
+        ):
+            subprocess.run([program, *words], check=True, capture_output=True)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a server with TLS is started with."""
+        return (
+            *("--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.key)),
+            *("--tls-ca-cert-file", str(self.authority)),
+        )
+
+
 def free_port() -> int:
     """A port that nobody listens at now."""
     with socket.socket() as listener:

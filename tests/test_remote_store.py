@@ -15,7 +15,7 @@ import torch
 from hf_support import attach
 from kv_pattern import LAYOUT, serve
 from kvlab import BlockStore, ConfigError, RemoteError, Store
-from redis_support import RedisServer, free_port
+from redis_support import Certificates, RedisServer, free_port
 from tiny_models import build, prompt
 
 SIZES: dict[str, Any] = {"l1": "1MiB", "l2": "4MiB", "l3": "8MiB", "free_reserve": 0}
@@ -160,6 +160,12 @@ def test_settings_that_cannot_be_are_errors(tmp_path: Path) -> None:
         ({"remote": []}, "redis://"),
         ({"remote": "redis://localhost", "remote_prefix": "a b"}, "remote_prefix"),
         ({"remote_key_file": tmp_path / "key"}, "remote_key_file"),
+        ({"remote_ca_file": tmp_path / "ca"}, "remote_ca_file"),
+        ({"remote": "rediss://localhost", "remote_ca_file": tmp_path / "ca"}, "remote_ca_file"),
+        (
+            {"remote": "rediss://localhost", "remote_private_key_file": tmp_path / "key"},
+            "remote_certificate_file",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             Store.open(None, **settings)
@@ -168,6 +174,36 @@ def test_settings_that_cannot_be_are_errors(tmp_path: Path) -> None:
     assert "hunter2" not in str(refused.value)
     with pytest.raises(TypeError, match="URL"):
         Store.open(None, remote=6379)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="remote_timeout"):
+        BlockStore.open(None, remote_timeout="soon")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="remot_ttl"):
+        BlockStore.open(None, remot_ttl=1)  # type: ignore[call-arg]
+
+
+def test_tls_with_certificates_of_a_private_authority(tmp_path: Path) -> None:
+    files = Certificates(tmp_path)
+    port = free_port()
+    options = ("--tls-port", str(port), *files.options)
+    url = f"rediss://127.0.0.1:{port}"
+    trusted: dict[str, Any] = {
+        "remote_ca_file": files.authority,
+        "remote_certificate_file": files.certificate,
+        "remote_private_key_file": files.key,
+    }
+    with RedisServer(tmp_path, *options) as server:
+        with open_store(None, server, remote=url, **trusted) as one:
+            assert serve(one.prefix_cache(LAYOUT), A, PROMPT) == (0, 0, 0, 0)
+            one.flush()
+        with open_store(None, server, remote=url, **trusted) as other:
+            assert serve(other.prefix_cache(LAYOUT), A, PROMPT) == (0, 0, 0, 40)
+        # It wants a certificate; the request goes on without it.
+        with open_store(None, server, remote=url, remote_ca_file=files.authority) as stranger:
+            assert serve(stranger.prefix_cache(LAYOUT), A, PROMPT) == (0, 0, 0, 0)
+            health = stranger.remote_health()
+            assert health is not None
+            error = health["servers"][0]["error"]
+            assert error is not None
+            assert "remote_certificate_file" in error
 
 
 def test_what_is_sent_can_be_encrypted(tmp_path: Path, server: RedisServer) -> None:

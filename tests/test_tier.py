@@ -40,10 +40,6 @@ class InDict(Tier):
         self.values.update(items)
         self.ttls.add(ttl)
 
-    def exists(self, keys: Sequence[bytes]) -> list[bool]:
-        self._fail()
-        return [key in self.values for key in keys]
-
     def remove(self, keys: Sequence[bytes]) -> list[bool]:
         self._fail()
         return [self.values.pop(key, None) is not None for key in keys]

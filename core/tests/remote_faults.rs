@@ -5,7 +5,9 @@
 mod disk_support;
 mod remote_support;
 
-use std::time::Duration;
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use disk_support::{Shape, header, namespace, source};
 use kvlab_core::Error;
@@ -241,12 +243,44 @@ fn whatever_listens_there_is_a_miss() {
         match name {
             "moved" => assert!(stats.errors.redirects > 0, "{stats:?}"),
             "wrong" => assert!(stats.errors.wrong_type > 0, "{stats:?}"),
-            "nothing" | "long" => assert!(stats.errors.timeouts > 0, "{stats:?}"),
-            "http" | "noise" => assert!(stats.errors.protocol > 0, "{stats:?}"),
+            "nothing" => assert!(stats.errors.timeouts > 0, "{stats:?}"),
+            "http" | "noise" | "long" | "many" | "nested" | "map" | "array" => {
+                assert!(stats.errors.protocol > 0, "{name}: {stats:?}");
+            }
             _ => {}
         }
         assert_eq!((stats.writes, stats.reads), (0, 0), "{name}");
     }
+}
+
+/// A byte now and then is life, but no answer.
+#[test]
+fn a_server_that_drips_is_waited_for_no_longer_than_one_that_is_silent() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                while stream.write_all(b"+").is_ok() {
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+    });
+    let start = Instant::now();
+    let tier = tier(&hasty(format!("redis://127.0.0.1:{port}")));
+    assert_eq!(tier.stats().errors.timeouts, 1);
+    // A line without end would take more than 20 minutes.
+    assert!(start.elapsed() < remote_support::PATIENCE);
+    assert_eq!(state(&tier), BreakerState::Open);
+}
+
+#[test]
+fn names_that_nobody_knows_are_told() {
+    let tier = tier(&hasty("redis://nobody.invalid:6379".to_owned()));
+    let error = tier.health().remove(0).error.expect("nobody answers");
+    assert!(error.contains("nobody.invalid"), "{error}");
+    assert_eq!(read_back(&tier, &run(1).keys, Shape::Odd).0, 0);
 }
 
 #[test]

@@ -120,6 +120,9 @@ fn a_cluster_of_three_nodes() {
         nodes.iter().all(|node| !node.names_of('b').is_empty()),
         "all have some"
     );
+    // Its memory is that of its nodes.
+    let memory = reader.health().remove(0).memory.expect("all nodes say");
+    assert!(memory.used > 3 << 19 && memory.limit == 0, "{memory:?}");
     // One node is enough to find the others.
     let one = RemoteConfig {
         cluster: true,

@@ -477,6 +477,17 @@ fn whatever_befalls_the_server_no_byte_is_wrong() {
             prop_assert_eq!(bad(ReadFailure::Gone), stats.gone);
             prop_assert_eq!(bad(ReadFailure::Io), 0, "the server is well");
             prop_assert_eq!(errors(&stats), stats.errors.wrong_type);
+            // Who has the runs writes what a reader did not find.
+            let writers = [tier(&config), tier(&config)];
+            share(&writers[0], &first);
+            share(&writers[1], &second);
+            let reader = tier(&config);
+            prop_assert_eq!(
+                read_back(&reader, &all, Shape::Odd),
+                (all.len(), Vec::new()),
+                "it healed"
+            );
+            prop_assert_eq!(errors(&reader.stats()), 0);
             Ok(())
         },
     );

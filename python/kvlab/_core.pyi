@@ -1011,6 +1011,9 @@ class Store:
         remote_timeout: float = 0.25,
         remote_prefix: str = "kvlab",
         remote_cluster: bool = False,
+        remote_ca_file: str | PathLike[str] | None = None,
+        remote_certificate_file: str | PathLike[str] | None = None,
+        remote_private_key_file: str | PathLike[str] | None = None,
         remote_key_file: str | PathLike[str] | None = None,
     ) -> Store:
         """Opens a store. The directory is this process's alone until it is closed.
@@ -1051,6 +1054,11 @@ class Store:
                 a while.
             remote_prefix: What all names on the servers begin with. Stores of one prefix share their blocks.
             remote_cluster: The URLs are nodes of one Redis cluster.
+            remote_ca_file: For `rediss://`, a PEM file of the authorities that may sign the servers' certificates;
+                None for those that the system trusts.
+            remote_certificate_file: For `rediss://`, a PEM file of the certificate to show to the servers, which ask for
+                one unless they are told not to.
+            remote_private_key_file: A PEM file of its private key.
             remote_key_file: A file of 64 hexadecimal digits: payload is encrypted with keys made from it (AES-256-GCM,
                 one for each namespace). Without a file the environment variable `KVLAB_REMOTE_KEY` is looked at.
             prefetch_timeout: Seconds that a prefetched run is held for.
@@ -1211,6 +1219,9 @@ class BlockStore:
         remote_timeout: float = 0.25,
         remote_prefix: str = "kvlab",
         remote_cluster: bool = False,
+        remote_ca_file: str | PathLike[str] | None = None,
+        remote_certificate_file: str | PathLike[str] | None = None,
+        remote_private_key_file: str | PathLike[str] | None = None,
         remote_key_file: str | PathLike[str] | None = None,
     ) -> BlockStore:
         """Opens a block store; arguments and errors are those of `Store.open`.

@@ -39,9 +39,6 @@ class Tier(ABC):
         ...     def put(self, items, ttl):
         ...         self.values.update(items)
         ...
-        ...     def exists(self, keys):
-        ...         return [key in self.values for key in keys]
-        ...
         ...     def remove(self, keys):
         ...         return [self.values.pop(key, None) is not None for key in keys]
         >>> import kvlab
@@ -70,17 +67,11 @@ class Tier(ABC):
         """
 
     @abstractmethod
-    def exists(self, keys: Sequence[bytes]) -> Sequence[bool]:
-        """Which of these names have a value."""
-
-    @abstractmethod
     def remove(self, keys: Sequence[bytes]) -> Sequence[bool]:
         """Deletes values; which of them there were."""
 
-    def get_ranges(
-        self, wanted: Sequence[tuple[bytes, int, int | None]]
-    ) -> Sequence[Buffer | None]:
-        """Parts of values, each a name, the first byte and the byte behind the last (None: all of it).
+    def get_ranges(self, wanted: Sequence[tuple[bytes, int, int]]) -> Sequence[Buffer | None]:
+        """Parts of values, each a name, the first byte and the byte behind the last.
 
         This one gets whole values and cuts them; override it if parts can be had for less. A value
         that is shorter gives what it has.
@@ -95,4 +86,4 @@ class Tier(ABC):
 
     def ping(self) -> None:
         """Raises if it cannot be used now. This one asks for a name that nothing has."""
-        self.exists([b"kvlab:ping"])
+        self.get([b"kvlab:ping"])

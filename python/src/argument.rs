@@ -1,5 +1,7 @@
 //! Arguments that Python may give in more than one form.
 
+use std::path::PathBuf;
+
 use kvlab_core::Error;
 use kvlab_core::config::{parse_seconds, parse_size};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
@@ -7,6 +9,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyString};
 
 use crate::error::{OrRaise, to_py};
+
+/// A path, by Python's own rules for `~` and path-like objects.
+pub(crate) fn expand_path(path: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
+    let Some(path) = path else {
+        return Ok(None);
+    };
+    let os_path = path.py().import("os.path")?;
+    os_path
+        .call_method1("expanduser", (path,))?
+        .extract()
+        .map(Some)
+}
 
 /// A number of bytes, given as an `int` or as a human size such as `"2GiB"`.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::argument::{Ttl, seconds};
+use crate::argument::{Ttl, expand_path, seconds};
 use crate::error::{OrRaise, to_py};
 use crate::stats::fields;
 use crate::tier::PyTier;
@@ -21,22 +21,77 @@ const KEY_VARIABLE: &str = "KVLAB_REMOTE_KEY";
 
 /// Settings of the shared tier, as `open` takes them.
 pub(crate) struct RemoteSettings {
-    pub(crate) remote: Option<Py<PyAny>>,
-    pub(crate) ttl: Ttl,
-    pub(crate) timeout: f64,
-    pub(crate) prefix: String,
-    pub(crate) cluster: bool,
-    pub(crate) key_file: Option<PathBuf>,
+    remote: Option<Py<PyAny>>,
+    ttl: Ttl,
+    timeout: f64,
+    prefix: String,
+    cluster: bool,
+    ca_file: Option<PathBuf>,
+    certificate_file: Option<PathBuf>,
+    private_key_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
 }
 
 impl RemoteSettings {
+    /// The keyword arguments of `open` that are not the store's own.
+    pub(crate) fn of(keywords: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let mut settings = Self {
+            remote: None,
+            ttl: Ttl(86_400),
+            timeout: 0.25,
+            prefix: "kvlab".to_owned(),
+            cluster: false,
+            ca_file: None,
+            certificate_file: None,
+            private_key_file: None,
+            key_file: None,
+        };
+        for (name, value) in keywords.into_iter().flatten() {
+            let name = name.extract::<String>()?;
+            settings.set(&name, &value).map_err(|error| {
+                let py = value.py();
+                if error.is_instance_of::<PyTypeError>(py) {
+                    let why = error.value(py);
+                    return PyTypeError::new_err(format!("argument '{name}': {why}"));
+                }
+                error
+            })?;
+        }
+        Ok(settings)
+    }
+
+    fn set(&mut self, name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let given = || (!value.is_none()).then_some(value);
+        match name {
+            "remote" => self.remote = given().map(|value| value.clone().unbind()),
+            "remote_ttl" => self.ttl = value.extract()?,
+            "remote_timeout" => self.timeout = value.extract()?,
+            "remote_prefix" => self.prefix = value.extract()?,
+            "remote_cluster" => self.cluster = value.extract()?,
+            "remote_ca_file" => self.ca_file = expand_path(given())?,
+            "remote_certificate_file" => self.certificate_file = expand_path(given())?,
+            "remote_private_key_file" => self.private_key_file = expand_path(given())?,
+            "remote_key_file" => self.key_file = expand_path(given())?,
+            _ => return Err(PyTypeError::new_err("open() has no such argument")),
+        }
+        Ok(())
+    }
+
     /// The configuration; none without servers.
     pub(crate) fn config(self, py: Python<'_>) -> PyResult<Option<RemoteConfig>> {
         let Some(remote) = self.remote else {
-            let unused = self.key_file.map(|path| Error::Config {
-                name: "remote_key_file",
-                value: path.display().to_string(),
-                remedy: "give remote, too, or leave the key out".to_owned(),
+            let files = [
+                ("remote_ca_file", self.ca_file),
+                ("remote_certificate_file", self.certificate_file),
+                ("remote_private_key_file", self.private_key_file),
+                ("remote_key_file", self.key_file),
+            ];
+            let unused = files.into_iter().find_map(|(name, path)| {
+                Some(Error::Config {
+                    name,
+                    value: path?.display().to_string(),
+                    remedy: "give remote, too, or leave the file out".to_owned(),
+                })
             });
             return unused.map_or(Ok(None), |error| Err(to_py(&error)));
         };
@@ -56,6 +111,9 @@ impl RemoteSettings {
             prefix: self.prefix,
             timeout: seconds(self.timeout)?,
             ttl_seconds: u64::from(self.ttl.0),
+            ca_file: self.ca_file,
+            certificate_file: self.certificate_file,
+            private_key_file: self.private_key_file,
             encryption_key: key,
             ..RemoteConfig::new("")
         }))

@@ -17,7 +17,7 @@ use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 
-use crate::argument::{ByteSize, Int, Ttl, seconds};
+use crate::argument::{ByteSize, Int, Ttl, expand_path, seconds};
 use crate::buffer::writable;
 use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache};
 use crate::error::{OrRaise, to_py};
@@ -82,18 +82,6 @@ impl Settings {
     }
 }
 
-fn expand(path: Option<&Bound<'_, PyAny>>) -> PyResult<Option<PathBuf>> {
-    let Some(path) = path else {
-        return Ok(None);
-    };
-    // Python's own rules for `~` and path-like objects.
-    let os_path = path.py().import("os.path")?;
-    os_path
-        .call_method1("expanduser", (path,))?
-        .extract()
-        .map(Some)
-}
-
 /// A store: prefix caches that share an L1 budget, over L2 in memory, L3 on disk and L4 on servers that machines share.
 #[pyclass(name = "Store", module = "kvlab._core", frozen)]
 pub(crate) struct PyStore {
@@ -108,13 +96,13 @@ impl PyStore {
         path=None, *, l1=ByteSize(512 << 20), l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
         l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
-        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None,
-        remote=None, remote_ttl=Ttl(86_400), remote_timeout=0.25, remote_prefix="kvlab".to_owned(), remote_cluster=false, remote_key_file=None
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None, **remote
     ), text_signature = "(path=None, *, l1=\"512MiB\", l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
         l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
         l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None, \
-        remote=None, remote_ttl=\"1d\", remote_timeout=0.25, remote_prefix=\"kvlab\", remote_cluster=False, remote_key_file=None)")]
+        remote=None, remote_ttl=\"1d\", remote_timeout=0.25, remote_prefix=\"kvlab\", remote_cluster=False, \
+        remote_ca_file=None, remote_certificate_file=None, remote_private_key_file=None, remote_key_file=None)")]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -140,16 +128,11 @@ impl PyStore {
         read_only: bool,
         allow_unsafe_directory: bool,
         capture: Option<&Bound<'_, PyAny>>,
-        remote: Option<Py<PyAny>>,
-        remote_ttl: Ttl,
-        remote_timeout: f64,
-        remote_prefix: String,
-        remote_cluster: bool,
-        remote_key_file: Option<&Bound<'_, PyAny>>,
+        remote: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let l1_policy = policy.clone();
         let settings = Settings {
-            path: expand(path)?,
+            path: expand_path(path)?,
             l2,
             l3,
             policy,
@@ -165,15 +148,8 @@ impl PyStore {
             quota: l3_quota_per_salt,
             read_only,
             allow_unsafe_directory,
-            capture: expand(capture)?,
-            remote: RemoteSettings {
-                remote,
-                ttl: remote_ttl,
-                timeout: remote_timeout,
-                prefix: remote_prefix,
-                cluster: remote_cluster,
-                key_file: expand(remote_key_file)?,
-            },
+            capture: expand_path(capture)?,
+            remote: RemoteSettings::of(remote)?,
         };
         let config = settings.config(cls.py())?;
         let inner = cls
@@ -307,13 +283,13 @@ impl PyBlockStore {
         path=None, *, l2=ByteSize(2 << 30), l3=ByteSize(20 << 30), policy="lru".to_owned(),
         write_policy="write_through".to_owned(), durable=false, direct=true, free_reserve=ByteSize(1 << 30),
         l3_read_limit=None, l3_write_limit=None, io_workers=Int::from(4), prefetch_timeout=30.0, prefetch_policy="best_effort".to_owned(),
-        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None,
-        remote=None, remote_ttl=Ttl(86_400), remote_timeout=0.25, remote_prefix="kvlab".to_owned(), remote_cluster=false, remote_key_file=None
+        l3_quota_per_salt=None, read_only=false, allow_unsafe_directory=false, capture=None, **remote
     ), text_signature = "(path=None, *, l2=\"2GiB\", l3=\"20GiB\", policy=\"lru\", write_policy=\"write_through\", \
         durable=False, direct=True, free_reserve=\"1GiB\", \
         l3_read_limit=None, l3_write_limit=None, io_workers=4, prefetch_timeout=30.0, prefetch_policy=\"best_effort\", \
         l3_quota_per_salt=None, read_only=False, allow_unsafe_directory=False, capture=None, \
-        remote=None, remote_ttl=\"1d\", remote_timeout=0.25, remote_prefix=\"kvlab\", remote_cluster=False, remote_key_file=None)")]
+        remote=None, remote_ttl=\"1d\", remote_timeout=0.25, remote_prefix=\"kvlab\", remote_cluster=False, \
+        remote_ca_file=None, remote_certificate_file=None, remote_private_key_file=None, remote_key_file=None)")]
     #[expect(
         clippy::too_many_arguments,
         clippy::fn_params_excessive_bools,
@@ -338,15 +314,10 @@ impl PyBlockStore {
         read_only: bool,
         allow_unsafe_directory: bool,
         capture: Option<&Bound<'_, PyAny>>,
-        remote: Option<Py<PyAny>>,
-        remote_ttl: Ttl,
-        remote_timeout: f64,
-        remote_prefix: String,
-        remote_cluster: bool,
-        remote_key_file: Option<&Bound<'_, PyAny>>,
+        remote: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let settings = Settings {
-            path: expand(path)?,
+            path: expand_path(path)?,
             l2,
             l3,
             policy,
@@ -362,15 +333,8 @@ impl PyBlockStore {
             quota: l3_quota_per_salt,
             read_only,
             allow_unsafe_directory,
-            capture: expand(capture)?,
-            remote: RemoteSettings {
-                remote,
-                ttl: remote_ttl,
-                timeout: remote_timeout,
-                prefix: remote_prefix,
-                cluster: remote_cluster,
-                key_file: expand(remote_key_file)?,
-            },
+            capture: expand_path(capture)?,
+            remote: RemoteSettings::of(remote)?,
         };
         let config = settings.config(cls.py())?;
         let inner = cls.py().detach(|| BlockStore::open(&config)).or_raise()?;

@@ -60,17 +60,6 @@ impl PyTier {
         ValuesError::new(failure, format!("{}: {error}", self.name))
     }
 
-    fn flags(&self, method: &str, names: &[Vec<u8>]) -> Answer<Vec<bool>> {
-        let flags = self.with(|object| {
-            let names = names.iter().map(|name| PyBytes::new(object.py(), name));
-            let names = names.collect::<Vec<_>>();
-            object
-                .call_method1(method, (names,))?
-                .extract::<Vec<bool>>()
-        })?;
-        self.as_many(flags, names.len(), method)
-    }
-
     fn as_many<T>(&self, answers: Vec<T>, wanted: usize, method: &str) -> Answer<Vec<T>> {
         if answers.len() == wanted {
             return Ok(answers);
@@ -97,14 +86,9 @@ impl Values for PyTier {
     ) -> Answer<()> {
         let values = self.with(|object| {
             let py = object.py();
-            let wanted = asked.iter().map(|asked| {
-                let range = asked.range.as_ref();
-                (
-                    PyBytes::new(py, &asked.name),
-                    range.map_or(0, |range| range.start),
-                    range.map(|range| range.end),
-                )
-            });
+            let wanted = asked
+                .iter()
+                .map(|Asked { name, range }| (PyBytes::new(py, name), range.start, range.end));
             let wanted = wanted.collect::<Vec<_>>();
             let values = object.call_method1("get_ranges", (wanted,))?;
             let values = values.extract::<Vec<Option<PyBuffer<u8>>>>()?;
@@ -135,12 +119,15 @@ impl Values for PyTier {
         })
     }
 
-    fn exists(&self, names: &[Vec<u8>], _by: Instant) -> Answer<Vec<bool>> {
-        self.flags("exists", names)
-    }
-
     fn remove(&self, names: &[Vec<u8>], _by: Instant) -> Answer<Vec<bool>> {
-        self.flags("remove", names)
+        let there = self.with(|object| {
+            let names = names.iter().map(|name| PyBytes::new(object.py(), name));
+            let names = names.collect::<Vec<_>>();
+            object
+                .call_method1("remove", (names,))?
+                .extract::<Vec<bool>>()
+        })?;
+        self.as_many(there, names.len(), "remove")
     }
 
     fn ping(&self, _by: Instant) -> Answer<()> {

@@ -13,7 +13,7 @@ class RemoteErrors(TypedDict):
     Attributes:
         timeouts: No answer in time.
         refused: Nobody listens there, or the connection broke.
-        auth: User or password unknown, or the command not allowed.
+        auth: User or password unknown, the command not allowed, or a certificate not trusted.
         protocol: What was answered is not the protocol.
         wrong_type: Something of another kind stood under a name.
         out_of_memory: The server had no memory left for values.
@@ -62,7 +62,7 @@ class ServerStats(TypedDict):
         address: Which one, without password.
         state: `"closed"`: it is asked; `"open"`: it is left alone for a while after failures;
             `"half_open"`: it is tried.
-        writing: The same for writes; open for a while after it had no memory left.
+        writing: The same for writes; open for a while after it took none: no memory left, or a user that may only read.
         opened: How often it stopped being asked.
         trouble: The last thing that went wrong, if it is not asked now or takes no values.
     """

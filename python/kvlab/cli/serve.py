@@ -119,6 +119,21 @@ def render(options: ServeOptions, started: Started) -> str:
 @click.option("--remote-prefix", default="kvlab", show_default=True, help="Of all names there.")
 @click.option("--remote-cluster", is_flag=True, help="The URLs are nodes of one Redis cluster.")
 @click.option(
+    "--remote-ca-file",
+    type=click.Path(path_type=Path),
+    help="PEM, for rediss://: who may sign its certificate; by default those that the system trusts.",
+)
+@click.option(
+    "--remote-certificate-file",
+    type=click.Path(path_type=Path),
+    help="PEM, for rediss://: the certificate to show there.",
+)
+@click.option(
+    "--remote-private-key-file",
+    type=click.Path(path_type=Path),
+    help="PEM: the private key of that certificate.",
+)
+@click.option(
     "--remote-key-file",
     type=click.Path(path_type=Path),
     help="64 hexadecimal digits: encrypt what is sent there (or KVLAB_REMOTE_KEY).",

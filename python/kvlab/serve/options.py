@@ -39,6 +39,9 @@ class ServeOptions:
         remote_timeout: Seconds that they have for an answer (see `Store.open`).
         remote_prefix: What all names there begin with (see `Store.open`).
         remote_cluster: Whether they are nodes of one cluster.
+        remote_ca_file: Who may sign their certificates (see `Store.open`).
+        remote_certificate_file: The certificate to show to them (see `Store.open`).
+        remote_private_key_file: Its private key (see `Store.open`).
         remote_key_file: What payload is encrypted with there (see `Store.open`).
         engine: How the engine works.
         host: The address to listen at.
@@ -67,6 +70,9 @@ class ServeOptions:
     remote_timeout: float = 0.25
     remote_prefix: str = "kvlab"
     remote_cluster: bool = False
+    remote_ca_file: Path | None = None
+    remote_certificate_file: Path | None = None
+    remote_private_key_file: Path | None = None
     remote_key_file: Path | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     host: str = "127.0.0.1"
@@ -100,6 +106,9 @@ class ServeOptions:
             "remote_timeout": self.remote_timeout,
             "remote_prefix": self.remote_prefix,
             "remote_cluster": self.remote_cluster,
+            "remote_ca_file": self.remote_ca_file,
+            "remote_certificate_file": self.remote_certificate_file,
+            "remote_private_key_file": self.remote_private_key_file,
             "remote_key_file": self.remote_key_file,
         }
 

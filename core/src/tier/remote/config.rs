@@ -1,6 +1,7 @@
 //! Settings of a shared tier, each with its default.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,12 @@ pub struct RemoteConfig {
     pub write_queue_bytes: u64,
     /// Connections to each server that are kept while nobody uses them. Default: 8.
     pub connections: usize,
+    /// PEM file of the authorities that may sign the certificates of servers with TLS. Default: those that the system trusts.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of the certificate that is shown to servers with TLS. Default: none.
+    pub certificate_file: Option<PathBuf>,
+    /// PEM file of its private key.
+    pub private_key_file: Option<PathBuf>,
     /// What payload is encrypted with. Default: nothing.
     pub encryption_key: Option<EncryptionKey>,
     /// Something else that keeps values, instead of the servers of [`urls`](Self::urls). Default: none.
@@ -50,6 +57,9 @@ impl RemoteConfig {
             ttl_seconds: 86_400,
             write_queue_bytes: 256 << 20,
             connections: 8,
+            ca_file: None,
+            certificate_file: None,
+            private_key_file: None,
             encryption_key: None,
             own: None,
         }
@@ -57,13 +67,6 @@ impl RemoteConfig {
 
     /// Checks everything but the URLs.
     pub(super) fn validate(&self) -> Result<()> {
-        let refuse = |name, value: String, remedy: String| {
-            Err(Error::Config {
-                name,
-                value,
-                remedy,
-            })
-        };
         if self.urls.is_empty() && self.own.is_none() {
             let remedy = "give the URL of a server, such as redis://localhost:6379".to_owned();
             return refuse("remote", "[]".to_owned(), remedy);
@@ -94,8 +97,43 @@ impl RemoteConfig {
             let remedy = "use the bytes of some runs: 16 MiB or more".to_owned();
             return refuse("remote_write_queue_bytes", "0".to_owned(), remedy);
         }
+        let halves = [
+            ("remote_certificate_file", &self.certificate_file),
+            ("remote_private_key_file", &self.private_key_file),
+        ];
+        if let [(name, Some(path)), (other, None)] | [(other, None), (name, Some(path))] = halves {
+            let remedy = format!("give {other}, too, or leave both out");
+            return refuse(name, path.display().to_string(), remedy);
+        }
+        if self.own.is_some() {
+            self.refuse_files_for_tls()?;
+        }
         Ok(())
     }
+
+    /// For servers without TLS.
+    pub(super) fn refuse_files_for_tls(&self) -> Result<()> {
+        let files = [
+            ("remote_ca_file", &self.ca_file),
+            ("remote_certificate_file", &self.certificate_file),
+            ("remote_private_key_file", &self.private_key_file),
+        ];
+        for (name, path) in files {
+            if let Some(path) = path {
+                let remedy = "write rediss:// in the URL for TLS, or leave it out".to_owned();
+                return refuse(name, path.display().to_string(), remedy);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse<T>(name: &'static str, value: String, remedy: String) -> Result<T> {
+    Err(Error::Config {
+        name,
+        value,
+        remedy,
+    })
 }
 
 /// Without the URLs, which may have passwords in them.
@@ -109,6 +147,9 @@ impl fmt::Debug for RemoteConfig {
             .field("ttl_seconds", &self.ttl_seconds)
             .field("write_queue_bytes", &self.write_queue_bytes)
             .field("connections", &self.connections)
+            .field("ca_file", &self.ca_file)
+            .field("certificate_file", &self.certificate_file)
+            .field("private_key_file", &self.private_key_file)
             .field("encryption_key", &self.encryption_key)
             .field("own", &self.own)
             .finish()

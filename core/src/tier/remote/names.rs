@@ -8,7 +8,7 @@ use crate::tier::record::{MAX_HEADER_BYTES, header_bytes};
 /// The first byte of an entry.
 const ENTRY_VERSION: u8 = 1;
 /// Bytes of an entry.
-const ENTRY_BYTES: usize = 45;
+pub(super) const ENTRY_BYTES: usize = 45;
 
 /// What a run is found by: cut anywhere else it is another run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::Inner;
 use super::cipher::Cipher;
-use super::names::{Entry, RunName, entry_name};
+use super::names::{ENTRY_BYTES, Entry, RunName, entry_name};
 use super::shards::{Shards, Share};
 use super::value::{Header, Payload, judge};
 use super::values::{Asked, Failure, Got};
@@ -47,43 +47,49 @@ impl Inner {
         if keys.is_empty() {
             return Vec::new();
         }
-        let (start, by) = (Instant::now(), self.shards.deadline(0));
-        let entries = self.entries(keys, by);
-        let runs = self.runs(keys, &entries, by);
-        let mut missing = Vec::new();
-        let found = keys.iter().zip(&entries).map(|(key, entry)| {
-            let found = entry.and_then(|entry| {
-                let run = runs.get(&entry.run)?;
-                // The entry of this block may be another than the one that the header was held against.
-                let position = entry.position as usize;
-                let holds = run.record.header.keys.get(position) == Some(key);
-                holds.then(|| (Arc::clone(run) as Arc<dyn PinnedRun>, position))
-            });
-            if found.is_none() {
-                missing.push(*key);
-            }
-            found
-        });
-        let found = found.collect::<Found>();
-        self.shards.known.forget(&missing);
-        let held = keys.iter().zip(&found).filter(|(_, found)| found.is_some());
-        self.shards.known.add(held.map(|(key, _)| key));
+        let start = Instant::now();
+        let found = self.look_up(keys);
+        let part = |held: bool| {
+            let all = keys.iter().zip(&found);
+            all.filter_map(move |(key, found)| (found.is_some() == held).then_some(key))
+        };
+        self.shards.known.forget(part(false));
+        self.shards.known.add(part(true));
         let counters = &self.shards.counters;
         counters.lookups.add(1);
         counters.lookup_micros.took(start.elapsed());
-        counters.missed_blocks.add(missing.len() as u64);
-        counters
-            .found_blocks
-            .add((keys.len() - missing.len()) as u64);
+        counters.missed_blocks.add(part(false).count() as u64);
+        counters.found_blocks.add(part(true).count() as u64);
         found
+    }
+
+    /// Whether a reader would find all of these blocks now.
+    pub(super) fn holds(self: &Arc<Self>, keys: &[BlockKey]) -> bool {
+        self.look_up(keys).iter().all(Option::is_some)
+    }
+
+    fn look_up(self: &Arc<Self>, keys: &[BlockKey]) -> Found {
+        let by = self.shards.deadline(0);
+        let entries = self.entries(keys, by);
+        let runs = self.runs(keys, &entries, by);
+        let found = keys.iter().zip(&entries).map(|(key, entry)| {
+            let entry = (*entry)?;
+            let run = runs.get(&entry.run)?;
+            // The entry of this block may be another than the one that the header was held against.
+            let position = entry.position as usize;
+            let holds = run.record.header.keys.get(position) == Some(key);
+            holds.then(|| (Arc::clone(run) as Arc<dyn PinnedRun>, position))
+        });
+        found.collect()
     }
 
     /// The entries of blocks, as far as there are any.
     pub(super) fn entries(&self, keys: &[BlockKey], by: Instant) -> Vec<Option<Entry>> {
         let read = Shards::each(self.shards.split(keys), |share| {
+            // A byte more, so that what is longer is seen to be none.
             let asked = share.items.iter().map(|&item| Asked {
                 name: entry_name(&self.prefix, &keys[item]),
-                range: None,
+                range: 0..ENTRY_BYTES as u64 + 1,
             });
             let mut entries = Vec::new();
             let answer = self.shards.get(
@@ -141,7 +147,7 @@ impl Inner {
             let (name, (_, entry)) = &wanted[item];
             Asked {
                 name: name.value(&self.prefix),
-                range: Some(0..u64::from(entry.header_bytes)),
+                range: 0..u64::from(entry.header_bytes),
             }
         });
         let mut headers = Vec::new();
@@ -198,7 +204,7 @@ impl Inner {
         self.cipher(&record.header.namespace)
     }
 
-    /// Deletes a value that is not what was written, so that it is written again. If that fails, it stays a miss.
+    /// Deletes a value that is not what was written, so that it is written again. If that fails, it stays one that cannot be read.
     fn drop_value(&self, server: usize, name: &RunName) {
         let value = name.value(&self.prefix);
         let by = self.shards.deadline(0);
@@ -215,7 +221,7 @@ impl RemoteRun {
         let name = self.name.value(&self.tier.prefix);
         let asked = groups.iter().map(|(_, range)| Asked {
             name: name.clone(),
-            range: Some(range.clone()),
+            range: range.clone(),
         });
         let bytes = groups.iter().map(|(_, range)| range.end - range.start);
         let bytes = bytes.sum::<u64>();
@@ -281,7 +287,11 @@ impl PinnedRun for RemoteRun {
                 counters.reads.add(1);
                 counters.read_bytes.add(bytes);
             }
-            Err(ReadFailure::Gone) => counters.gone.add(1),
+            Err(ReadFailure::Gone) => {
+                counters.gone.add(1);
+                // It may only have been cut off behind its header, by which a writer would take it for whole.
+                self.tier.drop_value(self.server, &self.name);
+            }
             Err(ReadFailure::Corrupt) => {
                 counters.corrupt.add(1);
                 log::warn!("run {:?} is not what was written; it is deleted", self.name);

@@ -28,7 +28,7 @@ pub(super) struct Server {
     /// Its part in the draw.
     lot: u64,
     asking: Breaker,
-    /// Opens while it has no memory for values.
+    /// Opens while it takes no values: it has no memory for them, or this user may only read.
     writing: Breaker,
     /// What went wrong last.
     trouble: Mutex<Option<String>>,
@@ -49,6 +49,23 @@ pub(super) struct Shards {
 pub(super) struct Share {
     pub(super) server: usize,
     pub(super) items: Vec<usize>,
+}
+
+/// What a server is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    Read,
+    Change,
+    /// A sign of life: a single failure is enough to leave it alone.
+    Sign,
+}
+
+/// Whether a server that so fails a change may be one that can be read: it is full, a replica, or has users that may only read.
+fn turns_down(failure: Failure) -> bool {
+    matches!(
+        failure,
+        Failure::OutOfMemory | Failure::Auth | Failure::Other
+    )
 }
 
 impl Server {
@@ -179,7 +196,7 @@ impl Shards {
         by: Instant,
         take: &mut dyn FnMut(usize, Got<'_>),
     ) -> Answer<()> {
-        self.ask(server, |values| {
+        self.ask(server, Asking::Read, |values| {
             values.get(asked, by, &mut |index, got| {
                 if got == Got::WrongType {
                     self.counters.failed(Failure::WrongType);
@@ -189,25 +206,16 @@ impl Shards {
         })
     }
 
-    pub(super) fn exists(
-        &self,
-        server: usize,
-        names: &[Vec<u8>],
-        by: Instant,
-    ) -> Answer<Vec<bool>> {
-        self.ask(server, |values| values.exists(names, by))
-    }
-
     pub(super) fn remove(
         &self,
         server: usize,
         names: &[Vec<u8>],
         by: Instant,
     ) -> Answer<Vec<bool>> {
-        self.ask(server, |values| values.remove(names, by))
+        self.ask(server, Asking::Change, |values| values.remove(names, by))
     }
 
-    /// Sets values, unless the server had no memory for others a moment ago.
+    /// Sets values, unless the server would not take others a moment ago.
     pub(super) fn put(
         &self,
         server: usize,
@@ -219,17 +227,19 @@ impl Shards {
             writing, values, ..
         } = &self.servers[server];
         if !writing.is_closed() && !writing.probes(Instant::now()) {
-            let message = format!("{}: it had no memory a moment ago", values.address());
-            return Err(ValuesError::new(Failure::OutOfMemory, message));
+            let message = format!("{}: it took no values a moment ago", values.address());
+            return Err(ValuesError::new(Failure::Other, message));
         }
-        let answer = self.ask(server, |values| values.put(entries, ttl, by));
+        let answer = self.ask(server, Asking::Change, |values| {
+            values.put(entries, ttl, by)
+        });
         match &answer {
             Ok(()) => {
                 if writing.succeeded() {
                     log::info!("{}: it takes values again", values.address());
                 }
             }
-            Err(error) if error.failure == Failure::OutOfMemory || !writing.is_closed() => {
+            Err(error) if turns_down(error.failure) || !writing.is_closed() => {
                 if writing.failed(true) {
                     log::warn!("{error}; nothing is written there for a while");
                 }
@@ -240,18 +250,23 @@ impl Shards {
     }
 
     /// Asks a server, if it is asked at all, and notes how that went.
-    fn ask<T>(&self, server: usize, work: impl FnOnce(&dyn Values) -> Answer<T>) -> Answer<T> {
+    fn ask<T>(
+        &self,
+        server: usize,
+        asking: Asking,
+        work: impl FnOnce(&dyn Values) -> Answer<T>,
+    ) -> Answer<T> {
         let server = &self.servers[server];
         if !server.asking.is_closed() {
             let address = server.values.address();
             let message = format!("{address}: it did not answer lately and is left alone for now");
             return Err(ValuesError::new(Failure::Refused, message));
         }
-        self.settle(server, work(&*server.values), false)
+        self.settle(server, work(&*server.values), asking)
     }
 
-    /// Notes how it went; of a sign of life (`alone`) a single failure is enough to leave the server alone.
-    fn settle<T>(&self, server: &Server, answer: Answer<T>, alone: bool) -> Answer<T> {
+    /// Notes how it went.
+    fn settle<T>(&self, server: &Server, answer: Answer<T>, asking: Asking) -> Answer<T> {
         let error = match answer {
             Ok(answer) => {
                 if server.asking.succeeded() {
@@ -265,9 +280,10 @@ impl Shards {
         *server.trouble.lock() = Some(error.message.clone());
         let at_once = match error.failure {
             // It answered, and did what it could.
-            Failure::WrongType | Failure::OutOfMemory => return Err(error),
+            Failure::WrongType => return Err(error),
+            other if asking == Asking::Change && turns_down(other) => return Err(error),
             Failure::Timeout | Failure::Auth | Failure::Protocol | Failure::Redirect => true,
-            Failure::Refused | Failure::Other => alone,
+            Failure::OutOfMemory | Failure::Refused | Failure::Other => asking == Asking::Sign,
         };
         if server.asking.failed(at_once) {
             log::warn!("{error}; it is left alone until it answers");
@@ -284,7 +300,7 @@ impl Shards {
         for server in &self.servers {
             if server.asking.probes(now) {
                 let answer = server.values.ping(self.deadline(0));
-                if let Err(error) = self.settle(server, answer, true) {
+                if let Err(error) = self.settle(server, answer, Asking::Sign) {
                     log::debug!("{error}");
                 }
             }
@@ -306,7 +322,7 @@ impl Shards {
             let latency = answer.is_ok().then(|| start.elapsed());
             // Who may not ask for the memory does not know it, and can do without.
             let memory = latency.and_then(|_| server.values.memory(by).ok().flatten());
-            let error = self.settle(server, answer, true).err();
+            let error = self.settle(server, answer, Asking::Sign).err();
             ServerHealth {
                 address: server.values.address().to_owned(),
                 state: server.asking.state().0,
@@ -375,10 +391,6 @@ mod tests {
             self.fail()
         }
 
-        fn exists(&self, _: &[Vec<u8>], _: Instant) -> Answer<Vec<bool>> {
-            self.fail()
-        }
-
         fn remove(&self, _: &[Vec<u8>], _: Instant) -> Answer<Vec<bool>> {
             self.fail()
         }
@@ -423,7 +435,7 @@ mod tests {
             count.iter().all(|count| (850..1150).contains(count)),
             "{count:?}"
         );
-        let answer = shards.exists(2, &[vec![1]], Instant::now());
+        let answer = shards.get(2, &[], Instant::now(), &mut |_, _| {});
         assert_eq!(answer.map_err(|error| error.failure), Err(Failure::Timeout));
         let mut moved = [0; 4];
         for (key, before) in keys.iter().zip(before) {

@@ -100,7 +100,7 @@ pub struct ServerStats {
     pub address: String,
     /// Whether it is asked.
     pub state: BreakerState,
-    /// Whether it takes values; open for a while after it had no memory left.
+    /// Whether it takes values; open for a while after it had no memory left or would not have them from this user.
     pub writing: BreakerState,
     /// How often it stopped being asked.
     pub opened: u64,

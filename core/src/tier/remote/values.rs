@@ -13,7 +13,7 @@ pub enum Failure {
     Timeout,
     /// Nobody listens there, or the connection broke.
     Refused,
-    /// It does not know the user or the password, or does not allow the command.
+    /// It does not know the user or the password, does not allow the command, or one side does not trust the other's certificate.
     Auth,
     /// What it answered is not the protocol.
     Protocol,
@@ -50,13 +50,13 @@ impl ValuesError {
 /// The result of asking a server.
 pub type Answer<T> = Result<T, ValuesError>;
 
-/// A value that is asked for, whole or in part.
+/// A part of a value that is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// Its name.
     pub name: Vec<u8>,
-    /// Which bytes of it; none for all of them.
-    pub range: Option<Range<u64>>,
+    /// Which bytes of it.
+    pub range: Range<u64>,
 }
 
 /// What a server has under a name.
@@ -97,12 +97,6 @@ pub trait Values: Send + Sync + fmt::Debug {
     /// [`ValuesError`]; those before may be set.
     fn put(&self, entries: &[(&[u8], &[u8])], ttl: Duration, by: Instant) -> Answer<()>;
 
-    /// Which of these names have a value.
-    ///
-    /// # Errors
-    /// [`ValuesError`].
-    fn exists(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>>;
-
     /// Deletes values; which of them there were.
     ///
     /// # Errors
@@ -138,10 +132,6 @@ impl Values for Arc<dyn Values> {
 
     fn put(&self, entries: &[(&[u8], &[u8])], ttl: Duration, by: Instant) -> Answer<()> {
         (**self).put(entries, ttl, by)
-    }
-
-    fn exists(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
-        (**self).exists(names, by)
     }
 
     fn remove(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {

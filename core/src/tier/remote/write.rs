@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -317,7 +318,7 @@ impl Inner {
     }
 
     /// The thread: writes, and looks after servers that were down, until it is stopped.
-    pub(super) fn work(&self) {
+    pub(super) fn work(self: &Arc<Self>) {
         let mut value = Vec::new();
         loop {
             let due = self.shards.probe();
@@ -330,7 +331,7 @@ impl Inner {
         self.queue.ended();
     }
 
-    fn write(&self, job: Job, value: &mut Vec<u8>) {
+    fn write(self: &Arc<Self>, job: Job, value: &mut Vec<u8>) {
         let start = Instant::now();
         // Whatever a server's client does, writing goes on.
         let written = catch_unwind(AssertUnwindSafe(|| self.write_run(&job, value)));
@@ -355,7 +356,7 @@ impl Inner {
         self.queue.finished(number, &header);
     }
 
-    fn write_run(&self, job: &Job, value: &mut Vec<u8>) -> Written {
+    fn write_run(self: &Arc<Self>, job: &Job, value: &mut Vec<u8>) -> Written {
         match self.try_write(job, value) {
             Ok(written) => written,
             Err(error) => {
@@ -368,7 +369,7 @@ impl Inner {
         }
     }
 
-    fn try_write(&self, job: &Job, value: &mut Vec<u8>) -> Answer<Written> {
+    fn try_write(self: &Arc<Self>, job: &Job, value: &mut Vec<u8>) -> Answer<Written> {
         let Job { header, source, .. } = job;
         let Some(ttl) = self.ttl(&header.terms) else {
             return Ok(Written::Refused(Refusal::Expired));
@@ -377,7 +378,7 @@ impl Inner {
         let Some((name, home)) = home else {
             return Ok(Written::Refused(Refusal::Unavailable));
         };
-        if self.all_there(&header.keys) {
+        if self.holds(&header.keys) {
             self.shards.known.add(&header.keys);
             return Ok(Written::Present);
         }
@@ -410,35 +411,6 @@ impl Inner {
         set.into_iter().collect::<Answer<()>>()?;
         self.shards.known.add(&header.keys);
         Ok(Written::Bytes(bytes))
-    }
-
-    /// Whether the servers have all of these blocks: an entry each, and the runs that these lead to.
-    fn all_there(&self, keys: &[BlockKey]) -> bool {
-        let by = self.shards.deadline(0);
-        let entries = self
-            .entries(keys, by)
-            .into_iter()
-            .collect::<Option<Vec<_>>>();
-        let Some(entries) = entries else {
-            return false;
-        };
-        let runs = entries.into_iter().map(|entry| entry.run);
-        let runs = runs
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect::<Vec<_>>();
-        let shares = self.shards.split(runs.iter().map(|run| &run.last));
-        // A run that has no server now is not there.
-        if shares.iter().map(|share| share.items.len()).sum::<usize>() < runs.len() {
-            return false;
-        }
-        let there = Shards::each(shares, |Share { server, items }| {
-            let names = items.iter().map(|&item| runs[item].value(&self.prefix));
-            let names = names.collect::<Vec<_>>();
-            let there = self.shards.exists(server, &names, by);
-            there.is_ok_and(|there| there.into_iter().all(|there| there))
-        });
-        there.into_iter().all(|there| there)
     }
 
     /// Deletes the entries of blocks, and the runs that these lead to, from all servers; how many blocks there were.
