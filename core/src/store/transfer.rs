@@ -308,7 +308,7 @@ impl Transfer {
     }
 
     /// Whether nothing runs and nothing will.
-    fn is_over(&self, progress: &Progress) -> bool {
+    pub(super) fn is_over(&self, progress: &Progress) -> bool {
         let mut parts = 0..self.parts.len();
         progress.in_flight == 0
             && (progress.cancelled
