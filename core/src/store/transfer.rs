@@ -97,7 +97,7 @@ impl Transfer {
             for slices in groups(run.header()) {
                 if slices.len() == run.header().slices.len() {
                     small.push(Part { step, slices });
-                    spans.push(run.span().filter(|_| request.step.tier == TierId::L3));
+                    spans.push(run.span());
                 } else {
                     jobs.push(vec![Part { step, slices }]);
                 }
