@@ -10,7 +10,7 @@ use std::path::Path;
 
 use cache_support::{BLOCK, LONG, layout, namespace, serve};
 use kvlab_core::Error;
-use kvlab_core::cache::{CacheConfig, PrefixCache};
+use kvlab_core::cache::{Begin, CacheConfig, PrefixCache};
 use kvlab_core::config::{DiskConfig, StoreConfig, WritePolicy};
 use kvlab_core::policy::live_names;
 use kvlab_core::run::Terms;
@@ -405,7 +405,14 @@ fn names_are_keyed_anew_in_each_capture() {
         let tokens = (0..41).collect::<Vec<_>>();
         drop(
             cache
-                .begin_in_category(namespace("alone"), tokens, 0, 7)
+                .begin_with(
+                    namespace("alone"),
+                    tokens,
+                    Begin {
+                        category: 7,
+                        ..Begin::default()
+                    },
+                )
                 .expect("begin"),
         );
         cache.close(LONG).expect("close");

@@ -640,7 +640,13 @@ class PrefixCache:
         """
 
     def begin(
-        self, tokens: _Tokens, namespace: bytes, *, grid: int = 0, category: int = 0
+        self,
+        tokens: _Tokens,
+        namespace: bytes,
+        *,
+        grid: int = 0,
+        category: int = 0,
+        inquiry: Inquiry | None = None,
     ) -> Request:
         """Starts a request: finds the longest cached prefix and locks what L1 has of it.
 
@@ -653,6 +659,8 @@ class PrefixCache:
             grid: A multiple of the block's tokens; 0 for the block.
             category: What kind of request it is, 0 to 4294967295: your own number, 0 where that is
                 unknown. A capture records it, and policies of the simulator read it.
+            inquiry: What L4 said of this prompt (`inquire`), which is then not asked. Without it, what is not
+                on this machine is asked for now, for at most the time-out of L4; the GIL is released.
 
         Returns:
             The request; close it.
@@ -660,6 +668,26 @@ class PrefixCache:
         Raises:
             InvalidArgumentError: an empty prompt, a wrong dtype, shape or token id, another
                 namespace, grid or category.
+            StoreClosedError: the store is closed.
+            ForkedProcessError: the store is a parent process's.
+        """
+
+    def inquire(self, tokens: _Tokens, namespace: bytes, *, grid: int = 0) -> Inquiry:
+        """Asks L4 for what of a prompt is not on this machine, ahead of its request. The GIL is released.
+
+        Waits for at most the time-out of L4; counts as no use. It is not asked where requests of the namespace left
+        it alone a short while ago because computing was quicker, nor without L4.
+
+        Args:
+            tokens: As for `begin`.
+            namespace: As for `begin`.
+            grid: As for `begin`.
+
+        Returns:
+            The answer, for `begin`. It holds nothing: what vanishes there meanwhile is a miss.
+
+        Raises:
+            InvalidArgumentError: as for `begin`.
             StoreClosedError: the store is closed.
             ForkedProcessError: the store is a parent process's.
         """
@@ -749,6 +777,14 @@ class PrefixCache:
         Raises:
             AssertionError: with what is wrong.
         """
+
+@final
+class Inquiry:
+    """What L4 has of a prompt that is not on this machine. `PrefixCache.inquire` makes it."""
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks."""
 
 @final
 class Request:
@@ -926,6 +962,10 @@ class Restore:
     @property
     def tokens(self) -> tuple[int, int, int, int]:
         """Tokens that will stand in the buffer if nothing fails, as `(l1, l2, l3, l4)`."""
+
+    @property
+    def under_way(self) -> bool:
+        """Whether any of it is still on its way from the tiers below; never waits. False once it is finished."""
 
     def wait_layer(self, layer: int, timeout: float = 60.0) -> bool:
         """Waits until a layer of all tokens stands in the buffer, verified. The GIL is released.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvlab_core::Error;
-use kvlab_core::cache::{HitTokens, PrefixCache, Request, Restore};
+use kvlab_core::cache::{Begin, HitTokens, PrefixCache, Request, Restore};
 use kvlab_core::codec::Codec;
 use kvlab_core::config::StopPolicy;
 use kvlab_core::cost::RestoreMode;
@@ -12,7 +12,7 @@ use kvlab_core::key::{BlockKey, tenant_of};
 use kvlab_core::layout::{LayerLayout, Layout};
 use kvlab_core::run::Terms;
 use kvlab_core::stack::Store;
-use kvlab_core::store::{PrefetchTicket, ReadFailed};
+use kvlab_core::store::{Inquiry, PrefetchTicket, ReadFailed};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -140,8 +140,8 @@ impl PyPrefixCache {
 
     /// Starts a request: the longest cached prefix of whole blocks, at most all but the last token, rounded down to `grid` tokens.
     #[pyo3(
-        signature = (tokens, namespace, *, grid=Int::from(0), category=Int::from(0)),
-        text_signature = "($self, tokens, namespace, *, grid=0, category=0)"
+        signature = (tokens, namespace, *, grid=Int::from(0), category=Int::from(0), inquiry=None),
+        text_signature = "($self, tokens, namespace, *, grid=0, category=0, inquiry=None)"
     )]
     fn begin(
         &self,
@@ -150,15 +150,15 @@ impl PyPrefixCache {
         namespace: &[u8],
         grid: Int,
         category: Int,
+        inquiry: Option<&PyInquiry>,
     ) -> PyResult<PyRequest> {
-        let grid = grid.get("grid")?;
-        let category = category.get("category")?;
-        let namespace = BlockKey::from_slice(namespace).or_raise()?;
-        let begin = || {
-            let tokens = tokens.0;
-            self.inner
-                .begin_in_category(namespace, tokens, grid, category)
+        let options = Begin {
+            grid: grid.get("grid")?,
+            category: category.get("category")?,
+            inquiry: inquiry.map(|inquiry| &*inquiry.inner),
         };
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        let begin = || self.inner.begin_with(namespace, tokens.0, options);
         // It takes microseconds, unless L4 is asked or a prefetch is waited for.
         let request = if self.inner.store().plan_may_wait() {
             py.detach(begin)
@@ -172,6 +172,28 @@ impl PyPrefixCache {
             prompt_tokens,
             found,
             inner: Unlocked::new(Mutex::new(Some(request))),
+        })
+    }
+
+    /// Asks L4 for what of a prompt is not on this machine, ahead of its request.
+    #[pyo3(
+        signature = (tokens, namespace, *, grid=Int::from(0)),
+        text_signature = "($self, tokens, namespace, *, grid=0)"
+    )]
+    fn inquire(
+        &self,
+        py: Python<'_>,
+        tokens: Tokens,
+        namespace: &[u8],
+        grid: Int,
+    ) -> PyResult<PyInquiry> {
+        let grid = grid.get("grid")?;
+        let namespace = BlockKey::from_slice(namespace).or_raise()?;
+        let inner = py
+            .detach(|| self.inner.inquire(namespace, &tokens.0, grid))
+            .or_raise()?;
+        Ok(PyInquiry {
+            inner: Unlocked::new(inner),
         })
     }
 
@@ -262,6 +284,21 @@ impl PyPrefixCache {
         self.inner
             .validate()
             .map_err(pyo3::exceptions::PyAssertionError::new_err)
+    }
+}
+
+/// What L4 has of a prompt that is not on this machine.
+#[pyclass(name = "Inquiry", module = "kvlab._core", frozen)]
+pub(crate) struct PyInquiry {
+    inner: Unlocked<Inquiry>,
+}
+
+#[pymethods]
+impl PyInquiry {
+    /// How many blocks.
+    #[getter]
+    fn blocks(&self) -> usize {
+        self.inner.blocks()
     }
 }
 
@@ -437,6 +474,15 @@ impl PyRestore {
     #[getter]
     fn tokens(&self) -> (usize, usize, usize, usize) {
         stats::hits(self.tokens)
+    }
+
+    /// Whether any of it is still on its way from the tiers below.
+    #[getter]
+    fn under_way(&self, py: Python<'_>) -> bool {
+        py.detach(|| {
+            let restore = self.inner.lock();
+            restore.as_ref().is_some_and(Restore::is_under_way)
+        })
     }
 
     /// Waits until a layer of all tokens is there; False if it will not come.

@@ -41,7 +41,9 @@ mod _core {
     #[pymodule_export]
     use crate::buffer::PyCacheBuffer;
     #[pymodule_export]
-    use crate::cache::{PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore};
+    use crate::cache::{
+        PyInquiry, PyKvLayout, PyPrefetchTicket, PyPrefixCache, PyRequest, PyRestore,
+    };
     #[pymodule_export]
     use crate::codec::PyKvCodec;
     #[pymodule_export]

@@ -33,7 +33,7 @@ use crate::memory::Region;
 use crate::radix::RadixTree;
 use crate::run::Terms;
 use crate::sim::capture;
-use crate::store::{BlockStore, PrefetchTicket};
+use crate::store::{BlockStore, Inquiry, PrefetchTicket};
 use crate::tier::TierId;
 
 use commit::Committer;
@@ -45,7 +45,7 @@ use unasked::Unasked;
 pub use explain::Explanation;
 pub use l1::L1Stats;
 pub(crate) use l1::Replica;
-pub use request::{HitTokens, Request};
+pub use request::{Begin, HitTokens, Request};
 pub(crate) use resident::Contents;
 pub use resident::{Lease, ResidentStats};
 pub use restore::{Restore, Restored};
@@ -177,22 +177,45 @@ impl PrefixCache {
     /// # Errors
     /// [`Error::InvalidArgument`] for an empty prompt or a grid that is no multiple of the block, [`Error::Closed`].
     pub fn begin(&self, namespace: BlockKey, tokens: Vec<u32>, grid: usize) -> Result<Request> {
-        self.begin_in_category(namespace, tokens, grid, 0)
+        let options = Begin {
+            grid,
+            ..Begin::default()
+        };
+        self.begin_with(namespace, tokens, options)
     }
 
-    /// As [`Self::begin`], of a request of which the caller says what kind it is: 0 if that is not known. A capture writes it down.
+    /// As [`Self::begin`], with all that can be said of a request.
     ///
     /// # Errors
     /// As for [`Self::begin`].
-    pub fn begin_in_category(
+    pub fn begin_with(
         &self,
         namespace: BlockKey,
         tokens: Vec<u32>,
-        grid: usize,
-        category: u32,
+        options: Begin<'_>,
     ) -> Result<Request> {
         self.check_open()?;
-        Request::begin(self, namespace, tokens, grid, category)
+        Request::begin(self, namespace, tokens, options)
+    }
+
+    /// Asks L4, for at most its time-out, for what of a prompt is not on this machine, ahead of the request: one that begins with the
+    /// answer does not wait. It is not asked where requests of the namespace left it alone a short while ago.
+    ///
+    /// # Errors
+    /// As for [`Self::begin`].
+    pub fn inquire(&self, namespace: BlockKey, tokens: &[u32], grid: usize) -> Result<Inquiry> {
+        self.check_open()?;
+        let shared = &self.shared;
+        let (_, usable) = shared.usable(tokens.len(), grid)?;
+        // A look that is no use of what L1 has.
+        let known = shared.l1.lock().divergence(&namespace, tokens).matched;
+        let blocks = known.min(usable) / shared.layout.block_tokens();
+        let wanted = usable - blocks * shared.layout.block_tokens();
+        if wanted == 0 || !shared.asks_l4(&namespace, wanted) {
+            return Ok(Inquiry::default());
+        }
+        let keys = shared.keys(namespace, &tokens[..usable]);
+        shared.store.inquire(&keys[blocks..])
     }
 
     /// A cache buffer for `tokens` tokens. Residents make way for it, and if commits and writes under way hold the memory, it

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::key::{BlockKey, chain_keys};
 use crate::layout::{BufferLayout, RunWindow};
 use crate::run::{NEVER, RunHeader, RunTarget};
-use crate::store::{ReadRequest, Step};
+use crate::store::{Inquiry, ReadRequest, Step};
 use crate::tier::TierId;
 
 /// Tokens found per tier; the tiers' parts follow one another.
@@ -32,6 +32,17 @@ pub struct HitTokens {
     pub l3: usize,
     /// From L4 runs.
     pub l4: usize,
+}
+
+/// How a request begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Begin<'a> {
+    /// What hits are rounded down to, in tokens: a multiple of the block; 0 or 1 for the block.
+    pub grid: usize,
+    /// What kind of request it is, by the caller's own numbers; 0 if that is not known. A capture writes it down.
+    pub category: u32,
+    /// What L4 said of its prompt ([`PrefixCache::inquire`]); without it, L4 is asked now.
+    pub inquiry: Option<&'a Inquiry>,
 }
 
 impl HitTokens {
@@ -115,28 +126,15 @@ impl Request {
         cache: &PrefixCache,
         namespace: BlockKey,
         tokens: Vec<u32>,
-        grid: usize,
-        category: u32,
+        options: Begin<'_>,
     ) -> Result<Self> {
         let shared = &cache.shared;
         let block_tokens = shared.layout.block_tokens();
-        if tokens.is_empty() {
-            return Err(Error::invalid(
-                "the prompt is empty; a request needs 1 token or more",
-            ));
-        }
-        let chunked = grid > 1;
-        let grid = if chunked { grid } else { block_tokens };
-        if !grid.is_multiple_of(block_tokens) {
-            return Err(Error::invalid(format!(
-                "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens; use 0 or a multiple"
-            )));
-        }
-        // The last token is always computed: its logits are what the caller is after.
-        let usable = (tokens.len() - 1) / grid * grid;
+        let chunked = options.grid > 1;
+        let (grid, usable) = shared.usable(tokens.len(), options.grid)?;
         let (hold, held, expiries) = {
             let mut l1 = shared.l1.lock();
-            let (hold, held) = l1.begin(namespace, &tokens[..usable], category)?;
+            let (hold, held) = l1.begin(namespace, &tokens[..usable], options.category)?;
             (hold, held, l1.expiries(hold))
         };
         let mut request = Self {
@@ -164,12 +162,13 @@ impl Request {
                 header.block_tokens as usize == block_tokens
                     && header.slices == shared.layout.slice_lengths(header.keys.len())
             };
-            let (_, _, has_l4) = shared.store.tiers();
-            let plan = if has_l4 && shared.unasked.passes(&namespace, usable - held) {
-                shared.store.costs().pass_over(TierId::L4);
-                shared.store.plan_here(&keys)?
+            let store = &shared.store;
+            let plan = if let Some(inquiry) = options.inquiry {
+                store.plan_asked(&keys, inquiry, &fits)?
+            } else if shared.asks_l4(&namespace, usable - held) {
+                store.plan_fitting(&keys, &fits)?
             } else {
-                shared.store.plan_fitting(&keys, &fits)?
+                store.plan_here(&keys)?
             };
             request.found.steps = plan.steps;
         }
@@ -510,20 +509,45 @@ impl super::Shared {
         keys
     }
 
+    /// What hits of a prompt are rounded down to, and its tokens that can be hits: the last one is always computed, since its
+    /// logits are what the caller is after.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an empty prompt or a grid that is no multiple of the block.
+    pub(super) fn usable(&self, tokens: usize, grid: usize) -> Result<(usize, usize)> {
+        let block_tokens = self.layout.block_tokens();
+        if tokens == 0 {
+            return Err(Error::invalid(
+                "the prompt is empty; it needs 1 token or more",
+            ));
+        }
+        let grid = if grid > 1 { grid } else { block_tokens };
+        if !grid.is_multiple_of(block_tokens) {
+            return Err(Error::invalid(format!(
+                "a grid of {grid} tokens is no multiple of the block of {block_tokens} tokens; use 0 or a multiple"
+            )));
+        }
+        Ok((grid, (tokens - 1) / grid * grid))
+    }
+
     /// Keys of the prompt's usable whole blocks beyond what L1 has.
     pub(super) fn keys_beyond_l1(
         &self,
         namespace: BlockKey,
         tokens: &[u32],
     ) -> Result<Vec<BlockKey>> {
-        if tokens.is_empty() {
-            return Err(Error::invalid(
-                "the prompt is empty; a prefetch needs 1 token or more",
-            ));
-        }
-        let block_tokens = self.layout.block_tokens();
-        let usable = &tokens[..(tokens.len() - 1) / block_tokens * block_tokens];
+        let usable = &tokens[..self.usable(tokens.len(), 0)?.1];
         let (matched, parent) = self.l1.lock().matched(&namespace, usable)?;
         Ok(self.keys(parent, &usable[matched..]))
+    }
+
+    /// Whether a request that could find `tokens` tokens in L4 asks it; who does not counts as one that left it alone.
+    pub(super) fn asks_l4(&self, namespace: &BlockKey, tokens: usize) -> bool {
+        let (_, _, has_l4) = self.store.tiers();
+        let passes = has_l4 && self.unasked.passes(namespace, tokens);
+        if passes {
+            self.store.costs().pass_over(TierId::L4);
+        }
+        has_l4 && !passes
     }
 }

@@ -128,6 +128,11 @@ impl Restore {
         }
     }
 
+    /// Whether any of it is still on its way from the tiers below; never waits.
+    pub fn is_under_way(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| !ticket.is_over())
+    }
+
     /// Waits until layer `layer` of all tokens stands in the buffer, verified.
     ///
     /// # Errors

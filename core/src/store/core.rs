@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::above::Uppers;
+use super::inquiry::{Beyond, Fits, Inquiry};
 use super::moves::Moves;
 use super::plan::{Lookup, Plan, Step, covered};
 use super::prefetch::{Patience, Prefetcher};
@@ -25,10 +26,6 @@ use crate::tier::{DurableTier, PinnedRun, ReadFailure, SharedTier, Tier, TierId}
 
 /// A run that holds a block, with the block's position in it.
 type Found = (TierId, Arc<dyn PinnedRun>, usize);
-/// What L4 says of blocks, in their order; each answer is used once.
-type Answers = Vec<Option<(Arc<dyn PinnedRun>, usize)>>;
-/// Whether the caller can take a run of L4: other machines wrote it.
-pub(super) type Fits<'a> = &'a dyn Fn(&RunHeader) -> bool;
 
 pub(super) struct Core {
     pub(super) l2: Option<MemoryTier>,
@@ -172,7 +169,9 @@ impl Core {
         let places = places.collect::<Vec<_>>();
         if !places.is_empty() {
             let wanted = places.iter().map(|place| keys[*place]).collect::<Vec<_>>();
-            for (place, answer) in places.into_iter().zip(self.ask(&wanted)) {
+            let asked = self.ask(&wanted);
+            for place in places {
+                let answer = asked.get(&keys[place]);
                 if answer.is_some_and(|(run, _)| !self.is_over(&run.header().terms)) {
                     found[place] = Lookup::Hit(TierId::L4);
                 }
@@ -248,9 +247,9 @@ impl Core {
             let places = (0..keys.len()).filter(|place| found[*place].is_none());
             let places = places.collect::<Vec<_>>();
             let wanted = places.iter().map(|place| keys[*place]).collect::<Vec<_>>();
-            let mut answers = self.ask(&wanted);
-            for (at, place) in places.into_iter().enumerate() {
-                found[place] = self.answer(&mut answers, at, &wanted[at..=at], fits);
+            let asked = self.ask(&wanted);
+            for place in places {
+                found[place] = self.answer(&asked, &keys[place..=place], fits);
             }
         }
         let step = |(tier, run, first): Found| {
@@ -265,20 +264,22 @@ impl Core {
         found.into_iter().map(|found| found.map(step)).collect()
     }
 
-    /// The leading consecutive blocks that can be read. L4 is asked once, for all that is left at the first block that nothing
-    /// nearer has, if there is a `fits`; its runs that do not fit are misses.
-    pub(super) fn plan(&self, keys: &[BlockKey], fits: Option<Fits<'_>>) -> Plan {
+    /// The leading consecutive blocks that can be read. L4 is asked once at most, for all that is left at the first block that
+    /// nothing nearer has; its runs that do not fit are misses.
+    pub(super) fn plan(&self, keys: &[BlockKey], beyond: Beyond<'_>) -> Plan {
         self.await_prefetches(keys);
         let mut plan = Plan::default();
-        // What L4 has of the blocks from a place on.
-        let mut asked: Option<(usize, Answers)> = None;
+        let mut asked: Option<Inquiry> = None;
         let mut at = 0;
         while at < keys.len() {
             let rest = &keys[at..];
-            let found = self.find(&rest[0]).or_else(|| {
-                let fits = fits?;
-                let (from, answers) = asked.get_or_insert_with(|| (at, self.ask(rest)));
-                self.answer(answers, at - *from, rest, fits)
+            let found = self.find(&rest[0]).or_else(|| match beyond {
+                Beyond::Nothing => None,
+                Beyond::Ask(fits) => {
+                    let asked = asked.get_or_insert_with(|| self.ask(rest));
+                    self.answer(asked, rest, fits)
+                }
+                Beyond::Asked(asked, fits) => self.answer(asked, rest, fits),
             });
             let Some((tier, run, first)) = found else {
                 break;
@@ -297,19 +298,24 @@ impl Core {
     }
 
     /// What L4 has of these blocks.
-    fn ask(&self, keys: &[BlockKey]) -> Answers {
-        self.l4.as_ref().map_or_else(Vec::new, |l4| l4.find(keys))
+    fn ask(&self, keys: &[BlockKey]) -> Inquiry {
+        let l4 = self.l4.as_deref();
+        l4.map_or_else(Inquiry::default, |l4| Inquiry::of(l4, keys))
     }
 
-    /// One of its answers, for the first of `rest`, if it can be used.
-    fn answer(
-        &self,
-        answers: &mut Answers,
-        at: usize,
-        rest: &[BlockKey],
-        fits: Fits<'_>,
-    ) -> Option<Found> {
-        let (run, first) = answers.get_mut(at)?.take()?;
+    /// What L4 has of these blocks from the first one on that nothing nearer has.
+    pub(super) fn inquire(&self, keys: &[BlockKey]) -> Inquiry {
+        let is_here = |key: &BlockKey| matches!(self.lookup(key), Lookup::Hit(_));
+        let here = keys.iter().take_while(|key| is_here(key)).count();
+        if here == keys.len() {
+            return Inquiry::default();
+        }
+        self.ask(&keys[here..])
+    }
+
+    /// What L4 said of the first of `rest`, if it can be used.
+    fn answer(&self, asked: &Inquiry, rest: &[BlockKey], fits: Fits<'_>) -> Option<Found> {
+        let (run, first) = asked.get(&rest[0])?;
         let header = run.header();
         if self.is_over(&header.terms) {
             return None;

@@ -11,6 +11,7 @@
 mod above;
 mod core;
 mod down;
+mod inquiry;
 mod moves;
 mod opaque;
 mod open;
@@ -49,6 +50,7 @@ use crate::tier::disk::{DiskTier, RecoveryReport};
 use crate::tier::{DurableTier, NamespaceUsage, Put, SharedTier};
 
 pub use above::Above;
+pub use inquiry::Inquiry;
 pub(crate) use payload_free::{PayloadFree, Shape, Size};
 pub use plan::{Lookup, Plan, Step};
 pub use prefetch::{PrefetchProgress, PrefetchTicket};
@@ -56,6 +58,7 @@ pub use read::{ReadFailed, ReadOutcome, ReadRequest, ReadTicket, TierRead};
 pub use stats::{PrefetchStats, Refusals, StoreStats, TierStats};
 
 use self::core::Core;
+use inquiry::Beyond;
 use transfer::Steps;
 
 /// How long dropping the last handle of a store waits for writes.
@@ -262,7 +265,7 @@ impl BlockStore {
         keys: &[BlockKey],
         fits: &dyn Fn(&RunHeader) -> bool,
     ) -> Result<Plan> {
-        Ok(self.core()?.plan(keys, Some(fits)))
+        Ok(self.core()?.plan(keys, Beyond::Ask(fits)))
     }
 
     /// As [`BlockStore::plan`], of this machine's tiers alone: L4 is not asked.
@@ -270,7 +273,30 @@ impl BlockStore {
     /// # Errors
     /// As for [`BlockStore::plan`].
     pub fn plan_here(&self, keys: &[BlockKey]) -> Result<Plan> {
-        Ok(self.core()?.plan(keys, None))
+        Ok(self.core()?.plan(keys, Beyond::Nothing))
+    }
+
+    /// Asks L4, for at most its time-out, for these blocks from the first one on that cannot be read from this machine's tiers; for
+    /// a later [`BlockStore::plan_asked`], so that whoever plans need not wait. Counts as no use.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Forked`].
+    pub fn inquire(&self, keys: &[BlockKey]) -> Result<Inquiry> {
+        Ok(self.core()?.inquire(keys))
+    }
+
+    /// As [`BlockStore::plan_fitting`], with what L4 said before: it is not asked. What has left this machine since, and L4 was not asked
+    /// for, is a miss.
+    ///
+    /// # Errors
+    /// As for [`BlockStore::plan`].
+    pub fn plan_asked(
+        &self,
+        keys: &[BlockKey],
+        asked: &Inquiry,
+        fits: &dyn Fn(&RunHeader) -> bool,
+    ) -> Result<Plan> {
+        Ok(self.core()?.plan(keys, Beyond::Asked(asked, fits)))
     }
 
     /// Reads runs into their targets on the I/O workers: slice 0 of all runs first, then slice 1, and so on, so that early

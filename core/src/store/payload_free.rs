@@ -10,6 +10,7 @@ use crate::sync::Mutex;
 
 use super::above::Above;
 use super::core::Core;
+use super::inquiry::Beyond;
 use super::plan::Plan;
 use crate::clock::Clock;
 use crate::config::{StoreConfig, WritePolicy};
@@ -178,7 +179,7 @@ impl PayloadFree {
 
     /// The leading consecutive blocks that L2 and L3 have, pinned while the plan lives.
     pub(crate) fn plan(&self, keys: &[BlockKey]) -> Plan {
-        self.core.plan(keys, None)
+        self.core.plan(keys, Beyond::Nothing)
     }
 
     /// Whether L2 or L3 has a block.

@@ -125,6 +125,11 @@ impl ReadTicket {
         }
     }
 
+    /// Whether nothing is under way any more; [`ReadTicket::wait`] then does not wait.
+    pub fn is_over(&self) -> bool {
+        self.transfer.is_over(&self.transfer.progress())
+    }
+
     /// Waits until nothing is under way any more.
     pub fn wait(&self) -> ReadOutcome {
         let progress = self.transfer.wait_over();

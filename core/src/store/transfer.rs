@@ -97,7 +97,7 @@ impl Transfer {
             for slices in groups(run.header()) {
                 if slices.len() == run.header().slices.len() {
                     small.push(Part { step, slices });
-                    spans.push(run.span().filter(|_| request.step.tier == TierId::L3));
+                    spans.push(run.span());
                 } else {
                     jobs.push(vec![Part { step, slices }]);
                 }
@@ -308,7 +308,7 @@ impl Transfer {
     }
 
     /// Whether nothing runs and nothing will.
-    fn is_over(&self, progress: &Progress) -> bool {
+    pub(super) fn is_over(&self, progress: &Progress) -> bool {
         let mut parts = 0..self.parts.len();
         progress.in_flight == 0
             && (progress.cancelled

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kvlab._core import CacheBuffer, PrefixCache, Request, Restore
+    from kvlab._core import CacheBuffer, Inquiry, PrefixCache, Request, Restore
     from kvlab._types import Choice, Restored, RestoreMode
     from kvlab.hf.layout import ModelLayout
 
@@ -71,6 +71,7 @@ class LiveRequest:
         keep: bool = True,
         restore: RestoreMode,
         forward_key: bytes,
+        inquiry: Inquiry | None = None,
     ) -> None:
         """Look up, decide how much to restore, and begin to.
 
@@ -85,6 +86,7 @@ class LiveRequest:
                 to it.
             restore: How much of what is found to restore.
             forward_key: 32 bytes that stand for what a forward's time depends on.
+            inquiry: What L4 said of the prompt; without it, it is asked now.
 
         Raises:
             CapacityError: Cache buffers in use leave too little memory.
@@ -101,8 +103,9 @@ class LiveRequest:
         self._aborted = 0
         self._waited = 0.0
         self._restored: Restored | None = None
+        self._left_alone = False
         began = time.perf_counter()
-        self.request: Request = cache.begin(ids, namespace, grid=grid)
+        self.request: Request = cache.begin(ids, namespace, grid=grid, inquiry=inquiry)
         self.found = HitTokens(*self.request.found)
         try:
             self._restore: Restore | None = None
@@ -187,11 +190,19 @@ class LiveRequest:
             self.request.computed(
                 self._forward_key, forward.tokens, forward.context, forward.computed
             )
-        if self._forwards and _bytes_read(restored) > 0:
+        if self._forwards and _bytes_read(restored) > 0 and not self._left_alone:
             # Copying L1's part is done where it is waited for: it overlaps with nothing.
             first = self._forwards[0]
             waited = max(first.waited - restored["l1_ms"] / 1e3, 0.0)
             self.request.overlapped(restored["below_ms"] / 1e3, first.computed, waited)
+
+    @property
+    def arriving(self) -> bool:
+        """Whether bytes of L4 are on their way: who computes on them now may wait as long as its time-out."""
+        under_way = self._restore is not None and self.hits.l4 > 0 and self._restore.under_way
+        # What arrives while nobody computes on it says nothing of how reads and forwards overlap.
+        self._left_alone |= under_way
+        return under_way
 
     def settle(self) -> None:
         """Wait for the whole restore.

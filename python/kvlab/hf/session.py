@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from kvlab._core import KvCodec, PrefetchTicket, PrefixCache, Request
+    from kvlab._core import Inquiry, KvCodec, PrefetchTicket, PrefixCache, Request
     from kvlab._types import RestoreMode
     from kvlab.hf.cache import PreallocatedCache
     from kvlab.hf.layout import ModelLayout
@@ -252,7 +252,12 @@ class Session:
         return Prefilled(kv, logits, report, ids.copy(), live)
 
     def steps(
-        self, ids: NDArray[np.int64], *, headroom: int, chunk_tokens: int = 512
+        self,
+        ids: NDArray[np.int64],
+        *,
+        headroom: int,
+        chunk_tokens: int = 512,
+        inquiry: Inquiry | None = None,
     ) -> StepwiseRequest:
         """Begin a request whose forwards the caller orders one by one, beside those of other requests.
 
@@ -262,6 +267,7 @@ class Session:
             ids: ``[tokens]``, the whole prompt.
             headroom: Tokens to leave room for behind it; the cache grows beyond by copying.
             chunk_tokens: The most tokens of one forward; with a chunk grid, that is taken.
+            inquiry: What L4 said of the prompt (see `PrefixCache.inquire`); without it, it is asked now.
 
         Raises:
             UnsupportedModelError: The model was changed into one that cannot be served.
@@ -271,7 +277,7 @@ class Session:
             ForkedProcessError: The store was opened by a parent process.
         """
         self._check_open()
-        live = self._open(ids, len(ids) + headroom)
+        live = self._open(ids, len(ids) + headroom, inquiry=inquiry)
         grid = self._options.chunk_tokens
         return StepwiseRequest(self.model, ids, live, chunk_tokens=grid or chunk_tokens, grid=grid)
 
@@ -404,7 +410,14 @@ class Session:
         if self._closed:
             raise StoreClosedError("the session is closed; attach the model again")
 
-    def _open(self, ids: NDArray[np.int64], capacity: int, *, keep: bool = True) -> LiveRequest:
+    def _open(
+        self,
+        ids: NDArray[np.int64],
+        capacity: int,
+        *,
+        keep: bool = True,
+        inquiry: Inquiry | None = None,
+    ) -> LiveRequest:
         if self._request is not None:
             # The last turn is on its way to L1: milliseconds, and this one most likely goes on from it.
             self._request.wait_committed(DRAIN_SECONDS)
@@ -419,6 +432,7 @@ class Session:
             keep=keep,
             restore=self._options.restore,
             forward_key=identity.forward_key,
+            inquiry=inquiry,
         )
         if keep and self._prompts is not None:
             self._prompts.add(ids)

@@ -88,6 +88,11 @@ class StepwiseRequest:
         return self._hits
 
     @property
+    def arriving(self) -> bool:
+        """Whether bytes of L4 are on their way, which `advance` would wait for."""
+        return not self._settled and self._live is not None and self._live.arriving
+
+    @property
     def buffer_bytes(self) -> int:
         """Bytes leased from the prefix cache; 0 without one."""
         return 0 if self._live is None else self._live.buffer_bytes

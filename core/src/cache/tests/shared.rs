@@ -9,13 +9,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{LONG, NAMESPACE};
-use crate::cache::{CacheConfig, HitTokens, Lease, PrefixCache};
+use crate::cache::{Begin, CacheConfig, HitTokens, Lease, PrefixCache};
 use crate::config::{StoreConfig, WritePolicy};
 use crate::cost::RestoreMode;
 use crate::key::BlockKey;
 use crate::layout::{LayerLayout, Layout, RunWindow};
 use crate::run::Terms;
-use crate::store::BlockStore;
+use crate::store::{BlockStore, Inquiry};
 use crate::tier::TierId;
 use crate::tier::memory::ARENA_PAGE;
 use crate::tier::testing::{FakeDisk, FakeServers, Lie};
@@ -94,8 +94,26 @@ fn rows(
 
 /// Serves a prompt as an engine does; every byte that is restored is checked.
 fn serve(cache: &PrefixCache, tokens: &[u32]) -> HitTokens {
+    serve_with(cache, tokens, Begin::default())
+}
+
+/// As an engine that had L4 asked before.
+fn serve_after(cache: &PrefixCache, tokens: &[u32], inquiry: &Inquiry) -> HitTokens {
+    let inquiry = Some(inquiry);
+    let options = Begin {
+        inquiry,
+        ..Begin::default()
+    };
+    serve_with(cache, tokens, options)
+}
+
+fn inquire(cache: &PrefixCache, tokens: &[u32]) -> Inquiry {
+    cache.inquire(NAMESPACE, tokens, 0).expect("an answer")
+}
+
+fn serve_with(cache: &PrefixCache, tokens: &[u32], options: Begin<'_>) -> HitTokens {
     let mut request = cache
-        .begin(NAMESPACE, tokens.to_vec(), 0)
+        .begin_with(NAMESPACE, tokens.to_vec(), options)
         .expect("a request");
     let buffer = cache.lease(tokens.len()).expect("room");
     let restored = request.restore(&buffer).expect("nothing fails");
@@ -141,6 +159,80 @@ fn a_second_machine_restores_what_the_first_one_computed() {
             assert_eq!(blocks, 8, "the disk here takes what came from L4");
         }
         other.validate().expect("sound");
+    }
+}
+
+#[test]
+fn who_had_l4_asked_before_does_not_ask_and_stale_answers_are_misses() {
+    let of = Machine {
+        l2: true,
+        l3: false,
+        write_policy: WritePolicy::WriteThrough,
+    };
+    let servers = FakeServers::new(1 << 30);
+    let tokens = prompt(1, 5);
+    let one = machine(of, &servers);
+    serve(&one, &tokens);
+    one.flush(LONG).expect("flush");
+    let asked = |here: &FakeServers| here.lookups.load(Ordering::SeqCst);
+    // A request behind an answer waits for nobody, even if the server hangs by then.
+    let here = servers.elsewhere();
+    let cache = machine(of, &here);
+    let inquiry = inquire(&cache, &tokens);
+    assert_eq!((inquiry.blocks(), asked(&here)), (5, 1));
+    here.hung.store(true, Ordering::SeqCst);
+    assert_eq!(serve_after(&cache, &tokens, &inquiry).l4, 5 * BLOCK);
+    assert_eq!(asked(&here), 1);
+    // What is here is not asked for, and what came here since is not taken from there.
+    assert_eq!((inquire(&cache, &tokens).blocks(), asked(&here)), (0, 1));
+    assert_eq!(serve_after(&cache, &tokens, &inquiry).l1, 5 * BLOCK);
+    // What was lost since, and what belongs to other tokens, is not served.
+    here.hung.store(false, Ordering::SeqCst);
+    let fresh = machine(of, &here);
+    let inquiry = inquire(&fresh, &tokens);
+    assert_eq!(serve_after(&fresh, &prompt(2, 5), &inquiry).l4, BLOCK);
+    for key in here.keys() {
+        here.damage(&key);
+    }
+    let other = machine(of, &here);
+    assert_eq!(serve_after(&other, &tokens, &inquiry).total(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn hits_are_the_same_whether_l4_is_asked_before_or_by_the_request(
+        of in [machines(), machines()],
+        events in prop::collection::vec((0..2_usize, events()), 1..24),
+    ) {
+        let serve_ahead: fn(&PrefixCache, &[u32]) -> HitTokens =
+            |cache, tokens| serve_after(cache, tokens, &inquire(cache, tokens));
+        let hits = [serve, serve_ahead].map(|serve| {
+            let servers = FakeServers::new(200_000);
+            let sides = [Arc::clone(&servers), servers.elsewhere()];
+            let caches = [0, 1].map(|side| machine(of[side], &sides[side]));
+            let mut hits = Vec::new();
+            for (side, event) in &events {
+                let (cache, here) = (&caches[*side], &sides[*side]);
+                match *event {
+                    Event::Serve { family, blocks } => hits.push(serve(cache, &prompt(family, blocks))),
+                    Event::Evict => {
+                        cache.evict(usize::MAX).expect("evict");
+                    }
+                    Event::EvictL2 => {
+                        cache.store().evict_l2(LONG).expect("evict");
+                    }
+                    Event::Hang(hung) => here.hung.store(hung, Ordering::SeqCst),
+                    Event::Lie(lie) => *here.lie.lock() = lie,
+                    Event::LoseAll => here.lose_all(),
+                    // Which of two reads fails, and so what is left, is chance.
+                    Event::Fail(_) | Event::Damage(_) | Event::Flush => {}
+                }
+                cache.flush(LONG).expect("flush");
+            }
+            hits
+        });
+        prop_assert_eq!(&hits[0], &hits[1]);
     }
 }
 

@@ -15,6 +15,7 @@ mod config;
 mod known;
 mod names;
 mod read;
+mod read_together;
 mod redis;
 mod shards;
 mod stats;

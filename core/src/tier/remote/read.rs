@@ -9,13 +9,14 @@ use std::time::Instant;
 use super::Inner;
 use super::cipher::Cipher;
 use super::names::{ENTRY_BYTES, Entry, RunName, entry_name};
+use super::read_together::read_together;
 use super::shards::{Shards, Share};
 use super::value::{Header, Payload, judge};
 use super::values::{Asked, Failure, Got};
 use crate::key::BlockKey;
 use crate::run::{RunHeader, RunTarget};
 use crate::tier::record::Record;
-use crate::tier::{PinnedRun, ReadFailure};
+use crate::tier::{PinnedRun, ReadFailure, Span, WholeRead};
 
 /// Bytes of slices that are asked for by one command.
 const GROUP_BYTES: u64 = 3 << 19;
@@ -25,11 +26,13 @@ pub(super) type Found = Vec<Option<(Arc<dyn PinnedRun>, usize)>>;
 
 /// A run on a server. Nothing holds it there: it may vanish before it is read.
 pub(super) struct RemoteRun {
-    tier: Arc<Inner>,
-    server: usize,
+    pub(super) tier: Arc<Inner>,
+    pub(super) server: usize,
     name: RunName,
     record: Record,
     cipher: Option<Cipher>,
+    /// Its place among what was found on the server.
+    pub(super) span: Span,
 }
 
 impl fmt::Debug for RemoteRun {
@@ -174,7 +177,11 @@ impl Inner {
                     None
                 }
                 Header::Own(record) => {
+                    let span = self
+                        .shards
+                        .place(share.server, record.header.payload_bytes());
                     let run = RemoteRun {
+                        span,
                         tier: Arc::clone(self),
                         server: share.server,
                         name: *name,
@@ -214,8 +221,40 @@ impl Inner {
     }
 }
 
+/// Slices of a run that are read, and what is asked for them.
+pub(super) struct Reading<'a> {
+    payload: Payload<'a>,
+    groups: Vec<(Range<usize>, Range<u64>)>,
+    target: &'a RunTarget,
+    pub(super) asked: Vec<Asked>,
+    pub(super) bytes: u64,
+    /// Of what came so far.
+    pub(super) outcome: Result<(), ReadFailure>,
+}
+
+impl Reading<'_> {
+    /// Takes one of its answers.
+    pub(super) fn take(&mut self, index: usize, got: Got<'_>) {
+        // After the first that is bad the others are only taken off the connection.
+        if self.outcome.is_ok() {
+            self.outcome = match got {
+                Got::Bytes(bytes) => {
+                    let (slices, _) = &self.groups[index];
+                    let good = self.payload.bring(slices.clone(), bytes, self.target);
+                    good.then_some(()).ok_or(ReadFailure::Corrupt)
+                }
+                Got::Missing | Got::WrongType => Err(ReadFailure::Gone),
+            };
+        }
+    }
+}
+
 impl RemoteRun {
-    fn read(&self, slices: Range<usize>, target: &RunTarget) -> Result<u64, ReadFailure> {
+    pub(super) fn reading<'a>(
+        &'a self,
+        slices: Range<usize>,
+        target: &'a RunTarget,
+    ) -> Reading<'a> {
         let payload = Payload::of(&self.record, self.cipher.as_ref());
         let groups = payload.groups(slices, GROUP_BYTES);
         let name = self.name.value(&self.tier.prefix);
@@ -224,30 +263,27 @@ impl RemoteRun {
             range: range.clone(),
         });
         let bytes = groups.iter().map(|(_, range)| range.end - range.start);
-        let bytes = bytes.sum::<u64>();
-        let mut outcome = Ok(());
+        Reading {
+            asked: asked.collect(),
+            bytes: bytes.sum(),
+            payload,
+            groups,
+            target,
+            outcome: Ok(()),
+        }
+    }
+
+    fn read(&self, slices: Range<usize>, target: &RunTarget) -> Result<u64, ReadFailure> {
+        let mut reading = self.reading(slices, target);
+        let asked = std::mem::take(&mut reading.asked);
         let shards = &self.tier.shards;
-        let answer = shards.get(
-            self.server,
-            &asked.collect::<Vec<_>>(),
-            shards.deadline(bytes),
-            &mut |index, got| {
-                // After the first that is bad the others are only taken off the connection.
-                if outcome.is_ok() {
-                    outcome = match got {
-                        Got::Bytes(bytes) => {
-                            let (slices, _) = &groups[index];
-                            let good = payload.bring(slices.clone(), bytes, target);
-                            good.then_some(()).ok_or(ReadFailure::Corrupt)
-                        }
-                        Got::Missing | Got::WrongType => Err(ReadFailure::Gone),
-                    };
-                }
-            },
-        );
-        outcome?;
+        let by = shards.deadline(reading.bytes);
+        let answer = shards.get(self.server, &asked, by, &mut |index, got| {
+            reading.take(index, got);
+        });
+        reading.outcome?;
         match answer {
-            Ok(()) => Ok(bytes),
+            Ok(()) => Ok(reading.bytes),
             Err(error) => {
                 let quiet = error.failure == Failure::Refused;
                 log::log!(
@@ -279,9 +315,25 @@ impl PinnedRun for RemoteRun {
         }
         let start = Instant::now();
         let outcome = self.read(range, target);
+        let counters = &self.tier.shards.counters;
+        counters.read_micros.took(start.elapsed());
+        self.settle(outcome)
+    }
+
+    fn span(&self) -> Option<Span> {
+        Some(self.span)
+    }
+
+    fn read_together(&self, reads: &[WholeRead<'_>]) -> Vec<Result<(), ReadFailure>> {
+        read_together(reads)
+    }
+}
+
+impl RemoteRun {
+    /// Counts a read, and deletes the run if its bytes are not what was written.
+    pub(super) fn settle(&self, outcome: Result<u64, ReadFailure>) -> Result<(), ReadFailure> {
         let shards = &self.tier.shards;
         let counters = &shards.counters;
-        counters.read_micros.took(start.elapsed());
         match outcome {
             Ok(bytes) => {
                 counters.reads.add(1);

@@ -4,6 +4,7 @@
 //! elsewhere, and they spread over all the others.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use super::write::Queue;
 use crate::error::Error;
 use crate::key::BlockKey;
 use crate::memory::Checksum;
+use crate::tier::Span;
 
 /// How long a byte of payload may take, beside the time-out: 50 MB/s.
 const NANOS_PER_BYTE: u64 = 20;
@@ -27,6 +29,8 @@ pub(super) struct Server {
     values: Box<dyn Values>,
     /// Its part in the draw.
     lot: u64,
+    /// Bytes of all runs that were found there.
+    found: AtomicU64,
     asking: Breaker,
     /// Opens while it takes no values: it has no memory for them, or this user may only read.
     writing: Breaker,
@@ -73,6 +77,7 @@ impl Server {
         Self {
             lot: Checksum::of(values.address().as_bytes()),
             values,
+            found: AtomicU64::new(0),
             asking: Breaker::default(),
             writing: Breaker::default(),
             trouble: Mutex::default(),
@@ -186,6 +191,19 @@ impl Shards {
             });
             outcomes.collect()
         })
+    }
+
+    /// A place for a run that was found on a server: one behind the other, so that those of a lookup are neighbours.
+    pub(super) fn place(&self, server: usize, bytes: u64) -> Span {
+        let start = self.servers[server]
+            .found
+            .fetch_add(bytes, Ordering::Relaxed);
+        Span {
+            // The numbers of segments of L3 are smaller.
+            medium: 1 << 32 | server as u64,
+            start,
+            end: start + bytes,
+        }
     }
 
     /// Hands out values, as [`Values::get`].

@@ -146,13 +146,20 @@ class Engine:
                     "try again later"
                 )
             else:
+                sequence.inquiry = self._kv.look_up(request.prompt, request.salt)
                 self._waiting.append(sequence)
                 self._counts["submitted"] += 1
                 self._changed.notify_all()
         if refused is not None:
             self._reject("closing" if isinstance(refused, EngineClosingError) else "queue_full")
             raise refused
-        return _Handle(sequence)
+        if sequence.inquiry is not None:
+            sequence.inquiry.add_done_callback(lambda _: self._wake())
+        return _Handle(sequence, self._wake)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _full(self) -> bool:
         # What has just come stands with those that wait, even if there is a place for it.
@@ -203,6 +210,7 @@ class Engine:
             self._deadline = time.monotonic() + drain_s
             self._changed.notify_all()
         self._thread.join()
+        self._kv.close()
         if first and self._store is not None:
             self._store.flush()
 
@@ -245,17 +253,30 @@ class Engine:
         if idle:
             self._kv.settle()  # nothing stays held while nobody asks
         with self._changed:
-            while not self._waiting and not self._active:
-                if self._closing:
+            while not self._active and not any(self._moves(s) for s in self._waiting):
+                if self._closing and not self._waiting:
                     return False
-                self._changed.wait()
+                left = None
+                if self._deadline is not None:
+                    left = max(self._deadline - time.monotonic(), 0.0)
+                self._changed.wait(left)
         return True
+
+    def _moves(self, sequence: Sequence) -> bool:
+        """Whether there is something to be done with one that waits."""
+        return sequence.looked_up or sequence.cancelled or self._late()
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            late = self._deadline is not None and time.monotonic() > self._deadline
+            late = self._late()
             gone = [s for s in (*self._active, *self._waiting) if late or s.cancelled]
+            several = len(self._active) > 1
         for sequence in gone:
+            if several and sequence.arriving:
+                continue  # its buffer is being written to: the others do not wait for that
             self._end(sequence, Cancelled(sequence.id, sequence.usage()))
 
     def _admit(self) -> None:
@@ -265,7 +286,7 @@ class Engine:
         for sequence in waiting:
             if len(self._active) >= self.options.max_active:
                 return
-            if self._waits_for_another(sequence):
+            if not sequence.looked_up or self._waits_for_another(sequence):
                 continue
             with self._failing(sequence):
                 if not self._start(sequence):
@@ -303,7 +324,8 @@ class Engine:
         if others and not self._kv.fits_beside(len(ids) + headroom, others):
             return False
         try:
-            steps = self._kv.open(ids, sequence.request.salt, headroom)
+            inquiry = None if sequence.inquiry is None else sequence.inquiry.result()
+            steps = self._kv.open(ids, sequence.request.salt, headroom, inquiry)
         except CapacityError:
             if others:
                 return False
@@ -319,8 +341,12 @@ class Engine:
         return True
 
     def _prefill(self) -> None:
-        """Compute one chunk of one prompt."""
+        """Compute one chunk of one prompt; not of one that waits for the network, where others have something to do."""
         prompts = [s for s in self._active if s.phase == "prefill"]
+        if len(self._active) > 1:
+            there = [s for s in prompts if not s.arriving]
+            if there or len(prompts) < len(self._active):
+                prompts = there
         if not prompts:
             return
         left = [s.kv.prompt_tokens - s.kv.rows for s in prompts]
@@ -440,9 +466,10 @@ class Engine:
 class _Handle:
     """See `Handle`."""
 
-    def __init__(self, sequence: Sequence) -> None:
-        """Of a submitted request."""
+    def __init__(self, sequence: Sequence, wake: Callable[[], None]) -> None:
+        """Of a submitted request; ``wake`` tells the engine."""
         self._sequence = sequence
+        self._wake = wake
 
     @property
     def id(self) -> str:
@@ -452,6 +479,7 @@ class _Handle:
     def cancel(self) -> None:
         """See `Handle`."""
         self._sequence.cancelled = True
+        self._wake()
 
 
 def _context_tokens(model: PreTrainedModel) -> int | None:

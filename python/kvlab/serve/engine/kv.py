@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from kvlab.errors import StoreClosedError
@@ -14,11 +16,13 @@ from kvlab.hf.stepwise import StepwiseRequest
 from kvlab.hf.support import check_model
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     import numpy as np
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from kvlab._core import Store
+    from kvlab._core import Inquiry, Store
     from kvlab.hf.cache import KeyValue
     from kvlab.hf.session import Session
     from kvlab.serve.engine.request import EngineOptions
@@ -33,8 +37,19 @@ class KvSource(Protocol):
 
     step: int
 
-    def open(self, ids: NDArray[np.int64], salt: str, headroom: int) -> StepwiseRequest:
+    def look_up(self, ids: NDArray[np.int64], salt: str) -> Future[Inquiry] | None:
+        """Begin to ask what other machines have of a prompt; None if there is nobody to ask. For any thread."""
+
+    def open(
+        self, ids: NDArray[np.int64], salt: str, headroom: int, inquiry: Inquiry | None
+    ) -> StepwiseRequest:
         """Begin a sequence behind the longest prefix there is, with room for ``headroom`` more tokens.
+
+        Args:
+            ids: ``[tokens]``, the prompt.
+            salt: The cache salt.
+            headroom: Tokens to leave room for behind it.
+            inquiry: What `look_up` found.
 
         Raises:
             CapacityError: There is no memory for it now.
@@ -51,6 +66,9 @@ class KvSource(Protocol):
 
     def settle(self) -> None:
         """Wait until what was committed can be found."""
+
+    def close(self) -> None:
+        """End what goes on beside the engine; nothing is looked up any more."""
 
 
 class CachedKv:
@@ -76,14 +94,29 @@ class CachedKv:
         )
         _ = self._first.namespace  # hashes the weights: now, and not while the first request waits
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._naming = threading.Lock()
+        # To ask L4 takes as long as its time-out where a server hangs, so it is done beside the engine.
+        self._asking: ThreadPoolExecutor | None = None
+        if store.stats()["remote"] is not None:
+            self._asking = ThreadPoolExecutor(options.max_active, thread_name_prefix="kvlab-ask")
         self._committing: list[StepwiseRequest] = []
         self._retired: list[StepwiseRequest] = []
 
-    def open(self, ids: NDArray[np.int64], salt: str, headroom: int) -> StepwiseRequest:
+    def look_up(self, ids: NDArray[np.int64], salt: str) -> Future[Inquiry] | None:
+        """See `KvSource`."""
+        return None if self._asking is None else self._asking.submit(self._inquire, ids, salt)
+
+    def _inquire(self, ids: NDArray[np.int64], salt: str) -> Inquiry:
+        namespace = self._session(salt).namespace
+        return self._first.cache.inquire(ids, namespace, grid=self._options.chunk_tokens)
+
+    def open(
+        self, ids: NDArray[np.int64], salt: str, headroom: int, inquiry: Inquiry | None
+    ) -> StepwiseRequest:
         """See `KvSource`."""
         self.settle()  # the last turn may still be on its way to L1, and this may be the next one
         return self._session(salt).steps(
-            ids, headroom=headroom, chunk_tokens=self._options.prefill_chunk
+            ids, headroom=headroom, chunk_tokens=self._options.prefill_chunk, inquiry=inquiry
         )
 
     def keep(self, steps: StepwiseRequest) -> None:
@@ -116,15 +149,21 @@ class CachedKv:
         self._committing.clear()
         self._retired.clear()
 
+    def close(self) -> None:
+        """See `KvSource`."""
+        if self._asking is not None:
+            self._asking.shutdown(cancel_futures=True)
+
     def _session(self, salt: str) -> Session:
         if salt == "":
             return self._first
-        session = self._sessions.get(salt)
-        if session is None:
-            session = self._sessions[salt] = self._first.with_salt(salt)
-            if len(self._sessions) > self._options.max_salts:
-                self._sessions.popitem(last=False)[1].close()
-        self._sessions.move_to_end(salt)
+        with self._naming:
+            session = self._sessions.get(salt)
+            if session is None:
+                session = self._sessions[salt] = self._first.with_salt(salt)
+                if len(self._sessions) > self._options.max_salts:
+                    self._sessions.popitem(last=False)
+            self._sessions.move_to_end(salt)
         return session
 
 
@@ -144,7 +183,13 @@ class PlainKv:
         self._layout = read_layout(model)
         self._idle: list[list[KeyValue]] = []  # touched memory: the first touch is what costs
 
-    def open(self, ids: NDArray[np.int64], salt: str, headroom: int) -> StepwiseRequest:
+    def look_up(self, ids: NDArray[np.int64], salt: str) -> Future[Inquiry] | None:
+        """See `KvSource`."""
+        return None
+
+    def open(
+        self, ids: NDArray[np.int64], salt: str, headroom: int, inquiry: Inquiry | None
+    ) -> StepwiseRequest:
         """See `KvSource`."""
         cache = PreallocatedCache(self._take(len(ids) + headroom), 0, grow=self._grow)
         options = self._options
@@ -168,6 +213,9 @@ class PlainKv:
         return True
 
     def settle(self) -> None:
+        """See `KvSource`."""
+
+    def close(self) -> None:
         """See `KvSource`."""
 
     def _take(self, tokens: int) -> list[KeyValue]:

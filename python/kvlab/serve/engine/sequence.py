@@ -24,11 +24,13 @@ from kvlab.serve.engine.text import Detokenizer, StopStrings
 
 if TYPE_CHECKING:
     from collections.abc import Container
+    from concurrent.futures import Future
 
     from numpy.typing import NDArray
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from kvlab._core import Inquiry
     from kvlab.hf.report import HitTokens
     from kvlab.hf.stepwise import StepwiseRequest
     from kvlab.serve.engine.request import GenerationRequest, Sink, Source
@@ -43,6 +45,7 @@ class Sequence:
         cancelled: Whether its end was asked for; set by any thread.
         steps: Its KV; None while it waits.
         phase: What it is doing.
+        inquiry: What other machines have of the prompt, once that is known; None if nobody is asked.
         deduplicated: Whether it waited for a prefix that another one computed.
         generated: Ids of the answer.
     """
@@ -69,6 +72,7 @@ class Sequence:
         self.sink = sink
         self.cancelled = False
         self.steps: StepwiseRequest | None = None
+        self.inquiry: Future[Inquiry] | None = None
         self.phase: Phase = "waiting"
         self.deduplicated = False
         self.generated: list[int] = []
@@ -100,6 +104,16 @@ class Sequence:
         if self.steps is None:
             raise StateError(f"request {self.id} is not running")
         return self.steps
+
+    @property
+    def arriving(self) -> bool:
+        """Whether it waits for bytes that come over the network."""
+        return self.steps is not None and self.steps.arriving
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether it is known what other machines have of it."""
+        return self.inquiry is None or self.inquiry.done()
 
     @property
     def ids(self) -> NDArray[np.int64]:
