@@ -183,7 +183,7 @@ fn a_server_that_asks_for_no_certificate_needs_none() {
     let tier = tier(&trusting(&url, &authority));
     // Longer than a TLS record, and than what is sent from where it lies.
     let long = header(namespace("m"), namespace("m"), 1, 3, &[1, 3 << 20, 70_000]);
-    share(&tier, &[long.clone()]);
+    share(&tier, std::slice::from_ref(&long));
     assert_eq!(read_back(&tier, &long.keys, Shape::Odd), (3, Vec::new()));
     assert_eq!(errors(&tier.stats()), 0);
 }

@@ -48,10 +48,6 @@ impl Values for Counted {
         self.values.put(entries, ttl, by)
     }
 
-    fn exists(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
-        self.values.exists(names, by)
-    }
-
     fn remove(&self, names: &[Vec<u8>], by: Instant) -> Answer<Vec<bool>> {
         self.values.remove(names, by)
     }

@@ -259,7 +259,7 @@ mod tests {
     /// Bytes that come in pieces of these lengths, over and over, and between them interruptions.
     struct Pieces<'a> {
         bytes: &'a [u8],
-        pieces: &'a [usize],
+        sizes: &'a [usize],
         reads: usize,
     }
 
@@ -269,7 +269,7 @@ mod tests {
             if self.reads.is_multiple_of(7) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            let piece = self.pieces[self.reads % self.pieces.len()];
+            let piece = self.sizes[self.reads % self.sizes.len()];
             let count = piece.min(into.len()).min(self.bytes.len());
             let (now, later) = self.bytes.split_at(count);
             into[..count].copy_from_slice(now);
@@ -283,7 +283,7 @@ mod tests {
         let (mut reader, mut replies) = (Reader::default(), Vec::new());
         let mut source = Pieces {
             bytes,
-            pieces,
+            sizes: pieces,
             reads: 0,
         };
         loop {
