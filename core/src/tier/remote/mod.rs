@@ -6,7 +6,7 @@
 //! **Nothing that is read is believed.** A header has to be whole, of this format and key, and to hold the block; each slice has its
 //! checksum. Anything else is a miss, and is counted.
 //!
-//! **Nobody waits for a server that is not well.** An answer has a time-out; after one that did not come, or a few connections that
+//! **Nobody waits for a server that is not well.** A lookup and its reads have one time-out together; after one that did not come in it, or a few connections that
 //! were refused, the server is left alone, and a thread looks whether it is well again. Of several servers the others stand in.
 
 mod breaker;
@@ -14,6 +14,7 @@ mod cipher;
 mod config;
 mod known;
 mod names;
+mod patience;
 mod read;
 mod read_together;
 mod redis;

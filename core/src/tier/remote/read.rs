@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Inner;
 use super::cipher::Cipher;
 use super::names::{ENTRY_BYTES, Entry, RunName, entry_name};
+use super::patience::Patience;
 use super::read_together::read_together;
 use super::shards::{Shards, Share};
 use super::value::{Header, Payload, judge};
@@ -31,6 +32,8 @@ pub(super) struct RemoteRun {
     name: RunName,
     record: Record,
     cipher: Option<Cipher>,
+    /// The time that it has, with all that was found with it.
+    pub(super) patience: Arc<Patience>,
     /// Its place among what was found on the server.
     pub(super) span: Span,
 }
@@ -72,9 +75,10 @@ impl Inner {
     }
 
     fn look_up(self: &Arc<Self>, keys: &[BlockKey]) -> Found {
-        let by = self.shards.deadline(0);
-        let entries = self.entries(keys, by);
-        let runs = self.runs(keys, &entries, by);
+        let patience = Arc::new(self.shards.patience());
+        let waiting = patience.wait(Duration::ZERO);
+        let entries = self.entries(keys, waiting.by);
+        let runs = self.runs(keys, &entries, waiting.by, &patience);
         let found = keys.iter().zip(&entries).map(|(key, entry)| {
             let entry = (*entry)?;
             let run = runs.get(&entry.run)?;
@@ -126,6 +130,7 @@ impl Inner {
         keys: &[BlockKey],
         entries: &[Option<Entry>],
         by: Instant,
+        patience: &Arc<Patience>,
     ) -> BTreeMap<RunName, Arc<RemoteRun>> {
         // Each with a block that it should hold.
         let mut wanted: BTreeMap<RunName, (BlockKey, Entry)> = BTreeMap::new();
@@ -136,7 +141,7 @@ impl Inner {
         }
         let wanted = wanted.into_iter().collect::<Vec<_>>();
         let shares = self.shards.split(wanted.iter().map(|(name, _)| &name.last));
-        let read = Shards::each(shares, |share| self.headers(&wanted, &share, by));
+        let read = Shards::each(shares, |share| self.headers(&wanted, &share, by, patience));
         read.into_iter().flatten().collect()
     }
 
@@ -145,6 +150,7 @@ impl Inner {
         wanted: &[(RunName, (BlockKey, Entry))],
         share: &Share,
         by: Instant,
+        patience: &Arc<Patience>,
     ) -> Vec<(RunName, Arc<RemoteRun>)> {
         let asked = share.items.iter().map(|&item| {
             let (name, (_, entry)) = &wanted[item];
@@ -182,6 +188,7 @@ impl Inner {
                         .place(share.server, record.header.payload_bytes());
                     let run = RemoteRun {
                         span,
+                        patience: Arc::clone(patience),
                         tier: Arc::clone(self),
                         server: share.server,
                         name: *name,
@@ -277,10 +284,11 @@ impl RemoteRun {
         let mut reading = self.reading(slices, target);
         let asked = std::mem::take(&mut reading.asked);
         let shards = &self.tier.shards;
-        let by = shards.deadline(reading.bytes);
-        let answer = shards.get(self.server, &asked, by, &mut |index, got| {
+        let waiting = self.patience.wait(Shards::time_of(reading.bytes));
+        let answer = shards.get(self.server, &asked, waiting.by, &mut |index, got| {
             reading.take(index, got);
         });
+        drop(waiting);
         reading.outcome?;
         match answer {
             Ok(()) => Ok(reading.bytes),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::read::RemoteRun;
+use super::shards::Shards;
 use crate::run::RunTarget;
 use crate::tier::{PinnedRun, ReadFailure, WholeRead};
 
@@ -48,16 +49,14 @@ fn read_at_once(runs: &[(&RemoteRun, &RunTarget)]) -> Vec<Outcome> {
     let bytes = readings.iter().map(|reading| reading.bytes).sum();
     let (start, shards) = (Instant::now(), &first.tier.shards);
     let mut came = 0;
-    let answer = shards.get(
-        first.server,
-        &asked,
-        shards.deadline(bytes),
-        &mut |index, got| {
-            let (place, part) = owners[index];
-            readings[place].take(part, got);
-            came = index + 1;
-        },
-    );
+    // They may have been found by several lookups; these are of one restore.
+    let waiting = first.patience.wait(Shards::time_of(bytes));
+    let answer = shards.get(first.server, &asked, waiting.by, &mut |index, got| {
+        let (place, part) = owners[index];
+        readings[place].take(part, got);
+        came = index + 1;
+    });
+    drop(waiting);
     shards.counters.read_micros.took(start.elapsed());
     if let Err(error) = &answer {
         log::debug!("{} runs were to be read at once: {error}", runs.len());

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::breaker::{Breaker, BreakerState};
 use super::known::Known;
+use super::patience::Patience;
 use super::stats::{Counters, ServerHealth, ServerStats};
 use super::values::{Answer, Asked, Failure, Got, Values, ValuesError};
 use super::write::Queue;
@@ -141,7 +142,17 @@ impl Shards {
 
     /// When an answer of so many payload bytes has to be there.
     pub(super) fn deadline(&self, bytes: u64) -> Instant {
-        Instant::now() + self.timeout + Duration::from_nanos(bytes.saturating_mul(NANOS_PER_BYTE))
+        Instant::now() + self.timeout + Self::time_of(bytes)
+    }
+
+    /// How long so many payload bytes may take, beside the time-out.
+    pub(super) fn time_of(bytes: u64) -> Duration {
+        Duration::from_nanos(bytes.saturating_mul(NANOS_PER_BYTE))
+    }
+
+    /// The time of one lookup and its reads.
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.timeout)
     }
 
     /// The server that a key belongs to, of those that are asked now.

@@ -81,11 +81,13 @@ impl Link for Connection {
     fn talk(&mut self, commands: &[Command<'_>], by: Instant, take: &mut Take<'_>) -> Answer<()> {
         self.stream.until(by);
         if let Err(error) = Command::send(commands, &mut self.stream) {
-            return Err(self.why(&of_io(&error)));
+            let why = self.why(&of_io(&error));
+            return Err(in_handshake(&self.stream, why));
         }
         for (index, command) in commands.iter().enumerate() {
             let reply = self.reader.reply(&mut self.stream, command.most);
-            take(index, reply.map_err(of_reading)?)?;
+            let reply = reply.map_err(|error| in_handshake(&self.stream, of_reading(error)));
+            take(index, reply?)?;
         }
         self.reader.trim();
         Ok(())
@@ -106,4 +108,13 @@ impl Connection {
         }
         error.clone()
     }
+}
+
+/// What knows no TLS closes the connection, or waits for more.
+fn in_handshake(stream: &Stream, error: ValuesError) -> ValuesError {
+    if stream.is_handshaking() && matches!(error.failure, Failure::Timeout | Failure::Refused) {
+        let message = format!("TLS: {error}; does it speak TLS at this port?");
+        return ValuesError::new(error.failure, message);
+    }
+    error
 }

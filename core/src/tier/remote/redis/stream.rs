@@ -50,6 +50,11 @@ impl Stream {
         Ok(Self::Tls(Box::new(StreamOwned::new(session, timed))))
     }
 
+    /// Whether TLS was begun and is not agreed on.
+    pub(super) fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.conn.is_handshaking())
+    }
+
     /// From now on everything has to be done by then.
     pub(super) fn until(&mut self, by: Instant) {
         match self {
