@@ -40,7 +40,7 @@ QUERIES = {
 QUERIES |= {f"alert {rule['alert']}": [rule["expr"]] for rule in ALERTS}
 LABELS_OF_PROMETHEUS = {"instance", "job", "le"}
 FUNCTIONS = {"avg", "histogram_quantile", "increase", "max", "min", "rate", "sum"}
-KEYWORDS = {"by", "offset"}
+KEYWORDS = {"by", "offset", "or"}
 PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
