@@ -201,6 +201,19 @@ def garbage(link: Link, data: bytes) -> None:
     link.client.sendall(random.Random(0).randbytes(len(data)))
 
 
+def damages() -> Callable[[Link, bytes], None]:
+    """The first byte is another one."""
+    done = threading.Event()
+
+    def passes(link: Link, data: bytes) -> None:
+        if not done.is_set():
+            done.set()
+            data = bytes([data[0] ^ 0xFF]) + data[1:]
+        link.client.sendall(data)
+
+    return passes
+
+
 def drips(link: Link, data: bytes) -> None:
     """A byte every 20 ms."""
     for byte in data:
