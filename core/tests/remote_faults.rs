@@ -5,7 +5,8 @@
 mod disk_support;
 mod remote_support;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -149,6 +150,44 @@ fn a_hung_server_is_waited_for_once() {
     server.go_on();
     eventually("it is used again", || state(&tier) == BreakerState::Closed);
     assert_eq!(read_back(&tier, &run(1).keys, Shape::Odd), (3, Vec::new()));
+}
+
+#[test]
+fn a_server_that_is_slow_at_every_step_is_waited_for_as_long_as_one_that_hangs() {
+    let server = RedisServer::start(&[]);
+    let runs = (0..40).map(run).collect::<Vec<_>>();
+    share(&tier(&remote(&[server.url()])), &runs);
+    let place = ("127.0.0.1", server.port);
+    let slow = strange_server(move |asked| {
+        thread::sleep(Duration::from_millis(60));
+        let mut stream = TcpStream::connect(place).expect("it listens");
+        stream.write_all(asked).expect("sent");
+        let quiet = Some(Duration::from_millis(30));
+        stream.set_read_timeout(quiet).expect("a time-out");
+        let mut answer = Vec::new();
+        // Until nothing more comes.
+        drop(stream.read_to_end(&mut answer));
+        answer
+    });
+    let tier = tier(&RemoteConfig {
+        timeout: Duration::from_millis(1500),
+        ..remote(&[format!("redis://127.0.0.1:{slow}")])
+    });
+    let keys = runs.iter().map(|run| run.keys[0]).collect::<Vec<_>>();
+    let found = tier.find(&keys);
+    // Each of them comes within the time-out, but not all of them together.
+    let mut reads = found
+        .iter()
+        .flatten()
+        .map(|(run, _)| disk_support::check(&**run, Shape::Odd));
+    assert_eq!(
+        reads.by_ref().find(Result::is_err),
+        Some(Err(ReadFailure::Io))
+    );
+    assert!(reads.all(|read| read == Err(ReadFailure::Io)));
+    let stats = tier.stats();
+    assert!(stats.errors.timeouts >= 1, "{:?}", stats.errors);
+    assert!(stats.servers[0].opened >= 1);
 }
 
 #[test]

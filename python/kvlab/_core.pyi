@@ -1096,8 +1096,8 @@ class Store:
             remote_cluster: The URLs are nodes of one Redis cluster.
             remote_ca_file: For `rediss://`, a PEM file of the authorities that may sign the servers' certificates;
                 None for those that the system trusts.
-            remote_certificate_file: For `rediss://`, a PEM file of the certificate to show to the servers, which ask for
-                one unless they are told not to.
+            remote_certificate_file: For `rediss://`, a PEM file of the certificate to show to the servers, which ask
+                for one unless they are told not to.
             remote_private_key_file: A PEM file of its private key.
             remote_key_file: A file of 64 hexadecimal digits: payload is encrypted with keys made from it (AES-256-GCM,
                 one for each namespace). Without a file the environment variable `KVLAB_REMOTE_KEY` is looked at.
