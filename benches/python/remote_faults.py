@@ -53,11 +53,13 @@ class Scene:
         rig: What the arms share.
         server: The server.
         stack: Ends what is begun here.
+        strike: Done when the store is open and its request is about to begin.
     """
 
     rig: Rig
     server: LocalServer
     stack: ExitStack
+    strike: Callable[[], None] = lambda: None
 
     def client(self) -> redis.Redis:
         """A connection beside the store's."""
@@ -76,13 +78,13 @@ class Scene:
 
 def killed_before(scene: Scene) -> str:
     """Nobody listens."""
-    scene.kill()
+    scene.strike = scene.kill
     return scene.server.url
 
 
 def hung_before(scene: Scene) -> str:
     """The server takes connections and answers nothing."""
-    scene.server.process.send_signal(signal.SIGSTOP)
+    scene.strike = lambda: scene.server.process.send_signal(signal.SIGSTOP)
     return scene.server.url
 
 
@@ -282,6 +284,7 @@ class Rig:
             if arm.writes:
                 session.prefill(self.ids[:, : self.chunk + 1].flip(1))
                 store.flush()
+            scene.strike()
             answer = session.prefill(self.ids, keep=False)
             report, remote = answer.report, store.stats()["remote"]
             counts: dict[str, int] = {}
