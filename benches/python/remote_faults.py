@@ -321,7 +321,7 @@ def measure(rig: Rig, rounds: int) -> tuple[dict[str, list[Outcome]], list[str]]
     """Lets the arms take turns; every outcome by arm, and what was wrong."""
     arms = (Arm(NO_L4, lambda _: None), *ARMS)
     outcomes: dict[str, list[Outcome]] = {arm.name: [] for arm in arms}
-    problems = []
+    problems: list[str] = []
     for arm in arms[:3]:  # warm-up: computed twice, restored once
         problems += wrong(arm, rig.run(arm))
     for round_ in range(rounds):
