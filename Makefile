@@ -89,6 +89,7 @@ bench: $(VENV)/.stamp-test $(VENV)/.stamp-built  ## Run the benches: criterion, 
 	$(BIN)/python benches/python/restore.py
 	$(BIN)/python benches/python/break_even.py
 	$(BIN)/python benches/python/remote_arms.py
+	$(BIN)/python benches/python/remote_faults.py
 
 .PHONY: smoke
 smoke: $(VENV)/.stamp-built  ## Run the small programs of the policy lab
