@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::values::time_of;
+
 #[derive(Debug)]
 struct State {
     /// What was left then.
@@ -24,7 +26,8 @@ impl State {
 }
 
 /// The time that one lookup and its reads have together: a server that is slow at each of many steps costs no more than one that
-/// hangs at the first. It passes only while somebody waits for an answer, so that nothing is late because it was asked for late.
+/// hangs at the first. It passes only while somebody waits for an answer, so that nothing is late because it was asked for late,
+/// and bytes that came give back what they may take.
 #[derive(Debug)]
 pub(super) struct Patience(Mutex<State>);
 
@@ -37,16 +40,16 @@ impl Patience {
         }))
     }
 
-    /// Begins to wait for an answer whose bytes may take so long by themselves.
-    pub(super) fn wait(&self, for_bytes: Duration) -> Waiting<'_> {
+    /// Begins to wait for an answer.
+    pub(super) fn wait(&self) -> Waiting<'_> {
         let now = Instant::now();
         let mut state = self.0.lock();
         state.pass(now);
-        state.left = state.left.saturating_add(for_bytes);
         state.waiting += 1;
         Waiting {
             patience: self,
             by: now + state.left,
+            came: 0,
         }
     }
 }
@@ -55,13 +58,16 @@ impl Patience {
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
     patience: &'a Patience,
-    /// When the answer has to be there.
+    /// When the answer has to be there, if none of its bytes come before.
     pub(super) by: Instant,
+    /// Bytes of it that came.
+    pub(super) came: u64,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.patience.0.lock();
+        state.left = state.left.saturating_add(time_of(self.came));
         state.pass(Instant::now());
         state.waiting -= 1;
     }
@@ -80,19 +86,29 @@ mod tests {
     fn time_is_shared_by_all_who_wait_and_stands_still_between_them() {
         let patience = Patience::new(10 * STEP);
         let start = Instant::now();
-        let (one, other) = (patience.wait(Duration::ZERO), patience.wait(STEP));
-        assert!(other.by >= one.by + STEP);
+        let (one, other) = (patience.wait(), patience.wait());
         thread::sleep(STEP);
         drop((one, other));
         let waited = start.elapsed();
         thread::sleep(STEP);
         // Both waited in the same time, and nobody since.
-        let (now, third) = (Instant::now(), patience.wait(Duration::ZERO));
-        assert!(third.by <= now + 10 * STEP + STEP);
-        assert!(third.by + waited >= now + 11 * STEP);
-        thread::sleep(12 * STEP);
+        let (now, third) = (Instant::now(), patience.wait());
+        assert!(third.by <= now + 10 * STEP);
+        assert!(third.by + waited >= now + 10 * STEP);
+        thread::sleep(11 * STEP);
         drop(third);
-        let (now, late) = (Instant::now(), patience.wait(STEP));
-        assert!(late.by < now + 2 * STEP);
+        let late = patience.wait();
+        assert!(late.by <= Instant::now());
+    }
+
+    #[test]
+    fn bytes_that_came_give_back_their_time() {
+        let patience = Patience::new(STEP);
+        let mut waiting = patience.wait();
+        waiting.came = 1_000_000_000;
+        thread::sleep(2 * STEP);
+        drop(waiting);
+        // 20 s for a gigabyte.
+        assert!(patience.wait().by > Instant::now() + 100 * STEP);
     }
 }

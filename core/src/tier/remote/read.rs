@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Inner;
 use super::cipher::Cipher;
@@ -76,7 +76,7 @@ impl Inner {
 
     fn look_up(self: &Arc<Self>, keys: &[BlockKey]) -> Found {
         let patience = Arc::new(self.shards.patience());
-        let waiting = patience.wait(Duration::ZERO);
+        let waiting = patience.wait();
         let entries = self.entries(keys, waiting.by);
         let runs = self.runs(keys, &entries, waiting.by, &patience);
         let found = keys.iter().zip(&entries).map(|(key, entry)| {
@@ -199,7 +199,7 @@ impl Inner {
                 }
                 Header::Damaged => {
                     counters.corrupt.add(1);
-                    self.drop_value(share.server, name);
+                    self.drop_value(share.server, name, by);
                     None
                 }
                 Header::Foreign => {
@@ -219,9 +219,8 @@ impl Inner {
     }
 
     /// Deletes a value that is not what was written, so that it is written again. If that fails, it stays one that cannot be read.
-    fn drop_value(&self, server: usize, name: &RunName) {
+    fn drop_value(&self, server: usize, name: &RunName, by: Instant) {
         let value = name.value(&self.prefix);
-        let by = self.shards.deadline(0);
         if let Err(error) = self.shards.remove(server, &[value], by) {
             log::debug!("deleting a damaged run: {error}");
         }
@@ -284,8 +283,9 @@ impl RemoteRun {
         let mut reading = self.reading(slices, target);
         let asked = std::mem::take(&mut reading.asked);
         let shards = &self.tier.shards;
-        let waiting = self.patience.wait(Shards::time_of(reading.bytes));
+        let mut waiting = self.patience.wait();
         let answer = shards.get(self.server, &asked, waiting.by, &mut |index, got| {
+            waiting.came += got.bytes();
             reading.take(index, got);
         });
         drop(waiting);
@@ -350,12 +350,12 @@ impl RemoteRun {
             Err(ReadFailure::Gone) => {
                 counters.gone.add(1);
                 // It may only have been cut off behind its header, by which a writer would take it for whole.
-                self.tier.drop_value(self.server, &self.name);
+                self.drop_value();
             }
             Err(ReadFailure::Corrupt) => {
                 counters.corrupt.add(1);
                 log::warn!("run {:?} is not what was written; it is deleted", self.name);
-                self.tier.drop_value(self.server, &self.name);
+                self.drop_value();
             }
             // Counted with the server's errors.
             Err(ReadFailure::Io) => {}
@@ -364,5 +364,10 @@ impl RemoteRun {
             shards.known.forget(&self.record.header.keys);
         }
         outcome.map(|_| ())
+    }
+
+    fn drop_value(&self) {
+        let waiting = self.patience.wait();
+        self.tier.drop_value(self.server, &self.name, waiting.by);
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::read::RemoteRun;
-use super::shards::Shards;
 use crate::run::RunTarget;
 use crate::tier::{PinnedRun, ReadFailure, WholeRead};
 
@@ -46,12 +45,12 @@ fn read_at_once(runs: &[(&RemoteRun, &RunTarget)]) -> Vec<Outcome> {
         owners.extend((0..reading.asked.len()).map(|index| (place, index)));
         asked.append(&mut reading.asked);
     }
-    let bytes = readings.iter().map(|reading| reading.bytes).sum();
     let (start, shards) = (Instant::now(), &first.tier.shards);
     let mut came = 0;
     // They may have been found by several lookups; these are of one restore.
-    let waiting = first.patience.wait(Shards::time_of(bytes));
+    let mut waiting = first.patience.wait();
     let answer = shards.get(first.server, &asked, waiting.by, &mut |index, got| {
+        waiting.came += got.bytes();
         let (place, part) = owners[index];
         readings[place].take(part, got);
         came = index + 1;

@@ -14,15 +14,12 @@ use super::breaker::{Breaker, BreakerState};
 use super::known::Known;
 use super::patience::Patience;
 use super::stats::{Counters, ServerHealth, ServerStats};
-use super::values::{Answer, Asked, Failure, Got, Values, ValuesError};
+use super::values::{Answer, Asked, Failure, Got, Values, ValuesError, time_of};
 use super::write::Queue;
 use crate::error::Error;
 use crate::key::BlockKey;
 use crate::memory::Checksum;
 use crate::tier::Span;
-
-/// How long a byte of payload may take, beside the time-out: 50 MB/s.
-const NANOS_PER_BYTE: u64 = 20;
 
 /// A server, and how it has been lately.
 #[derive(Debug)]
@@ -142,12 +139,7 @@ impl Shards {
 
     /// When an answer of so many payload bytes has to be there.
     pub(super) fn deadline(&self, bytes: u64) -> Instant {
-        Instant::now() + self.timeout + Self::time_of(bytes)
-    }
-
-    /// How long so many payload bytes may take, beside the time-out.
-    pub(super) fn time_of(bytes: u64) -> Duration {
-        Duration::from_nanos(bytes.saturating_mul(NANOS_PER_BYTE))
+        Instant::now() + self.timeout + time_of(bytes)
     }
 
     /// The time of one lookup and its reads.

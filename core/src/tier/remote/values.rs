@@ -70,6 +70,16 @@ pub enum Got<'a> {
     WrongType,
 }
 
+impl Got<'_> {
+    /// How many bytes came.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Missing | Self::WrongType => 0,
+        }
+    }
+}
+
 /// Memory of a server, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerMemory {
@@ -79,7 +89,16 @@ pub struct ServerMemory {
     pub limit: u64,
 }
 
-/// A server of values. Calls come from many threads; each is over `by` the time that it was given.
+/// What each byte of payload may take beside the time-out: a network of 50 MB/s is slow, but not dead.
+const NANOS_PER_BYTE: u64 = 20;
+
+/// How long so many bytes of payload may take, beside the time-out.
+pub(super) fn time_of(bytes: u64) -> Duration {
+    Duration::from_nanos(bytes.saturating_mul(NANOS_PER_BYTE))
+}
+
+/// A server of values. Calls come from many threads; each is over `by` the time that it was given. Bytes of an answer put that off
+/// by 20 ns each as they come, so that who promises many and sends none is waited for no longer than others.
 pub trait Values: Send + Sync + fmt::Debug {
     /// Which server, without password: its name among several.
     fn address(&self) -> &str;

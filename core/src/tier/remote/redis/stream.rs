@@ -15,7 +15,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::failure::{failed, left, of_io};
-use crate::tier::remote::values::{Answer, Failure};
+use crate::tier::remote::values::{Answer, Failure, time_of};
 
 /// A connection.
 pub(super) enum Stream {
@@ -89,7 +89,7 @@ impl Write for Stream {
     }
 }
 
-/// A socket whose every read and write ends by a deadline, however many of them one answer takes.
+/// A socket whose every read and write ends by a deadline, however many of them one answer takes. Bytes put it off as they come.
 pub(super) struct Timed {
     socket: Socket,
     by: Instant,
@@ -117,10 +117,12 @@ impl Timed {
 impl Read for Timed {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.arm(Timeout::Recv)?;
-        match &mut self.socket {
+        let count = match &mut self.socket {
             Socket::Tcp(stream) => stream.read(into),
             Socket::Unix(stream) => stream.read(into),
-        }
+        }?;
+        self.by += time_of(count as u64);
+        Ok(count)
     }
 }
 
