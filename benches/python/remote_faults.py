@@ -63,7 +63,9 @@ class Scene:
 
     def client(self) -> redis.Redis:
         """A connection beside the store's."""
-        return self.stack.enter_context(redis.Redis(self.server.host, self.server.port))
+        client: redis.Redis = redis.Redis(self.server.host, self.server.port)
+        self.stack.callback(client.close)
+        return client
 
     def kill(self) -> None:
         """Ends the server; nobody listens at its port."""
@@ -113,7 +115,11 @@ def restarted(scene: Scene) -> str:
 def flushed(scene: Scene) -> str:
     """Somebody else says FLUSHALL between look-up and read."""
     client = scene.client()
-    return scene.through(Fault(lambda _: client.flushall()))
+
+    def strike(_: Proxy) -> None:
+        client.flushall()
+
+    return scene.through(Fault(strike))
 
 
 def out_of_memory(scene: Scene) -> str:

@@ -1090,8 +1090,8 @@ class Store:
                 store writes through or gives up is shared, and what it lacks is asked for there. That no server
                 answers is no error: the store does without until one does.
             remote_ttl: Seconds, or e.g. `"7d"`, after which the servers forget what no namespace set a time for.
-            remote_timeout: Seconds for a look-up and the reads of what it found, and 20 ns for each byte that came; then
-                the server is left alone for a while.
+            remote_timeout: Seconds for a look-up and the reads of what it found, and 20 ns for each byte that came;
+                then the server is left alone for a while.
             remote_prefix: What all names on the servers begin with. Stores of one prefix share their blocks.
             remote_cluster: The URLs are nodes of one Redis cluster.
             remote_ca_file: For `rediss://`, a PEM file of the authorities that may sign the servers' certificates;
