@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kvlab._versioned import read_versioned
 from kvlab.bench.check import check_claims
 from kvlab.bench.metrics import FORMULAS, TIMES, percentile_name, summarise
 from kvlab.bench.outcome import SOURCES, Outcome
@@ -215,14 +216,7 @@ def read(path: Path) -> Report:
         TraceFormatError: it is none; names file and field.
         OSError: it cannot be read.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise TraceFormatError(f"{path}: is no JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("kvlab_bench") != VERSION:
-        raise TraceFormatError(
-            f"{path}, kvlab_bench: is not {VERSION}; `kvlab bench --report` writes such a file"
-        )
+    content = read_versioned(path, "kvlab_bench", VERSION, "kvlab bench --report", TraceFormatError)
     wanted: dict[str, type] = {
         "kind": str, "mode": str, "workload": dict, "config": dict, "environment": dict, "run": str, "rounds": int,
         "classes": dict, "halves": dict, "by_round": list, "cache_check": dict, "samples": dict,

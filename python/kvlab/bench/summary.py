@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from kvlab import _html
+from kvlab._versioned import read_versioned
 from kvlab.bench.outcome import SOURCES
 from kvlab.bench.reading import environment_line
 from kvlab.bench.strategies import STRATEGIES
@@ -112,15 +113,9 @@ def read(path: Path) -> dict[str, Any]:
         TraceFormatError: it is none; names the file.
         OSError: it cannot be read.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise TraceFormatError(f"{path}: is no JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("kvlab_strategies") != VERSION:
-        raise TraceFormatError(
-            f"{path}, kvlab_strategies: is not {VERSION}; `kvlab bench strategies --report` writes such a file"
-        )
-    return content
+    return read_versioned(
+        path, "kvlab_strategies", VERSION, "kvlab bench strategies --report", TraceFormatError
+    )
 
 
 HEADER = (

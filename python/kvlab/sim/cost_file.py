@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from kvlab._versioned import read_versioned
 from kvlab.errors import ConfigError
 from kvlab.sim.tiers import Costs, Read
 
@@ -84,14 +85,7 @@ def load(path: Path) -> CostModel:
         ConfigError: it is none; names the file, the field and the value.
         OSError: it cannot be read.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: is no JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("kvlab_costs") != VERSION:
-        raise ConfigError(
-            f"{path}, kvlab_costs: is not {VERSION}; `kvlab sim calibrate` writes such a file"
-        )
+    content = read_versioned(path, "kvlab_costs", VERSION, "kvlab sim calibrate", ConfigError)
     fields = _Fields(path, content)
     forward, reads = fields.inner("forward"), fields.inner("read")
     fixed, token, context = (forward.number(name) for name in _FORWARD)
