@@ -10,6 +10,8 @@ import matplotlib as mpl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from matplotlib.axes import Axes
+
     from peers.summary import Figure, Row
 
 READ, WRITE = "tab:blue", "tab:orange"
@@ -38,16 +40,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                     xerr=errors(found),
                     capsize=2,
                 )
-        noticed = row.integrity.startswith("noticed")
-        axis.annotate(
-            "noticed" if noticed else "served wrong bytes",
-            (1.0, place),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=NOTICED if noticed else SERVED,
-        )
+        say_integrity(axis, place, row.integrity)
     axis.set_yticks(range(len(ran)), [row.about.title for row in ran])
     axis.set_xlabel("GB/s, median and range of the rounds")
     axis.set_title("KV of a prompt: cold read and stable write; right: one flipped byte")
@@ -61,6 +54,20 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axis.grid(visible=True, axis="x", alpha=0.25)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
+
+
+def say_integrity(axis: Axes, place: int, integrity: str) -> None:
+    """Right of a bar: whether its arm noticed the flipped byte."""
+    noticed = integrity.startswith("noticed")
+    axis.annotate(
+        "noticed" if noticed else "served wrong bytes",
+        (1.0, place),
+        xycoords=("axes fraction", "data"),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color=NOTICED if noticed else SERVED,
+    )
 
 
 def errors(figure: Figure) -> list[list[float]]:

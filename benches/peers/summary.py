@@ -173,13 +173,20 @@ def markdown_trees(trees: Sequence[TreeOutcome], leaves: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def remarks(machine: Machine, settings: Mapping[str, Any]) -> str:
-    """What it was measured on, and how much."""
+def machine_line(machine: Machine) -> str:
+    """What it was measured on."""
     return (
         f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, "
         f"{machine['kernel']}, {machine['file_system']}; Python {machine['python']}, "
         f"torch {machine['torch']}, kvlab {machine['kvlab']['version']} "
-        f"({machine['kvlab']['profile']}). {settings['rounds']} rounds after one for warming up, "
+        f"({machine['kvlab']['profile']})"
+    )
+
+
+def remarks(machine: Machine, settings: Mapping[str, Any]) -> str:
+    """What it was measured on, and how much."""
+    return (
+        f"{machine_line(machine)}. {settings['rounds']} rounds after one for warming up, "
         f"{settings['prompts']} prompts of {settings['tokens']:,} tokens "
         f"({settings['prompt_bytes'] / 1e6:.1f} MB each) in each, {settings['seconds']} s in all.\n"
     )

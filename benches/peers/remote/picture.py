@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 
-from peers.picture import NOTICED, READ, SERVED, WRITE, errors
+from peers.picture import READ, WRITE, errors, say_integrity
 from peers.remote.summary import SOCKETS
 
 if TYPE_CHECKING:
@@ -36,16 +36,7 @@ def draw(rows: Sequence[RemoteRow], path: Path) -> None:
             xerr=errors(read),
             capsize=2,
         )
-        noticed = row.integrity.startswith("noticed")
-        axis.annotate(
-            "noticed" if noticed else "served wrong bytes",
-            (1.0, place),
-            xycoords=("axes fraction", "data"),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=NOTICED if noticed else SERVED,
-        )
+        say_integrity(axis, place, row.integrity)
         if row.name == SOCKETS:
             axis.axvline(read.median, color=WRITE, linestyle="--", label="bare sockets")
     axis.set_yticks(range(len(ran)), [row.about.title for row, _ in ran])

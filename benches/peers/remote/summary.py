@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from peers.remote.arm import ASKED
-from peers.summary import Figure, cell
+from peers.summary import Figure, cell, machine_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,10 +131,7 @@ def markdown(rows: Sequence[RemoteRow]) -> str:
 def remarks(machine: Machine, settings: Mapping[str, Any]) -> str:
     """What it was measured on, and how much."""
     return (
-        f"{machine['cpu']}, {machine['cpus']} CPUs, {machine['memory_gib']} GiB, "
-        f"{machine['kernel']}, {machine['file_system']}; Python {machine['python']}, "
-        f"torch {machine['torch']}, kvlab {machine['kvlab']['version']} "
-        f"({machine['kvlab']['profile']}); {settings['server']} on the loopback interface. "
+        f"{machine_line(machine)}; {settings['server']} on the loopback interface. "
         f"{settings['rounds']} rounds after one for warming up, {settings['reads']} reads of a "
         f"prefix of {settings['tokens']:,} tokens ({settings['prompt_bytes'] / 1e6:.1f} MB of "
         f"bfloat16, {settings['payload']}) in each, {settings['seconds']} s in all.\n"
